@@ -1,0 +1,4 @@
+"""Hosts: alert downtimes."""
+
+__title__ = "Hosts: alert downtimes."
+__owner_team__ = "SRE"

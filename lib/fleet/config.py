@@ -1,0 +1,231 @@
+"""Configuration of this project: one YAML file, read into typed models.
+
+The file is ``fleet/config.yaml`` in spicerack's configuration directory; ``config/fleet.yaml`` in this repository is a
+commented example of it. Every mistake in it is reported at once, each with its file and key.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from fleet.errors import FleetError
+
+DEFAULT_PATH = Path("/etc/spicerack/fleet/config.yaml")
+"""Where the configuration is read from, unless ``$FLEET_CONFIG`` names another file."""
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class ConfigError(FleetError):
+    """The configuration is missing, unreadable or wrong; the text has one line for each mistake."""
+
+
+def parse_duration(value: object) -> float:
+    """Read a duration such as ``90s``, ``15m`` or ``1h30m``.
+
+    Args:
+        value: what stands in the file.
+
+    Returns:
+        Seconds, more than zero.
+
+    Raises:
+        ValueError: the value is no duration.
+    """
+    if isinstance(value, str) and re.fullmatch(f"(?:{_DURATION.pattern})+", value):
+        seconds = float(sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(value)))
+        if seconds > 0:
+            return seconds
+    raise ValueError(f"{value!r} is no duration: write a number and a unit (s, m, h, d), such as 90s or 1h30m")
+
+
+def parse_amount(value: object) -> int | str:
+    """Read a number of units, or a share of them: ``2`` or ``"10%"``.
+
+    Args:
+        value: what stands in the file or on the command line.
+
+    Returns:
+        The number, or the percentage as a string that ends with ``%``.
+
+    Raises:
+        ValueError: the value is no amount, or not between 1 and 100 %.
+    """
+    text = str(value).strip()
+    if isinstance(value, bool) or not re.fullmatch(r"\d+%?", text):
+        raise ValueError(f"{value!r} is no amount: write a number such as 2, or a percentage such as 10%")
+    if int(text.rstrip("%")) < 1:
+        raise ValueError(f"{value!r} would let nothing be done: write at least 1 or 1%")
+    if text.endswith("%"):
+        if int(text[:-1]) > 100:
+            raise ValueError(f"{value!r} is above 100%")
+        return text
+    return int(text)
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+Amount = Annotated[int | str, BeforeValidator(parse_amount)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HostsConfig(_Model):
+    """How to find a cluster's hosts: Cumin queries, aliases welcome (``A:lab-workers``)."""
+
+    workers: str = Field(min_length=1)
+    control_plane: str = Field(min_length=1)
+
+
+class LimitsConfig(_Model):
+    """How much may be unavailable at once, counting what others made unavailable."""
+
+    max_unavailable: Amount = 1
+    """Nodes of the cluster that may be unavailable at once, a number or a share of its workers."""
+    max_domains: int = Field(default=1, ge=1)
+    """Failure domains (rows, racks) that may be worked on at once."""
+    max_failed: int = Field(default=0, ge=0)
+    """Failed units that a run tolerates; with one more it starts nothing new."""
+
+
+class DeadlinesConfig(_Model):
+    """How long each wait may take before the unit is held."""
+
+    drain: Duration = 900.0
+    reboot: Duration = 1800.0
+    puppet: Duration = 1200.0
+    ready: Duration = 600.0
+    alerts: Duration = 900.0
+    blocked: Duration = 1800.0
+    """How long a run waits for others to free a limit, when nothing of its own is in flight."""
+
+
+class DrainConfig(_Model):
+    """What a drain may do with pods that no controller or no budget protects."""
+
+    bare_pods: Literal["refuse", "evict"] = "refuse"
+    """Pods without a controller: nothing will start them again elsewhere."""
+    empty_dir: Literal["refuse", "evict"] = "evict"
+    """Pods with an emptyDir volume: its data goes with the pod."""
+    finalizers: Literal["wait", "skip"] = "wait"
+    """Terminating pods that a finalizer keeps: wait until the deadline, or go on without them."""
+
+
+class AlertsConfig(_Model):
+    """Alertmanager: where it is and which alerts are a host's."""
+
+    instance: str = ""
+    """Name of the instance in spicerack's ``alertmanager/config.yaml``; empty for its default."""
+    label: str = "instance"
+    """The label that names the host, with or without domain and port."""
+    matchers: tuple[str, ...] = ()
+    """Further matchers of every silence, such as ``site="eqiad"``."""
+    silence: Duration = 900.0
+    """How long a silence lasts unless it is extended; the time until it goes after a crash."""
+    held_silence: Duration = 14400.0
+    """How long the silence of a held unit lasts after the run has ended."""
+    ignore: tuple[str, ...] = ()
+    """Names of alerts that are no reason to hold a node."""
+
+
+class PuppetConfig(_Model):
+    """Puppet on the hosts."""
+
+    enabled: bool = True
+    """Whether a successful Puppet run since the boot is asked for before a node takes pods."""
+
+
+class LeaseConfig(_Model):
+    """The Kubernetes Lease that a run holds on its cluster as long as it lives."""
+
+    namespace: str = "kube-system"
+    name: str = "fleet-maintenance"
+    duration: Duration = 60.0
+
+
+class ClusterConfig(_Model):
+    """A cluster: its hosts, limits, deadlines, alerts and Puppet."""
+
+    kubeconfig: Path
+    """The kubeconfig of an identity that may read nodes, pods and budgets, patch nodes, evict pods, write one Lease."""
+    hosts: HostsConfig
+    node_names: Literal["fqdn", "short"] = "fqdn"
+    """Whether Kubernetes knows a host by the name Cumin has for it, or by that name's first label."""
+    domain_label: str = "topology.kubernetes.io/zone"
+    """The node label that names the failure domain."""
+    limits: LimitsConfig = LimitsConfig()
+    deadlines: DeadlinesConfig = DeadlinesConfig()
+    drain: DrainConfig = DrainConfig()
+    alerts: AlertsConfig = AlertsConfig()
+    puppet: PuppetConfig = PuppetConfig()
+    lease: LeaseConfig = LeaseConfig()
+
+
+class Config(_Model):
+    """The whole file."""
+
+    state_dir: Path
+    """Where runs are kept: a folder a run, private to the operator."""
+    clusters: dict[str, ClusterConfig] = Field(min_length=1)
+
+    def cluster(self, name: str) -> ClusterConfig:
+        """Return the configuration of a cluster.
+
+        Args:
+            name: the cluster's name, a key of ``clusters``.
+
+        Raises:
+            ConfigError: there is no such cluster.
+        """
+        try:
+            return self.clusters[name]
+        except KeyError:
+            known = ", ".join(sorted(self.clusters))
+            raise ConfigError(f"There is no cluster {name!r} in the configuration. It has: {known}.") from None
+
+
+def default_path() -> Path:
+    """Return the file that ``$FLEET_CONFIG`` names, or :data:`DEFAULT_PATH`."""
+    return Path(os.environ.get("FLEET_CONFIG") or DEFAULT_PATH)
+
+
+def load(path: Path) -> Config:
+    """Read the configuration.
+
+    Args:
+        path: the YAML file.
+
+    Raises:
+        ConfigError: with a line for each mistake: the file, the key and what is wrong with it.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is no YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must be a mapping with the keys state_dir and clusters")
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_mistakes(path, error))) from error
+
+
+def _mistakes(path: Path, error: ValidationError) -> list[str]:
+    lines = []
+    for mistake in error.errors():
+        key = ".".join(str(part) for part in mistake["loc"] if part not in ("int", "str"))
+        message = mistake["msg"].removeprefix("Value error, ")
+        if mistake["type"] == "extra_forbidden":
+            message = "there is no such key"
+        elif mistake["type"] == "missing":
+            message = "is missing"
+        lines.append(f"{path}: {key}: {message}")
+    return lines

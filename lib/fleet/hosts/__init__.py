@@ -1,0 +1,1 @@
+"""Hosts: remote execution, reboots, Puppet and alert silences."""

@@ -1,0 +1,1 @@
+"""Kubernetes: the API client, nodes, drains and disruption budgets."""

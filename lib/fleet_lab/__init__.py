@@ -1,0 +1,1 @@
+"""The lab: a real fleet on one machine."""

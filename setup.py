@@ -1,0 +1,60 @@
+"""Installs the library (``lib/``) and the cookbooks (``cookbooks/``)."""
+
+from setuptools import find_packages, setup
+
+INSTALL_REQUIRES = [
+    # The cookbook runner. Its Python 3.11 releases pin kubernetes==22.6.*; 14 is the release the facts were checked on.
+    "wikimedia-spicerack>=14.0,<15",
+    # Remote execution over SSH, many hosts at once; spicerack brings it, named here because it is imported directly.
+    "cumin>=6.0,<7",
+    # The Kubernetes API: authentication, TLS and kubeconfig handling.
+    "kubernetes>=22.6",
+    # Alertmanager's API; spicerack brings it as well.
+    "requests>=2.31,<3",
+    # Configuration files: typed models and one message for each mistake.
+    "pydantic>=2.7,<3",
+    "pyyaml>=6.0,<7",
+    # Tables, the live view of a run and plain text of the same.
+    "rich>=13.7",
+]
+
+EXTRAS_REQUIRE = {
+    "lab": [
+        # The lab's certificate authority and its SSH host keys.
+        "cryptography>=42",
+        # Templates of the files in config/, which the lab renders.
+        "jinja2>=3.1,<4",
+    ],
+    "tests": [
+        "pytest>=8,<10",
+        # Properties of the pure core, over random fleets.
+        "hypothesis>=6.100,<7",
+        # Windows, deadlines and ages.
+        "freezegun>=1.5,<2",
+        "ruff>=0.6",
+        "mypy>=1.11",
+        # The layers of the library (pyproject.toml names them).
+        "import-linter>=2,<3",
+        "types-PyYAML",
+        "types-requests",
+    ],
+}
+
+setup(
+    name="fleet-cookbooks",
+    version="0.1.0",
+    description="Rolling maintenance of bare-metal Kubernetes fleets, as spicerack cookbooks",
+    license="GPL-3.0-or-later",
+    python_requires=">=3.11",
+    packages=[*find_packages("lib"), "cookbooks.sre.hosts", "cookbooks.sre.k8s"],
+    package_dir={"": "lib", "cookbooks": "cookbooks"},
+    package_data={"fleet_lab": ["**/*"]},
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    entry_points={
+        "console_scripts": [
+            "fleet=fleet.cli:main",
+            "fleet-lab=fleet_lab.cli:main",
+        ]
+    },
+)
