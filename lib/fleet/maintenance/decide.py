@@ -1,0 +1,291 @@
+"""Decisions of the engine: pure functions from what is known to what is done next.
+
+:func:`decide` looks at a stage's units and at the world and says which units may start, which steps run, which units
+are held. :func:`advance` says what a step's verdict means for its unit, :func:`resume` where an interrupted unit goes
+on. None of them does any I/O, none of them changes its arguments.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from fleet.maintenance.model import (
+    Kind,
+    Limits,
+    Observation,
+    Phase,
+    Stage,
+    Status,
+    Unit,
+    UnitState,
+    Verdict,
+)
+
+OVERDUE = 120.0
+"""Seconds past its deadline after which a call that does not return is given up."""
+RENEW_RETRY = 10.0
+"""Seconds until a renewal that failed is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Take a unit into work."""
+
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Ask or carry out one step for some units."""
+
+    step: int
+    phase: Phase
+    units: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Extend what expires by itself on units in flight."""
+
+    units: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Leave a unit as it is, closed for work, and report it."""
+
+    unit: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The stage is over: complete, or stopped for a reason."""
+
+    complete: bool
+    reason: str = ""
+
+
+Action = Start | Run | Renew | Hold | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do now, and when to look again.
+
+    Attributes:
+        actions: in the order in which they are to be done.
+        blocked: why pending units cannot start although there is nothing else to do; empty if they can.
+        due: the time of the next check or deadline, or None when only an event can change anything.
+    """
+
+    actions: tuple[Action, ...]
+    blocked: str = ""
+    due: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The mutable part of a stage: its units' states, and since when it waits for others.
+
+    Attributes:
+        units: the state of every unit, in the order of the plan.
+        blocked_since: when the stage began to wait with nothing in flight; None if it does not.
+        stopping: why nothing new is to start (an operator's wish); empty if there is no such wish.
+    """
+
+    units: Mapping[str, UnitState]
+    blocked_since: float | None = None
+    stopping: str = ""
+
+
+def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> Decision:
+    """Say what to do next in a stage.
+
+    Args:
+        stage: the stage.
+        progress: where its units stand.
+        seen: the world right now.
+        now: seconds of the runner's monotonic clock.
+    """
+    states = progress.units
+    running = [state for state in states.values() if state.status is Status.RUNNING]
+    waiting = [state for state in states.values() if state.status is Status.PENDING]
+    held = [state for state in states.values() if state.status is Status.HELD]
+
+    actions: list[Action] = [Hold(*overdue) for overdue in _overdue(stage, running, now)]
+    just_held = {action.unit for action in actions if isinstance(action, Hold)}
+    actions += _runs(stage, (state for state in running if state.unit.name not in just_held), seen, now)
+    actions += _renewals(stage, [*running, *held], now)
+
+    stop = progress.stopping or seen.blocked or _too_many_failed(stage.limits, len(held) + len(just_held))
+    occupied = [state.unit for state in [*running, *held]]
+    starts, reason = ([], stop) if stop else _starts(stage.limits, waiting, occupied, seen)
+    actions += starts
+
+    in_flight = len(running) - len(just_held) + len(starts)
+    if in_flight == 0:
+        if not waiting:
+            failures = len(held) + len(just_held)
+            return Decision((*actions, Finish(failures == 0, f"{failures} held" if failures else "")))
+        if _is_final(stage, progress, waiting, occupied, now):
+            return Decision((*actions, Finish(False, reason)), blocked=reason)
+    return Decision(tuple(actions), "" if starts or not waiting else reason, _next_due(stage, progress, in_flight))
+
+
+def advance(stage: Stage, state: UnitState, phase: Phase, verdict: Verdict, now: float) -> UnitState:
+    """Say what a verdict means for its unit.
+
+    Args:
+        stage: the unit's stage.
+        state: the unit's state when the step was asked.
+        phase: what the step was asked to do.
+        verdict: its answer.
+        now: seconds of the runner's monotonic clock.
+    """
+    state = replace(state, busy=False, detail=verdict.detail, facts={**state.facts, **verdict.facts})
+    step = stage.steps[state.step]
+    if verdict.kind is Kind.FAILED:
+        return replace(state, status=Status.HELD)
+    if verdict.kind is Kind.DONE:
+        if phase is Phase.APPLY:
+            return replace(state, phase=Phase.VERIFY, due=now)
+        return enter(stage, state, state.step + 1, now)
+    if verdict.kind is Kind.PENDING and phase is Phase.PROBE:
+        return enter(stage, state, 0, now)
+    if verdict.kind is Kind.PENDING and phase is Phase.CHECK:
+        return (
+            replace(state, phase=Phase.VERIFY, due=now + step.poll)
+            if step.gate
+            else replace(state, phase=Phase.APPLY, due=now)
+        )
+    return replace(state, due=now + step.poll)
+
+
+def enter(stage: Stage, state: UnitState, step: int, now: float, phase: Phase = Phase.CHECK) -> UnitState:
+    """Return the state of a unit that begins a step; the unit is done when there is no such step."""
+    if step >= len(stage.steps):
+        return replace(state, status=Status.DONE, step=step, busy=False, detail="")
+    return replace(
+        state,
+        status=Status.RUNNING,
+        step=step,
+        phase=phase,
+        busy=False,
+        detail="",
+        due=now,
+        deadline=now + stage.steps[step].timeout,
+        renew_at=state.renew_at or now + stage.renew,
+    )
+
+
+def resume(stage: Stage, state: UnitState, now: float) -> UnitState:
+    """Say where a unit goes on after its run was interrupted, or after it was held.
+
+    A unit whose pivot (its reboot) has not been ordered starts over. One whose pivot was ordered is asked first whether
+    that has happened. One that was past the pivot goes on where it was. Every step looks at the world before it acts.
+    """
+    if state.status in (Status.PENDING, Status.DONE):
+        return replace(state, busy=False)
+    state = replace(state, renew_at=now)  # The silence may be about to end, or gone.
+    pivot = stage.pivot()
+    if pivot is None or state.step > pivot:
+        return enter(stage, state, min(state.step, len(stage.steps) - 1), now)
+    if state.step == pivot and state.phase is not Phase.CHECK:
+        return enter(stage, state, pivot, now, Phase.PROBE)
+    return enter(stage, state, 0, now)
+
+
+def _overdue(stage: Stage, running: list[UnitState], now: float) -> Iterator[tuple[str, str]]:
+    for state in running:
+        late = now - state.deadline
+        if late >= (OVERDUE if state.busy else 0.0):
+            step = stage.steps[state.step]
+            why = "its call does not return" if state.busy else state.detail or "it never became true"
+            yield state.unit.name, f"{step.name}: not within {step.timeout:.0f} s: {why}"
+
+
+def _runs(stage: Stage, running: Iterator[UnitState], seen: Observation, now: float) -> list[Run]:
+    due: dict[tuple[int, Phase, str], list[str]] = {}
+    for state in running:
+        if state.busy or state.due > now:
+            continue
+        step = stage.steps[state.step]
+        if step.pivot and state.phase is Phase.APPLY and seen.blocked:
+            continue
+        # Units at the same step and phase share one call, unless each call takes as long as its unit needs.
+        shared = "" if step.batch else state.unit.name
+        due.setdefault((state.step, state.phase, shared), []).append(state.unit.name)
+    return [Run(step, phase, tuple(names)) for (step, phase, _), names in due.items()]
+
+
+def _renewals(stage: Stage, in_flight: list[UnitState], now: float) -> list[Renew]:
+    names = tuple(state.unit.name for state in in_flight if stage.renew and state.renew_at <= now)
+    return [Renew(names)] if names else []
+
+
+def _too_many_failed(limits: Limits, failures: int) -> str:
+    if failures <= limits.max_failed:
+        return ""
+    return f"{failures} held, and no more than {limits.max_failed} may fail"
+
+
+def _starts(
+    limits: Limits, waiting: list[UnitState], occupied: list[Unit], seen: Observation
+) -> tuple[list[Start], str]:
+    """Return the units that may start, and what keeps the first one that may not."""
+    taken = {unit.name: unit.group for unit in occupied} | {name: gone.group for name, gone in seen.absent.items()}
+    domains = {unit.domain for unit in occupied} | {gone.domain for gone in seen.absent.values() if gone.down}
+    groups: dict[str, int] = {}
+    for group in taken.values():
+        groups[group] = groups.get(group, 0) + 1
+
+    starts: list[Start] = []
+    reason = ""
+    for state in waiting:
+        unit = state.unit
+        new = unit.name not in taken
+        if len(taken) + new > limits.max_unavailable:
+            why = f"{_names(taken)} unavailable, the limit is {limits.max_unavailable}"
+        elif groups.get(unit.group, 0) + new > limits.groups.get(unit.group, limits.max_unavailable):
+            why = f"{unit.name}: the limit of its taint group ({unit.group}) is reached"
+        elif len(domains | {unit.domain}) > limits.max_domains:
+            others = ", ".join(sorted(domains - {unit.domain}))
+            why = f"{unit.name}: {others} is being worked on or degraded; {limits.max_domains} domain at a time"
+        else:
+            starts.append(Start(unit.name))
+            groups[unit.group] = groups.get(unit.group, 0) + new
+            taken[unit.name] = unit.group
+            domains.add(unit.domain)
+            continue
+        reason = reason or why
+    return starts, reason
+
+
+def _names(taken: Mapping[str, str]) -> str:
+    names = sorted(taken)
+    return ", ".join(names) if len(names) <= 5 else f"{', '.join(names[:5])} and {len(names) - 5} more"
+
+
+def _is_final(stage: Stage, progress: Progress, waiting: list[UnitState], occupied: list[Unit], now: float) -> bool:
+    """Say whether waiting for others is of no use: nothing is in flight and nothing can start."""
+    held = len(occupied)  # Nothing is running: what occupies a place is held.
+    if progress.stopping or _too_many_failed(stage.limits, held):
+        return True
+    starts, _ = _starts(stage.limits, waiting, occupied, Observation())
+    if not starts:
+        return True
+    return progress.blocked_since is not None and now - progress.blocked_since >= stage.limits.blocked
+
+
+def _next_due(stage: Stage, progress: Progress, in_flight: int) -> float | None:
+    times = [min(state.due, state.deadline) for state in progress.units.values() if _waits(state)]
+    times += [state.deadline + OVERDUE for state in progress.units.values() if state.busy]
+    if stage.renew:
+        times += [state.renew_at for state in progress.units.values() if state.status in (Status.RUNNING, Status.HELD)]
+    if not in_flight and progress.blocked_since is not None:
+        times.append(progress.blocked_since + stage.limits.blocked)
+    return min(times, default=None)
+
+
+def _waits(state: UnitState) -> bool:
+    return state.status is Status.RUNNING and not state.busy

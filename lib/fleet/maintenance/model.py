@@ -1,0 +1,211 @@
+"""The words of the engine, as plain data: runs, stages, units, steps, verdicts.
+
+A *run* of a procedure is a list of *stages*; a stage takes each of its *units* (a node, a host, the cluster itself)
+through the stage's *steps* under a rolling limit. Everything here is immutable and imports no I/O.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Facts = Mapping[str, Any]
+"""What a run learned about a unit and changed on it; plain JSON values, kept in the journal."""
+
+
+class Status(StrEnum):
+    """Where a unit stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    HELD = "held"
+
+
+class Phase(StrEnum):
+    """What comes next for a running unit within its step."""
+
+    PROBE = "probe"
+    """After a crash at the pivot: has its effect happened? If not, the unit starts over."""
+    CHECK = "check"
+    """Is there anything to do?"""
+    APPLY = "apply"
+    """Act."""
+    VERIFY = "verify"
+    """Wait until what the step promises is true."""
+
+
+class Kind(StrEnum):
+    """The answers a step can give."""
+
+    DONE = "done"
+    PENDING = "pending"
+    UNKNOWN = "unknown"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A step's answer about one unit.
+
+    Attributes:
+        kind: ``done`` (true now), ``pending`` (not yet), ``unknown`` (could not be read, which counts as not yet) or
+            ``failed`` (waiting is of no use: hold the unit).
+        detail: one line for the operator.
+        facts: what to remember about the unit.
+    """
+
+    kind: Kind
+    detail: str = ""
+    facts: Facts = field(default_factory=dict)
+
+
+def done(detail: str = "", **facts: Any) -> Verdict:
+    """Return the verdict that a step's promise is true."""
+    return Verdict(Kind.DONE, detail, facts)
+
+
+def pending(detail: str, **facts: Any) -> Verdict:
+    """Return the verdict that a step's promise is not true yet."""
+    return Verdict(Kind.PENDING, detail, facts)
+
+
+def unknown(detail: str) -> Verdict:
+    """Return the verdict that a step's promise could not be read."""
+    return Verdict(Kind.UNKNOWN, detail)
+
+
+def failed(detail: str, **facts: Any) -> Verdict:
+    """Return the verdict that a unit has to be held."""
+    return Verdict(Kind.FAILED, detail, facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Something that is maintained as a whole.
+
+    Attributes:
+        name: the unit's name, unique in its stage.
+        domain: its failure domain (row, rack); empty when there is none.
+        group: the group it shares a limit with: nodes that have the same taints.
+    """
+
+    name: str
+    domain: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpec:
+    """What decisions need to know of a step.
+
+    Attributes:
+        name: the step's name, unique in its stage, in the words of the operator.
+        timeout: seconds from the step's begin until the unit is held.
+        poll: seconds between two checks.
+        batch: whether one call serves many units.
+        gate: a step without an effect of its own: it only waits.
+        pivot: the effect that must happen at most once (a reboot): a unit that was interrupted before it starts over,
+            one that was interrupted after it does not.
+    """
+
+    name: str
+    timeout: float
+    poll: float = 1.0
+    batch: bool = True
+    gate: bool = False
+    pivot: bool = False
+
+
+class When(StrEnum):
+    """When a stage is done."""
+
+    START = "start"
+    """At the start of every session of a run: again after a resume."""
+    WORK = "work"
+    """Once in a run, when all stages before it are complete."""
+    END = "end"
+    """At the end of every session, even of one that stopped early."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may be unavailable at once.
+
+    Attributes:
+        max_unavailable: units of the cluster.
+        max_domains: failure domains.
+        max_failed: held units that are tolerated.
+        groups: units of each group; a group that is not named is limited by ``max_unavailable`` alone.
+        blocked: seconds to wait for others to free a limit while nothing is in flight.
+    """
+
+    max_unavailable: int = 1
+    max_domains: int = 1
+    max_failed: int = 0
+    groups: Mapping[str, int] = field(default_factory=dict)
+    blocked: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A list of steps for a list of units."""
+
+    name: str
+    units: tuple[Unit, ...]
+    steps: tuple[StepSpec, ...]
+    limits: Limits = Limits()
+    when: When = When.WORK
+    renew: float = 0.0
+    """Seconds between two renewals of what expires by itself (silences) on units in flight; 0 for never."""
+
+    def pivot(self) -> int | None:
+        """Return the index of the pivot step, if there is one."""
+        return next((index for index, step in enumerate(self.steps) if step.pivot), None)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitState:
+    """Where a unit stands in a stage. Times are seconds of the runner's monotonic clock."""
+
+    unit: Unit
+    status: Status = Status.PENDING
+    step: int = 0
+    phase: Phase = Phase.CHECK
+    detail: str = ""
+    facts: Facts = field(default_factory=dict)
+    busy: bool = False
+    due: float = 0.0
+    deadline: float = 0.0
+    renew_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A unit that someone or something other than this run made unavailable.
+
+    Attributes:
+        domain: its failure domain.
+        group: its group.
+        down: whether it is out of service, not merely closed for new work (cordoned): then it occupies its domain.
+        why: one line for the operator.
+    """
+
+    domain: str
+    group: str
+    down: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the world looks like right now.
+
+    Attributes:
+        absent: the units, by name, that others made unavailable.
+        blocked: why nothing new may start or reboot at all (the lock was lost, the cluster cannot be read); empty if
+            it may.
+    """
+
+    absent: Mapping[str, Absent] = field(default_factory=dict)
+    blocked: str = ""

@@ -1,0 +1,333 @@
+"""The loop that carries a run out: observe, decide, write the intent, act, write the outcome.
+
+The loop lives in the main thread and never blocks on an effect: effects run in threads of their own and report back
+through a queue, so no unit waits for another's. Only the main thread touches the journal and the states.
+"""
+
+import logging
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Protocol
+
+from fleet.errors import FleetError
+from fleet.maintenance import decide as decisions
+from fleet.maintenance.journal import Journal
+from fleet.maintenance.model import (
+    Kind,
+    Observation,
+    Phase,
+    Stage,
+    Status,
+    UnitState,
+    Verdict,
+    When,
+    failed,
+    pending,
+    unknown,
+)
+
+logger = logging.getLogger(__name__)
+
+LEAVE_GRACE = 15.0
+"""Seconds that effects in progress are given to end when the run is told to leave at once."""
+SHORTEST_WAIT = 0.05
+LONGEST_WAIT = 5.0
+"""Seconds between two looks at the world when nothing happens."""
+
+
+class Interrupted(FleetError):
+    """The run was told to leave; what was in flight stands in its journal."""
+
+
+class Effects(Protocol):
+    """What a step does. Both calls may come from any thread, and answer for each unit by name.
+
+    Raising a :class:`~fleet.errors.FleetError` means that the question could not be answered, or the act not done: it
+    is tried again until the step's deadline.
+    """
+
+    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
+        """Say, without changing anything, whether the step's promise is true."""
+
+    def apply(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
+        """Make it true, or set in motion what will."""
+
+
+class Procedure(Protocol):
+    """What a run carries out: stages, the effects of their steps, and the world around them."""
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """The stages, in order."""
+
+    def effects(self, stage: str, step: str) -> Effects:
+        """Return what a step does."""
+
+    def observe(self) -> Observation:
+        """Say what the world looks like, at once and without I/O: from what watches have brought."""
+
+    def renew(self, stage: str, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
+        """Extend what expires by itself on units in flight."""
+
+
+class View(Protocol):
+    """Shows a run to the operator."""
+
+    def show(self, stage: Stage, states: Mapping[str, UnitState], blocked: str) -> None:
+        """Show where the units stand, and why nothing can start if so. Called often."""
+
+    def tell(self, message: str, *, level: int = logging.INFO) -> None:
+        """Tell the operator one thing that happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    stage: str
+    step: int
+    phase: Phase | None  # None for a renewal
+    asked: Mapping[str, UnitState]
+    verdicts: Mapping[str, Verdict]
+
+
+class Runner:
+    """Carries out one session of a run.
+
+    Args:
+        procedure: what to do.
+        journal: the run's journal.
+        view: where progress is shown.
+        cancel: set when the run has to leave at once; long effects watch it.
+    """
+
+    def __init__(self, procedure: Procedure, journal: Journal, view: View, cancel: threading.Event) -> None:
+        self._procedure = procedure
+        self._journal = journal
+        self._view = view
+        self._cancel = cancel
+        self._queue: queue.SimpleQueue[_Result | None] = queue.SimpleQueue()
+        self._in_progress = 0
+        self._states: dict[str, UnitState] = {}
+        self._stopping = ""
+        self._leaving = ""
+
+    def wake(self) -> None:
+        """Make the loop look at the world now. Safe from any thread and from signal handlers."""
+        self._queue.put(None)
+
+    def stop(self, reason: str) -> None:
+        """Start nothing new; what is in flight goes on to its end."""
+        self._stopping = self._stopping or reason
+        self.wake()
+
+    def run(self) -> str:
+        """Carry out the stages.
+
+        Returns:
+            An empty string if all is done, otherwise why not.
+
+        Raises:
+            Interrupted: the run was told to leave.
+        """
+        incomplete = ""
+        with self._signals():
+            for stage in self._procedure.stages:
+                if incomplete and stage.when is not When.END:
+                    continue
+                incomplete = self._stage(stage) or incomplete
+        return incomplete
+
+    def _stage(self, stage: Stage) -> str:
+        self._load(stage)
+        blocked_since: float | None = None
+        while True:
+            now = time.monotonic()
+            seen = self._procedure.observe()
+            # The wish to stop concerns new units; a session's end is always carried out.
+            stopping = "" if stage.when is When.END else self._stopping
+            progress = decisions.Progress(self._states, blocked_since, stopping)
+            decision = decisions.decide(stage, progress, seen, now)
+            finish = self._carry_out(stage, decision, now)
+            self._view.show(stage, self._states, decision.blocked)
+            if finish is not None:
+                return "" if finish.complete else finish.reason or "not complete"
+            if not decision.blocked:
+                blocked_since = None
+            elif blocked_since is None and not any(s.status is Status.RUNNING for s in self._states.values()):
+                blocked_since = now
+                self._view.tell(f"Waiting: {decision.blocked}.", level=logging.WARNING)
+            wait = LONGEST_WAIT if decision.due is None else decision.due - time.monotonic()
+            self._wait(stage, min(max(wait, SHORTEST_WAIT), LONGEST_WAIT))
+
+    def _load(self, stage: Stage) -> None:
+        now = time.monotonic()
+        known = self._journal.states(stage.name) if stage.when is When.WORK else {}
+        states = (known.get(unit.name, UnitState(unit)) for unit in stage.units)
+        self._states = {state.unit.name: decisions.resume(stage, state, now) for state in states}
+        self._journal.put(stage.name, self._states.values())
+
+    def _carry_out(self, stage: Stage, decision: decisions.Decision, now: float) -> decisions.Finish | None:
+        finish = None
+        for action in decision.actions:
+            match action:
+                case decisions.Start(unit):
+                    self._set(stage, [decisions.enter(stage, self._states[unit], 0, now)], kind="start")
+                case decisions.Hold(unit, reason):
+                    held = replace(self._states[unit], status=Status.HELD, busy=False, detail=reason)
+                    self._set(stage, [held], kind="held", step=stage.steps[held.step].name)
+                    self._tell_held(held)
+                case decisions.Run(step, phase, units):
+                    self._submit(stage, step, phase, units)
+                case decisions.Renew(units):
+                    for unit in units:
+                        self._states[unit] = replace(self._states[unit], renew_at=now + stage.renew)
+                    asked = {unit: self._states[unit] for unit in units}
+                    self._spawn(_Result(stage.name, 0, None, asked, {}), self._procedure.renew, stage.name)
+                case decisions.Finish():
+                    finish = action
+        return finish
+
+    def _submit(self, stage: Stage, step: int, phase: Phase, units: Sequence[str]) -> None:
+        spec = stage.steps[step]
+        for unit in units:
+            self._states[unit] = replace(self._states[unit], busy=True)
+        asked = {unit: self._states[unit] for unit in units}
+        effects = self._procedure.effects(stage.name, spec.name)
+        if phase is Phase.APPLY:
+            self._journal.record(stage.name, asked.values(), step=spec.name, kind="intent")
+            call = effects.apply
+        else:
+            call = effects.check
+        self._spawn(_Result(stage.name, step, phase, asked, {}), call)
+
+    def _spawn(self, job: _Result, call: Callable[..., Mapping[str, Verdict]], *arguments: str) -> None:
+        """Run an effect in a thread of its own.
+
+        A daemon thread, so that an effect that hangs cannot keep the process from ending; there are few: one for each
+        step that is under way, or one for each unit where a step takes its units one by one.
+        """
+
+        def work() -> None:
+            verdicts: dict[str, Verdict] = {}
+            problem: Verdict | None = None
+            try:
+                verdicts = dict(call(*arguments, list(job.asked.values())))
+            except FleetError as error:
+                problem = pending(str(error)) if job.phase is Phase.APPLY else unknown(str(error))
+            except Exception as error:
+                logger.debug("An effect broke", exc_info=True)
+                problem = failed(f"{type(error).__name__}: {error} (a defect; see the extended log)")
+            missing = problem or unknown("no answer")
+            self._queue.put(replace(job, verdicts={unit: verdicts.get(unit, missing) for unit in job.asked}))
+
+        self._in_progress += 1
+        threading.Thread(target=work, name=f"effect-{job.stage}-{job.step}", daemon=True).start()
+
+    def _wait(self, stage: Stage, seconds: float) -> None:
+        """Wait for something to happen, and take in everything that has."""
+        results: list[_Result | None] = []
+        with suppress(queue.Empty):
+            results.append(self._queue.get(timeout=seconds))
+            while True:
+                results.append(self._queue.get_nowait())
+        self._take(stage, results)
+
+    def _take(self, stage: Stage, results: Sequence[_Result | None]) -> None:
+        for result in results:
+            if result is not None:
+                self._in_progress -= 1
+                self._outcome(stage, result)
+        if self._leaving:
+            self._leave(stage)
+
+    def _outcome(self, stage: Stage, result: _Result) -> None:
+        now = time.monotonic()
+        for unit, verdict in result.verdicts.items():
+            before = self._states.get(unit)
+            if result.stage != stage.name or before is None:
+                continue
+            if result.phase is None:
+                self._renewed(stage, before, verdict, now)
+                continue
+            if (before.status, before.step, before.phase) != (Status.RUNNING, result.step, result.phase):
+                continue  # The unit was held meanwhile, because this answer took too long.
+            after = decisions.advance(stage, before, result.phase, verdict, now)
+            self._moved(stage, before, after, verdict)
+
+    def _moved(self, stage: Stage, before: UnitState, after: UnitState, verdict: Verdict) -> None:
+        step = stage.steps[before.step].name
+        if after.status is Status.HELD:
+            self._set(stage, [replace(after, detail=f"{step}: {after.detail}")], kind="held", step=step)
+            self._tell_held(self._states[after.unit.name])
+        elif (after.step, after.status) != (before.step, before.status):
+            self._set(stage, [after], kind="done", step=step)
+            ended = "all done" if after.status is Status.DONE else f"{step}: done"
+            self._view.tell(f"{after.unit.name}: {ended}{f' ({verdict.detail})' if verdict.detail else ''}")
+        elif after.phase is not before.phase or after.facts != before.facts:
+            kind = "applied" if before.phase is Phase.APPLY and verdict.kind is Kind.DONE else verdict.kind.value
+            self._set(stage, [after], kind=kind, step=step)
+        else:
+            if after.detail != before.detail and after.detail:
+                self._view.tell(f"{after.unit.name}: {step}: {after.detail}", level=logging.DEBUG)
+            self._states[after.unit.name] = after
+
+    def _renewed(self, stage: Stage, state: UnitState, verdict: Verdict, now: float) -> None:
+        if verdict.kind is not Kind.DONE:
+            self._view.tell(f"{state.unit.name}: not renewed: {verdict.detail}", level=logging.WARNING)
+            self._states[state.unit.name] = replace(state, renew_at=now + decisions.RENEW_RETRY)
+        elif verdict.facts:
+            self._states[state.unit.name] = replace(state, facts={**state.facts, **verdict.facts})
+            self._journal.put(stage.name, [self._states[state.unit.name]])
+
+    def _set(self, stage: Stage, states: Sequence[UnitState], *, kind: str, step: str = "") -> None:
+        for state in states:
+            self._states[state.unit.name] = state
+        self._journal.record(stage.name, states, step=step, kind=kind)
+        if kind == "start":
+            self._view.tell(f"{', '.join(state.unit.name for state in states)}: started")
+
+    def _tell_held(self, state: UnitState) -> None:
+        self._view.tell(f"{state.unit.name}: HELD: {state.detail}", level=logging.ERROR)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Handle what may end the process: the first ^C stops orderly, everything else leaves at once."""
+
+        def on_interrupt(_number: int, _frame: FrameType | None) -> None:
+            if self._stopping:
+                self._leaving = "interrupted twice"
+                self._cancel.set()
+            self.stop("interrupted by the operator")
+
+        def on_terminate(number: int, _frame: FrameType | None) -> None:
+            self._leaving = f"received {signal.Signals(number).name}"
+            self._cancel.set()
+            self.wake()
+
+        handlers = {signal.SIGINT: on_interrupt, signal.SIGTERM: on_terminate, signal.SIGHUP: on_terminate}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _leave(self, stage: Stage) -> None:
+        """Let effects in progress end, within a grace, and write down what came of them."""
+        reason = self._leaving
+        self._leaving = ""
+        end = time.monotonic() + LEAVE_GRACE
+        while self._in_progress and time.monotonic() < end:
+            try:
+                result = self._queue.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            self._take(stage, [result])
+        in_flight = [name for name, state in self._states.items() if state.status is Status.RUNNING]
+        self._journal.note("interrupted", f"{reason}; in flight: {', '.join(in_flight) or 'nothing'}")
+        raise Interrupted(f"{reason}; in flight: {', '.join(in_flight) or 'nothing'}")

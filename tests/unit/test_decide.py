@@ -1,0 +1,286 @@
+"""Properties of the decisions: DESIGN's rules hold in every random history of a random fleet."""
+
+from collections import Counter
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleet.maintenance import decide as d
+from fleet.maintenance import model as m
+
+STEPS = (
+    m.StepSpec("silence", 10),
+    m.StepSpec("cordon", 10),
+    m.StepSpec("drain", 60, batch=False),
+    m.StepSpec("reboot", 60, pivot=True),
+    m.StepSpec("ready", 30, gate=True),
+    m.StepSpec("uncordon", 10),
+)
+DRAIN, REBOOT, READY = 2, 3, 4
+
+
+def stage(units, **limits):
+    return m.Stage("nodes", tuple(units), STEPS, m.Limits(**limits), renew=20)
+
+
+class World:
+    """A fleet that answers steps at random, breaks at random and remembers what was done to it."""
+
+    def __init__(self, rng: Random, stage: m.Stage, *, trouble: float) -> None:
+        self.rng, self.stage, self.trouble = rng, stage, trouble
+        self.now = rng.uniform(-1e6, 1e6)
+        self.states = {unit.name: m.UnitState(unit) for unit in stage.units}
+        self.jobs: list[tuple[d.Run, str]] = []
+        self.boots: Counter[str] = Counter()
+        self.drained: dict[str, bool] = {}
+        self.seen = m.Observation()
+        self.blocked_since: float | None = None
+        self.finished: d.Finish | None = None
+
+    def observe(self) -> None:
+        names = [f"other{i}" for i in range(self.rng.randint(0, 2))]
+        names += [unit.name for unit in self.stage.units if self.rng.random() < 0.1]
+        units = {unit.name: unit for unit in self.stage.units}
+        absent = {}
+        for name in names if self.rng.random() < self.trouble else []:
+            unit = units.get(name, m.Unit(name, self.rng.choice(["a", "b", "c"]), "g0"))
+            if units.get(name) is None or self.states[name].status in (m.Status.PENDING, m.Status.DONE):
+                absent[name] = m.Absent(unit.domain, unit.group, self.rng.random() < 0.5, "others")
+        self.seen = m.Observation(absent, "lock lost" if self.rng.random() < self.trouble / 3 else "")
+
+    def tick(self) -> None:
+        self.observe()
+        decision = d.decide(self.stage, d.Progress(self.states, self.blocked_since), self.seen, self.now)
+        held_before = sum(state.status is m.Status.HELD for state in self.states.values())
+        for action in decision.actions:
+            self.act(action)
+        self.check_starts(decision, held_before)
+        self.check_renewals(decision)
+        in_flight = any(state.status is m.Status.RUNNING for state in self.states.values())
+        self.blocked_since = (
+            (self.now if self.blocked_since is None else self.blocked_since)
+            if decision.blocked and not in_flight
+            else None
+        )
+
+    def act(self, action: d.Action) -> None:
+        match action:
+            case d.Start(unit):
+                assert self.states[unit].status is m.Status.PENDING
+                self.states[unit] = d.enter(self.stage, self.states[unit], 0, self.now)
+            case d.Hold(unit, reason):
+                assert reason
+                self.states[unit] = replace(self.states[unit], status=m.Status.HELD, busy=False)
+            case d.Run(step, phase, units):
+                for unit in units:
+                    self.check_run(unit, step, phase)
+                    self.states[unit] = replace(self.states[unit], busy=True)
+                    self.jobs.append((action, unit))
+            case d.Renew(units):
+                for unit in units:
+                    self.states[unit] = replace(self.states[unit], renew_at=self.now + self.stage.renew)
+            case d.Finish():
+                self.finished = action
+
+    def check_run(self, unit: str, step: int, phase: m.Phase) -> None:
+        state = self.states[unit]
+        assert (state.status, state.busy, state.step, state.phase) == (m.Status.RUNNING, False, step, phase)
+        if step == REBOOT and phase is m.Phase.APPLY:
+            assert self.drained.get(unit), "rule 3: rebooted without a drain that succeeded"
+            assert not self.seen.blocked, "rule 9: rebooted without the lock"
+
+    def check_starts(self, decision: d.Decision, held_before: int) -> None:
+        starts = [action.unit for action in decision.actions if isinstance(action, d.Start)]
+        if not starts:
+            return
+        limits = self.stage.limits
+        assert not self.seen.blocked, "rule 9"
+        assert held_before <= limits.max_failed, "rule 6"
+        ours = {s.unit.name: s.unit for s in self.states.values() if s.status in (m.Status.RUNNING, m.Status.HELD)}
+        everyone = {name: gone.group for name, gone in self.seen.absent.items()} | {
+            name: unit.group for name, unit in ours.items()
+        }
+        assert len(everyone) <= limits.max_unavailable, "rule 1: cluster"
+        for group, count in Counter(everyone.values()).items():
+            if any(ours[name].group == group for name in starts if name not in self.seen.absent):
+                assert count <= limits.groups.get(group, limits.max_unavailable), "rule 1: group"
+        domains = {unit.domain for unit in ours.values()} | {a.domain for a in self.seen.absent.values() if a.down}
+        assert len(domains) <= limits.max_domains, "rule 1: domain"
+
+    def check_renewals(self, decision: d.Decision) -> None:
+        renewed = {unit for action in decision.actions if isinstance(action, d.Renew) for unit in action.units}
+        for name, state in self.states.items():
+            if state.status in (m.Status.RUNNING, m.Status.HELD) and name not in renewed:
+                assert state.renew_at > self.now, "rule 10: a silence runs out while its unit is in flight"
+
+    def finish_some_jobs(self) -> None:
+        keep = []
+        for run, unit in self.jobs:
+            if self.rng.random() < 0.4:
+                keep.append((run, unit))
+                continue
+            verdict = self.answer(run, unit)
+            state = self.states[unit]
+            if (state.status, state.step, state.phase) == (m.Status.RUNNING, run.step, run.phase):
+                self.states[unit] = d.advance(self.stage, state, run.phase, verdict, self.now)
+                if run.step == DRAIN:
+                    self.drained[unit] = verdict.kind is m.Kind.DONE and run.phase is not m.Phase.APPLY
+        self.jobs = keep
+
+    def answer(self, run: d.Run, unit: str) -> m.Verdict:
+        if self.rng.random() < self.trouble / 10:
+            return m.failed("broken")
+        if self.rng.random() < self.trouble / 2:
+            return m.unknown("cannot read")
+        if run.step == REBOOT:
+            if run.phase is m.Phase.APPLY:
+                self.boots[unit] = 1  # The order is guarded by the boot id: a second one finds nothing to do.
+                return m.done()
+            return m.done() if self.boots[unit] else m.pending("same boot id")
+        return m.done() if self.rng.random() < 0.7 else m.pending("not yet")
+
+    def crash(self) -> None:
+        """kill -9: some orders that were under way took effect, their answers are lost."""
+        for run, unit in self.jobs:
+            if run.step == REBOOT and run.phase is m.Phase.APPLY and self.rng.random() < 0.5:
+                self.boots[unit] = 1
+        self.jobs = []
+        self.drained = {}
+        self.states = {name: d.resume(self.stage, state, self.now) for name, state in self.states.items()}
+        self.blocked_since = None
+
+
+@st.composite
+def fleets(draw):
+    size = draw(st.integers(1, 12))
+    units = [
+        m.Unit(f"n{i}", draw(st.sampled_from("abc")), draw(st.sampled_from(["g0", "g1"]))) for i in range(size)
+    ]
+    return stage(
+        units,
+        max_unavailable=draw(st.integers(1, 5)),
+        max_domains=draw(st.integers(1, 3)),
+        max_failed=draw(st.integers(0, 3)),
+        groups=draw(st.dictionaries(st.sampled_from(["g0", "g1"]), st.integers(1, 3))),
+        blocked=30,
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(fleets(), st.integers(0, 2**32).map(Random), st.floats(0, 1))
+def test_rules_hold_in_every_history(stage, rng, trouble):
+    world = World(rng, stage, trouble=trouble)
+    for _ in range(120):
+        world.tick()
+        if world.finished:
+            break
+        world.finish_some_jobs()
+        if rng.random() < 0.03:
+            world.crash()
+        world.now += rng.choice([0.5, 1, 5, 30, 3600, -3600]) if rng.random() < trouble / 4 else 1
+    for state in world.states.values():
+        if state.status is m.Status.DONE:
+            assert world.boots[state.unit.name] == 1, "rule 8: rebooted exactly once"
+    if world.finished and world.finished.complete:
+        assert all(state.status is m.Status.DONE for state in world.states.values())
+
+
+@settings(max_examples=100, deadline=None)
+@given(fleets(), st.integers(0, 2**32).map(Random))
+def test_a_fleet_without_trouble_is_finished(stage, rng):
+    patient = replace(stage, steps=tuple(replace(step, timeout=1e6) for step in stage.steps))
+    world = World(rng, patient, trouble=0)
+    for _ in range(2000):
+        world.tick()
+        if world.finished:
+            break
+        world.finish_some_jobs()
+        world.now += 0.5
+    assert world.finished == d.Finish(True)
+    assert all(world.boots[unit.name] == 1 for unit in stage.units)
+
+
+def units(*names, domain="a"):
+    return [m.Unit(name, domain, "g") for name in names]
+
+
+def start_all(stage, seen=None, now=0.0):
+    progress = d.Progress({unit.name: m.UnitState(unit) for unit in stage.units})
+    return d.decide(stage, progress, seen or m.Observation(), now)
+
+
+def test_a_unit_that_others_made_unavailable_takes_a_place_once():
+    fleet = stage(units("w1", "w2", "w3"), max_unavailable=2)
+    seen = m.Observation({"w1": m.Absent("a", "g", False, "cordoned")})
+    decision = start_all(fleet, seen)
+    assert decision.actions == (d.Start("w1"), d.Start("w2"))
+
+
+def test_nothing_starts_beside_a_degraded_domain():
+    fleet = stage([*units("w1", domain="a"), *units("w2", domain="b")], max_unavailable=3)
+    seen = m.Observation({"x": m.Absent("b", "g", True, "NotReady")})
+    assert start_all(fleet, seen).actions == (d.Start("w2"),)
+
+
+def test_a_run_waits_for_others_only_until_its_deadline():
+    fleet = stage(units("w1"), max_unavailable=1, blocked=100)
+    states = {"w1": m.UnitState(fleet.units[0])}
+    seen = m.Observation({"x": m.Absent("a", "g", False, "cordoned")})
+    waiting = d.decide(fleet, d.Progress(states, 0.0), seen, 99.0)
+    assert waiting.actions == ()
+    assert waiting.blocked == "x unavailable, the limit is 1"
+    assert waiting.due == 100.0
+    over = d.decide(fleet, d.Progress(states, 0.0), seen, 100.0)
+    assert over.actions == (d.Finish(False, "x unavailable, the limit is 1"),)
+
+
+def test_a_held_unit_that_blocks_the_rest_ends_the_run_at_once():
+    fleet = stage([*units("w1", domain="a"), *units("w2", domain="b")], max_unavailable=2, max_failed=1)
+    states = {unit.name: m.UnitState(unit) for unit in fleet.units}
+    states["w1"] = replace(states["w1"], status=m.Status.HELD, renew_at=1e9)
+    decision = d.decide(fleet, d.Progress(states), m.Observation(), 0.0)
+    assert decision.actions == (d.Finish(False, "w2: a is being worked on or degraded; 1 domain at a time"),)
+
+
+def test_a_call_that_does_not_return_is_given_up():
+    fleet = stage(units("w1"))
+    state = replace(d.enter(fleet, m.UnitState(fleet.units[0]), DRAIN, 0.0), busy=True)
+    assert d.decide(fleet, d.Progress({"w1": state}), m.Observation(), 60.0).actions == (d.Renew(("w1",)),)
+    late = d.decide(fleet, d.Progress({"w1": state}), m.Observation(), 60.0 + d.OVERDUE)
+    assert d.Hold("w1", "drain: not within 60 s: its call does not return") in late.actions
+
+
+def test_work_for_several_units_is_one_call_unless_it_takes_as_long_as_its_unit_needs():
+    fleet = stage(units("w1", "w2"), max_unavailable=2)
+    states = {unit.name: d.enter(fleet, m.UnitState(unit), 0, 0.0) for unit in fleet.units}
+    assert d.decide(fleet, d.Progress(states), m.Observation(), 0.0).actions == (
+        d.Run(0, m.Phase.CHECK, ("w1", "w2")),
+    )
+    states = {name: d.enter(fleet, state, DRAIN, 0.0) for name, state in states.items()}
+    assert d.decide(fleet, d.Progress(states), m.Observation(), 0.0).actions == (
+        d.Run(DRAIN, m.Phase.CHECK, ("w1",)),
+        d.Run(DRAIN, m.Phase.CHECK, ("w2",)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "phase", "expected"),
+    [
+        (1, m.Phase.APPLY, (0, m.Phase.CHECK)),
+        (REBOOT, m.Phase.CHECK, (0, m.Phase.CHECK)),
+        (REBOOT, m.Phase.APPLY, (REBOOT, m.Phase.PROBE)),
+        (REBOOT, m.Phase.VERIFY, (REBOOT, m.Phase.PROBE)),
+        (READY, m.Phase.VERIFY, (READY, m.Phase.CHECK)),
+    ],
+)
+@pytest.mark.parametrize("status", [m.Status.RUNNING, m.Status.HELD])
+def test_resume_goes_by_the_pivot(status, step, phase, expected):
+    fleet = stage(units("w1"))
+    state = replace(m.UnitState(fleet.units[0]), status=status, step=step, phase=phase)
+    resumed = d.resume(fleet, state, 5.0)
+    assert (resumed.step, resumed.phase) == expected
+    assert resumed.status is m.Status.RUNNING
+    assert resumed.renew_at == 5.0
