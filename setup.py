@@ -9,6 +9,8 @@ INSTALL_REQUIRES = [
     "cumin>=6.0,<7",
     # The Kubernetes API: authentication, TLS and kubeconfig handling.
     "kubernetes>=22.6",
+    # The connections below the Kubernetes client; from 2.3 on a blocked read can be ended from another thread.
+    "urllib3>=2.3,<3",
     # Alertmanager's API; spicerack brings it as well.
     "requests>=2.31,<3",
     # Configuration files: typed models and one message for each mistake.

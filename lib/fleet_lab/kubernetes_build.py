@@ -22,6 +22,8 @@ _SUITE = "bookworm"
 _GO = Path("/usr/lib/go-1.19/bin/go")
 _PACKAGES = ("golang-1.19-go", "dpkg-dev")
 _MODULE = "k8s.io/kubernetes"
+# Modules below vendor/k8s.io that speak of OpenAPI tags without having types that this API server serves.
+_NOT_SERVED = frozenset({"code-generator", "kube-openapi", "sample-apiserver"})
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +134,7 @@ def _generate_openapi(tree: Path, work: Path, environment: Mapping[str, str]) ->
     packages = {
         f"{_MODULE}/{file.parent.relative_to(tree)}"
         for root in vendor.iterdir()  # symbolic links, which rglob alone would not follow
+        if root.name not in _NOT_SERVED
         for file in root.rglob("*.go")
         if "+k8s:openapi-gen=" in file.read_text(encoding="utf-8", errors="replace")
     }
