@@ -62,13 +62,12 @@ puppet_is_disabled() { [[ -f $PUPPET_DISABLEDLOCK ]]; }
 # Print the process id of a run in progress; fail if there is none. Puppet leaves its lock behind when it is killed, so
 # the process is looked at as Puppet itself does it: it is named puppet, or a ruby that runs puppet.
 puppet_running_pid() {
-    local pid='' name=''
+    local pid='' name='' arguments
     read -r pid 2>/dev/null <"$PUPPET_RUNLOCK"
     [[ $pid =~ ^[0-9]+$ ]] && read -r name 2>/dev/null <"/proc/$pid/comm" || return
-    if [[ $name != puppet* ]]; then
-        [[ $name == *ruby* ]] && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q puppet || return
-    fi
-    echo "$pid"
+    # Empty for a process that has ended and waits for its parent.
+    arguments=$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline")
+    [[ -n $arguments && ($name == puppet* || ($name == *ruby* && $arguments == *puppet*)) ]] && echo "$pid"
 }
 
 # Print the message that Puppet was disabled with; nothing if there is none.
@@ -81,14 +80,14 @@ puppet_disabled_message() {
         printf '%s\n' "$escaped"
         return
     fi
-    # printf knows all of JSON's escapes but one: \/.
+    # printf knows all of JSON's escapes but \/ and \".
     content=
     for ((i = 0; i < ${#escaped}; i++)); do
         char=${escaped:i:1}
         if [[ $char == \\ ]]; then
             i=$((i + 1))
             char=${escaped:i:1}
-            [[ $char == / ]] || char=\\$char
+            [[ $char == [/\"] ]] || char=\\$char
         fi
         content+=$char
     done
