@@ -190,9 +190,9 @@ class Config(_Model):
             raise ConfigError(f"There is no cluster {name!r} in the configuration. It has: {known}.") from None
 
 
-def default_path() -> Path:
-    """Return the file that ``$FLEET_CONFIG`` names, or :data:`DEFAULT_PATH`."""
-    return Path(os.environ.get("FLEET_CONFIG") or DEFAULT_PATH)
+def default_path(config_dir: Path = DEFAULT_PATH.parent.parent) -> Path:
+    """Return the file that ``$FLEET_CONFIG`` names, or the one in spicerack's configuration directory."""
+    return Path(os.environ.get("FLEET_CONFIG") or config_dir / "fleet" / "config.yaml")
 
 
 def load(path: Path) -> Config:

@@ -127,7 +127,7 @@ def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> D
         if not waiting:
             failures = len(held) + len(just_held)
             return Decision((*actions, Finish(failures == 0, f"{failures} held" if failures else "")))
-        if _is_final(stage, progress, waiting, occupied, now):
+        if seen.hopeless or _is_final(stage, progress, waiting, occupied, now):
             return Decision((*actions, Finish(False, reason)), blocked=reason)
     return Decision(tuple(actions), "" if starts or not waiting else reason, _next_due(stage, progress, in_flight))
 
@@ -190,9 +190,14 @@ def resume(stage: Stage, state: UnitState, now: float) -> UnitState:
     pivot = stage.pivot()
     if pivot is None or state.step > pivot:
         return enter(stage, state, min(state.step, len(stage.steps) - 1), now)
-    if state.step == pivot and state.phase is not Phase.CHECK:
+    if awaits_pivot(stage, state):
         return enter(stage, state, pivot, now, Phase.PROBE)
     return enter(stage, state, 0, now)
+
+
+def awaits_pivot(stage: Stage, state: UnitState) -> bool:
+    """Say whether a unit's pivot was ordered and is not yet known to have happened."""
+    return state.step == stage.pivot() and state.phase is not Phase.CHECK
 
 
 def _overdue(stage: Stage, running: list[UnitState], now: float) -> Iterator[tuple[str, str]]:

@@ -238,6 +238,15 @@ def read(folder: Path) -> RunRecord:
         raise JournalError(f"{folder}: holds no readable journal: {error}") from error
 
 
+def read_states(folder: Path, stage: str) -> dict[str, UnitState]:
+    """Return the states of a stage's units, from any thread."""
+    db = _connect(folder / "journal.db", read_only=True)
+    try:
+        return {state.unit.name: state for state in _states(db, stage)}
+    finally:
+        db.close()
+
+
 def list_runs(state_dir: Path) -> list[Path]:
     """Return the folders of all runs, oldest first."""
     return sorted(path.parent for path in state_dir.glob("*/journal.db"))

@@ -158,6 +158,8 @@ class Stage:
     when: When = When.WORK
     renew: float = 0.0
     """Seconds between two renewals of what expires by itself (silences) on units in flight; 0 for never."""
+    facts: Mapping[str, Facts] = field(default_factory=dict)
+    """What is known of units from the beginning, by name."""
 
     def pivot(self) -> int | None:
         """Return the index of the pivot step, if there is one."""
@@ -205,7 +207,9 @@ class Observation:
         absent: the units, by name, that others made unavailable.
         blocked: why nothing new may start or reboot at all (the lock was lost, the cluster cannot be read); empty if
             it may.
+        hopeless: whether waiting is of no use while ``blocked`` says why.
     """
 
     absent: Mapping[str, Absent] = field(default_factory=dict)
     blocked: str = ""
+    hopeless: bool = False

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from types import FrameType
 from typing import Protocol
 
@@ -55,8 +56,8 @@ class Effects(Protocol):
     def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
         """Say, without changing anything, whether the step's promise is true."""
 
-    def apply(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
-        """Make it true, or set in motion what will."""
+    def apply(self, units: Sequence[UnitState], tell: Callable[[str, str], None]) -> Mapping[str, Verdict]:
+        """Make it true, or set in motion what will; ``tell(unit, line)`` reports progress meanwhile."""
 
 
 class Procedure(Protocol):
@@ -95,6 +96,11 @@ class _Result:
     verdicts: Mapping[str, Verdict]
 
 
+_Item = _Result | tuple[str, str] | None
+"""What reaches the loop: an effect's outcome, a line of its progress, or just a reason to look."""
+Events = queue.SimpleQueue[_Item]
+
+
 class Runner:
     """Carries out one session of a run.
 
@@ -103,27 +109,26 @@ class Runner:
         journal: the run's journal.
         view: where progress is shown.
         cancel: set when the run has to leave at once; long effects watch it.
+        events: the queue through which everything reaches the loop; whoever sees the world change puts None into it.
     """
 
-    def __init__(self, procedure: Procedure, journal: Journal, view: View, cancel: threading.Event) -> None:
+    def __init__(
+        self, procedure: Procedure, journal: Journal, view: View, cancel: threading.Event, events: Events
+    ) -> None:
         self._procedure = procedure
         self._journal = journal
         self._view = view
         self._cancel = cancel
-        self._queue: queue.SimpleQueue[_Result | None] = queue.SimpleQueue()
+        self._queue = events
         self._in_progress = 0
         self._states: dict[str, UnitState] = {}
         self._stopping = ""
         self._leaving = ""
 
-    def wake(self) -> None:
-        """Make the loop look at the world now. Safe from any thread and from signal handlers."""
-        self._queue.put(None)
-
     def stop(self, reason: str) -> None:
         """Start nothing new; what is in flight goes on to its end."""
         self._stopping = self._stopping or reason
-        self.wake()
+        self._queue.put(None)
 
     def run(self) -> str:
         """Carry out the stages.
@@ -161,13 +166,16 @@ class Runner:
             elif blocked_since is None and not any(s.status is Status.RUNNING for s in self._states.values()):
                 blocked_since = now
                 self._view.tell(f"Waiting: {decision.blocked}.", level=logging.WARNING)
+            if any(isinstance(action, decisions.Start | decisions.Hold) for action in decision.actions):
+                continue  # States have changed: decide again, at once.
             wait = LONGEST_WAIT if decision.due is None else decision.due - time.monotonic()
             self._wait(stage, min(max(wait, SHORTEST_WAIT), LONGEST_WAIT))
 
     def _load(self, stage: Stage) -> None:
         now = time.monotonic()
         known = self._journal.states(stage.name) if stage.when is When.WORK else {}
-        states = (known.get(unit.name, UnitState(unit)) for unit in stage.units)
+        fresh = (UnitState(unit, facts=stage.facts.get(unit.name, {})) for unit in stage.units)
+        states = (known.get(state.unit.name, state) for state in fresh)
         self._states = {state.unit.name: decisions.resume(stage, state, now) for state in states}
         self._journal.put(stage.name, self._states.values())
 
@@ -187,7 +195,8 @@ class Runner:
                     for unit in units:
                         self._states[unit] = replace(self._states[unit], renew_at=now + stage.renew)
                     asked = {unit: self._states[unit] for unit in units}
-                    self._spawn(_Result(stage.name, 0, None, asked, {}), self._procedure.renew, stage.name)
+                    renew = partial(self._procedure.renew, stage.name)
+                    self._spawn(_Result(stage.name, 0, None, asked, {}), renew)
                 case decisions.Finish():
                     finish = action
         return finish
@@ -200,12 +209,15 @@ class Runner:
         effects = self._procedure.effects(stage.name, spec.name)
         if phase is Phase.APPLY:
             self._journal.record(stage.name, asked.values(), step=spec.name, kind="intent")
-            call = effects.apply
+            self._spawn(_Result(stage.name, step, phase, asked, {}), lambda units: effects.apply(units, self._report))
         else:
-            call = effects.check
-        self._spawn(_Result(stage.name, step, phase, asked, {}), call)
+            self._spawn(_Result(stage.name, step, phase, asked, {}), effects.check)
 
-    def _spawn(self, job: _Result, call: Callable[..., Mapping[str, Verdict]], *arguments: str) -> None:
+    def _report(self, unit: str, line: str) -> None:
+        """Take a line of progress from an effect's thread."""
+        self._queue.put((unit, line))
+
+    def _spawn(self, job: _Result, call: Callable[[Sequence[UnitState]], Mapping[str, Verdict]]) -> None:
         """Run an effect in a thread of its own.
 
         A daemon thread, so that an effect that hangs cannot keep the process from ending; there are few: one for each
@@ -216,7 +228,7 @@ class Runner:
             verdicts: dict[str, Verdict] = {}
             problem: Verdict | None = None
             try:
-                verdicts = dict(call(*arguments, list(job.asked.values())))
+                verdicts = dict(call(list(job.asked.values())))
             except FleetError as error:
                 problem = pending(str(error)) if job.phase is Phase.APPLY else unknown(str(error))
             except Exception as error:
@@ -230,18 +242,21 @@ class Runner:
 
     def _wait(self, stage: Stage, seconds: float) -> None:
         """Wait for something to happen, and take in everything that has."""
-        results: list[_Result | None] = []
+        items: list[_Item] = []
         with suppress(queue.Empty):
-            results.append(self._queue.get(timeout=seconds))
+            items.append(self._queue.get(timeout=seconds))
             while True:
-                results.append(self._queue.get_nowait())
-        self._take(stage, results)
+                items.append(self._queue.get_nowait())
+        self._take(stage, items)
 
-    def _take(self, stage: Stage, results: Sequence[_Result | None]) -> None:
-        for result in results:
-            if result is not None:
-                self._in_progress -= 1
-                self._outcome(stage, result)
+    def _take(self, stage: Stage, items: Sequence[_Item]) -> None:
+        for item in items:
+            match item:
+                case _Result():
+                    self._in_progress -= 1
+                    self._outcome(stage, item)
+                case (unit, line) if unit in self._states:
+                    self._told(stage, self._states[unit], line)
         if self._leaving:
             self._leave(stage)
 
@@ -272,9 +287,12 @@ class Runner:
             kind = "applied" if before.phase is Phase.APPLY and verdict.kind is Kind.DONE else verdict.kind.value
             self._set(stage, [after], kind=kind, step=step)
         else:
-            if after.detail != before.detail and after.detail:
-                self._view.tell(f"{after.unit.name}: {step}: {after.detail}", level=logging.DEBUG)
-            self._states[after.unit.name] = after
+            self._told(stage, after, after.detail, before=before.detail)
+
+    def _told(self, stage: Stage, state: UnitState, line: str, *, before: str | None = None) -> None:
+        if line and line != (state.detail if before is None else before):
+            self._view.tell(f"{state.unit.name}: {stage.steps[state.step].name}: {line}", level=logging.DEBUG)
+        self._states[state.unit.name] = replace(state, detail=line)
 
     def _renewed(self, stage: Stage, state: UnitState, verdict: Verdict, now: float) -> None:
         if verdict.kind is not Kind.DONE:
@@ -307,7 +325,7 @@ class Runner:
         def on_terminate(number: int, _frame: FrameType | None) -> None:
             self._leaving = f"received {signal.Signals(number).name}"
             self._cancel.set()
-            self.wake()
+            self._queue.put(None)
 
         handlers = {signal.SIGINT: on_interrupt, signal.SIGTERM: on_terminate, signal.SIGHUP: on_terminate}
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -324,10 +342,10 @@ class Runner:
         end = time.monotonic() + LEAVE_GRACE
         while self._in_progress and time.monotonic() < end:
             try:
-                result = self._queue.get(timeout=0.2)
+                item = self._queue.get(timeout=0.2)
             except queue.Empty:
                 continue
-            self._take(stage, [result])
+            self._take(stage, [item])
         in_flight = [name for name, state in self._states.items() if state.status is Status.RUNNING]
         self._journal.note("interrupted", f"{reason}; in flight: {', '.join(in_flight) or 'nothing'}")
         raise Interrupted(f"{reason}; in flight: {', '.join(in_flight) or 'nothing'}")

@@ -1,0 +1,91 @@
+# The two commands of the README: `make demo` and `make test`. Both say what they do and are safe to run again.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+ROOT := $(shell id -u | grep -qx 0 && echo yes)
+# What the lab and the tests need of Debian; the rest comes with the virtual environment and the lab's base image.
+PACKAGES := python3-venv systemd-container mmdebstrap iproute2 openssh-client openssh-server xz-utils prometheus-alertmanager
+
+.PHONY: help demo test lint unit integration lab bench packages clean
+
+help:
+	@echo "make demo   as root: boot a fleet on this machine and reboot its nodes, first as a dry run, then for real"
+	@echo "make test   run all tests; without root, all but those that need the lab"
+	@echo "make bench  run the benchmarks"
+	@echo "make clean  take the lab down and remove the virtual environment"
+
+packages:
+ifeq ($(ROOT),yes)
+	@missing=$$(dpkg-query -W -f='$${binary:Package} $${db:Status-Status}\n' $(PACKAGES) 2>/dev/null \
+	    | awk '$$2 == "installed" {sub(":.*", "", $$1); print $$1}' | sort \
+	    | comm -13 - <(printf '%s\n' $(PACKAGES) | sort)); \
+	if [ -n "$$missing" ]; then \
+	    echo "== Installing Debian packages:" $$missing; \
+	    apt-get update -qq; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+endif
+
+$(BIN)/.installed: setup.py pyproject.toml | packages
+	@echo "== Setting up the virtual environment in $(VENV)"
+	@python3 -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[lab,tests]'
+	@touch $@
+
+demo: $(BIN)/.installed
+ifneq ($(ROOT),yes)
+	@echo "The lab boots real hosts on this machine and needs root: sudo make demo" >&2; exit 1
+else
+	@echo "== Booting the lab"
+	@$(BIN)/fleet-lab up
+	@echo "== Starting services on it"
+	@$(BIN)/fleet-lab workload
+	@eval "$$($(BIN)/fleet-lab env)"; set -x; \
+	    cookbook --dry-run sre.k8s.reboot-nodes --cluster lab -r "kernel 6.1.140" --max-unavailable 2; \
+	    cookbook sre.k8s.reboot-nodes --cluster lab -r "kernel 6.1.140" --max-unavailable 2 --unattended
+	@echo
+	@echo "The lab is still there. To go on playing:"
+	@echo "    eval \"\$$($(BIN)/fleet-lab env)\"        # then: cookbook, fleet, kubectl talk to the lab"
+	@echo "    $(BIN)/fleet-lab inject --list         # what can be broken; heal mends it"
+	@echo "    cookbook sre.k8s.reboot-nodes --help"
+	@echo "To tear it down:"
+	@echo "    $(BIN)/fleet-lab down"
+endif
+
+test: lint unit integration lab
+
+lint: $(BIN)/.installed
+	@echo "== Lint: ruff, mypy, import-linter"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check -q .
+	@$(BIN)/mypy
+	@PYTHONPATH=lib $(BIN)/lint-imports --no-cache
+
+unit: $(BIN)/.installed
+	@echo "== Unit tests"
+	@$(BIN)/python -m pytest -q tests/unit
+
+integration: $(BIN)/.installed
+	@echo "== Integration tests: real etcd, kube-apiserver, sshd, Alertmanager"
+	@$(BIN)/python -m pytest -q tests/integration
+
+lab: $(BIN)/.installed
+ifeq ($(ROOT),yes)
+	@echo "== Lab tests: the whole fleet"
+	@$(BIN)/python -m pytest -q tests/lab
+else
+	@echo "############################################################################"
+	@echo "# NOT RUN: the lab tests (tests/lab). They boot real hosts and need root:  #"
+	@echo "#     sudo make lab                                                        #"
+	@echo "############################################################################"
+endif
+
+bench: $(BIN)/.installed
+	@$(BIN)/python -m pytest -q -s tests/bench
+
+clean:
+	@if [ -x $(BIN)/fleet-lab ] && [ "$(ROOT)" = yes ]; then $(BIN)/fleet-lab down; fi
+	@rm -rf $(VENV) build lib/*.egg-info

@@ -1,0 +1,126 @@
+"""What the cookbooks of node maintenance share: their arguments, and the way from there to a session."""
+
+import argparse
+import logging
+
+from spicerack import Spicerack
+from spicerack.cookbook import CookbookBase, CookbookRunnerBase, LockArgs
+
+from fleet import config
+from fleet.errors import FleetError
+from fleet.session import REFUSED, BuildSteps, Request, Session
+
+logger = logging.getLogger(__name__)
+
+
+def amount(text: str) -> int | str:
+    """Parse a number of nodes or a percentage, for argparse."""
+    try:
+        return config.parse_amount(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def whole_number(text: str) -> int:
+    """Parse a number that is not negative, for argparse."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of nodes: write 0 or more")
+    return int(text)
+
+
+class NodeCookbook(CookbookBase):
+    """Base of the cookbooks that take nodes through steps; a cookbook names the steps."""
+
+    argument_reason_required = False  # Required for a new run only; see get_runner.
+    argument_task_required = False
+    procedure: str
+    """The cookbook's full name."""
+    build_steps: BuildSteps
+    """Returns the steps of a node."""
+
+    def argument_parser(self) -> argparse.ArgumentParser:
+        """Return the arguments that all cookbooks of node maintenance have."""
+        parser = super().argument_parser()
+        parser.add_argument("--cluster", help="The cluster, as the configuration names it.")
+        parser.add_argument("--query", default="", help="Hosts to maintain, a Cumin query; default: all workers.")
+        parser.add_argument("--exclude", default="", metavar="NODES", help="Hosts to leave out: worker1,worker[3-5].")
+        parser.add_argument(
+            "--max-unavailable", type=amount, metavar="N|N%", help="Nodes unavailable at once; default: configuration."
+        )
+        parser.add_argument(
+            "--max-failed", type=whole_number, metavar="N", help="Failed nodes to tolerate; default: configuration."
+        )
+        parser.add_argument("--unattended", action="store_true", help="Never ask; take the safe answer instead.")
+        again = parser.add_mutually_exclusive_group()
+        again.add_argument("--resume", metavar="RUN", help="Go on with a run; held nodes are tried again.")
+        again.add_argument("--abort", metavar="RUN", help="Give back what a run has in flight or held.")
+        return parser
+
+    def get_runner(self, args: argparse.Namespace) -> "NodeRunner":
+        """Return what carries it out."""
+        return NodeRunner(args, self.spicerack, type(self))
+
+
+class NodeRunner(CookbookRunnerBase):
+    """Carries a cookbook of node maintenance out."""
+
+    def __init__(self, args: argparse.Namespace, spicerack: Spicerack, cookbook: type[NodeCookbook]) -> None:
+        """Keep what is needed; everything that can go wrong happens in :meth:`run`."""
+        self._args = args
+        self._spicerack = spicerack
+        self._cookbook = cookbook
+
+    @property
+    def runtime_description(self) -> str:
+        """The line of the server admin log."""
+        args = self._args
+        if args.resume or args.abort:
+            return f"{'resume' if args.resume else 'abort'} {args.resume or args.abort}"
+        task = f" - {args.task_id}" if args.task_id else ""
+        return f"on {args.cluster}: {args.reason}{task}"
+
+    @property
+    def lock_args(self) -> LockArgs:
+        """Runs are counted only: the cluster's lock is taken, and kept, by the session."""
+        return LockArgs(suffix=self._args.cluster or "", concurrency=0, ttl=3600)
+
+    def run(self) -> int:
+        """Start, resume or abort a run.
+
+        Returns:
+            0 if all is done, 1 if nodes are held or left, 2 if nothing was touched, 3 if it was interrupted.
+        """
+        args = self._args
+        try:
+            session = Session(
+                self._spicerack,
+                config.load(config.default_path(self._spicerack.config_dir)),
+                self._cookbook.procedure,
+                self._cookbook.build_steps,
+            )
+            if args.resume:
+                return session.resume(args.resume)
+            if args.abort:
+                return session.abort(args.abort)
+            return session.start(_request(args))
+        except FleetError as error:
+            for line in str(error).splitlines():
+                logger.error("%s", line)
+            return REFUSED
+
+
+def _request(args: argparse.Namespace) -> Request:
+    missing = [name for name, value in (("--cluster", args.cluster), ("-r/--reason", args.reason)) if not value]
+    if missing:
+        raise FleetError(f"A new run needs {' and '.join(missing)}.")
+    return Request(
+        cluster=args.cluster,
+        reason=args.reason,
+        task=args.task_id,
+        query=args.query,
+        exclude=args.exclude,
+        max_unavailable=args.max_unavailable,
+        max_failed=args.max_failed,
+        only_if_required=getattr(args, "only_if_required", False),
+        unattended=args.unattended,
+    )

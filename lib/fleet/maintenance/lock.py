@@ -1,0 +1,180 @@
+"""One maintenance per cluster: a Kubernetes Lease that is renewed as long as the run lives.
+
+The Lease is the lock of the whole run. Spicerack's own lock in etcd, which cannot be renewed, only keeps two starts
+apart while they look at the Lease; the cookbook takes it around :meth:`ClusterLock.acquire`.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from fleet.config import LeaseConfig
+from fleet.errors import FleetError
+from fleet.k8s.client import Api, ApiError
+
+logger = logging.getLogger(__name__)
+
+ANNOTATION = "fleet-cookbooks/maintenance"
+CLOCK_SKEW = 5.0
+"""Seconds that clocks of two cluster-management hosts may be apart."""
+
+
+class LockTaken(FleetError):
+    """Another run holds the cluster."""
+
+
+class _Conflict(LockTaken):
+    """Another process wrote the Lease between our look and our write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds the lock.
+
+    Attributes:
+        run: the run's id.
+        host: the host it runs on.
+        operator: who started it.
+        reason: why.
+    """
+
+    run: str
+    host: str
+    operator: str
+    reason: str
+
+    @property
+    def identity(self) -> str:
+        """The Lease's holderIdentity."""
+        return f"{self.run}@{self.host}"
+
+
+class ClusterLock:
+    """Holds the Lease of a cluster.
+
+    Args:
+        api: the cluster's API.
+        config: the Lease's place and how long it lasts.
+        holder: who wants it.
+        on_change: called, from a thread, when the lock is lost or found again.
+    """
+
+    def __init__(self, api: Api, config: LeaseConfig, holder: Holder, on_change: Callable[[], None]) -> None:
+        self._api = api
+        self._config = config
+        self._holder = holder
+        self._on_change = on_change
+        self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{config.namespace}/leases"
+        self._renewed = 0.0
+        self._taken_by = ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    def acquire(self) -> None:
+        """Take the Lease and keep renewing it.
+
+        Raises:
+            LockTaken: another run holds it; the text says which, whose, and until when.
+            ApiError: the API refused.
+        """
+        self._take()
+        self._thread.start()
+
+    def problem(self) -> str:
+        """Return why the lock is not held, or an empty string while it is."""
+        if self._taken_by:
+            return f"the lock of the cluster was taken by {self._taken_by}"
+        age = time.monotonic() - self._renewed
+        if age > self._config.duration:
+            return f"the lock of the cluster could not be renewed for {age:.0f} s"
+        return ""
+
+    @property
+    def lost(self) -> bool:
+        """Whether someone else has the lock, so that waiting is of no use."""
+        return bool(self._taken_by)
+
+    def release(self) -> None:
+        """Give the Lease back; one that cannot be given back expires by itself."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=self._config.duration)
+        try:
+            lease = self._api.get(f"{self._leases}/{self._config.name}")
+            if lease["spec"].get("holderIdentity") == self._holder.identity:
+                lease["spec"]["holderIdentity"] = ""
+                self._api.replace(f"{self._leases}/{self._config.name}", lease)
+        except FleetError as error:
+            logger.warning("The lock of the cluster was not given back, it expires by itself: %s", error)
+
+    def _take(self) -> None:
+        """Create, take over or renew the Lease, whichever is right."""
+        before = time.monotonic()
+        try:
+            lease = self._api.get(f"{self._leases}/{self._config.name}")
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            lease = None
+        if lease is not None and (other := self._other_holder(lease)):
+            raise LockTaken(other)
+        try:
+            if lease is None:
+                self._api.create(self._leases, self._ours({"metadata": {"name": self._config.name}}))
+            else:
+                self._api.replace(f"{self._leases}/{self._config.name}", self._ours(lease))
+        except ApiError as error:
+            if error.status == 409:
+                raise _Conflict("Another run took the lock of the cluster at the same moment.") from error
+            raise
+        self._renewed = before
+
+    def _other_holder(self, lease: Mapping[str, Any]) -> str:
+        spec = lease.get("spec") or {}
+        identity = spec.get("holderIdentity") or ""
+        # This run's own lease after a crash: its journal's lock proves that no other process on this host works on it.
+        if not identity or identity == self._holder.identity:
+            return ""
+        renewed = datetime.fromisoformat(spec["renewTime"].replace("Z", "+00:00"))
+        age = (datetime.now(UTC) - renewed).total_seconds()
+        if age > float(spec.get("leaseDurationSeconds") or 0) + CLOCK_SKEW:
+            return ""
+        about = (lease["metadata"].get("annotations") or {}).get(ANNOTATION, "")
+        return f"{identity} ({about}), renewed {age:.0f} s ago"
+
+    def _ours(self, lease: dict[str, Any]) -> dict[str, Any]:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        old = lease.get("spec") or {}
+        same = old.get("holderIdentity") == self._holder.identity
+        lease["spec"] = {
+            "holderIdentity": self._holder.identity,
+            "leaseDurationSeconds": max(1, round(self._config.duration)),
+            "acquireTime": old.get("acquireTime") if same else now,
+            "renewTime": now,
+            "leaseTransitions": int(old.get("leaseTransitions") or 0) + (not same),
+        }
+        annotations = lease["metadata"].setdefault("annotations", {})
+        annotations[ANNOTATION] = f"{self._holder.operator}: {self._holder.reason}"
+        return lease
+
+    def _keep(self) -> None:
+        was_fine = True
+        while not self._stop.wait(self._config.duration / 4):
+            try:
+                self._take()
+            except _Conflict:
+                continue  # The next look tells who has it.
+            except LockTaken as error:
+                self._taken_by = str(error)
+                self._on_change()
+                return
+            except FleetError as error:
+                logger.debug("Lease not renewed: %s", error)
+            fine = not self.problem()
+            if fine is not was_fine:
+                was_fine = fine
+                self._on_change()

@@ -1,0 +1,208 @@
+"""What a run looks like: the plan, the live table, the log lines and the report at the end."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from fleet.maintenance.journal import Event, RunRecord
+from fleet.maintenance.model import Stage, Status, UnitState
+
+logger = logging.getLogger(__name__)
+
+_STYLES = {Status.PENDING: "dim", Status.RUNNING: "cyan", Status.DONE: "green", Status.HELD: "bold red"}
+_MOST_ROWS = 40  # of the live table; a larger fleet shows what is in flight, held, and next
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people: ``7s``, ``3m20s``, ``1h05m``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+class LogView:
+    """Shows a run as log lines: for output that is no terminal, and for logs."""
+
+    def show(self, stage: Stage, states: Mapping[str, UnitState], blocked: str) -> None:
+        """Show nothing: the lines that :meth:`tell` writes say it all."""
+
+    def tell(self, message: str, *, level: int = logging.INFO) -> None:
+        """Log one thing that happened."""
+        logger.log(level, "%s", message)
+
+
+class LiveView(LogView):
+    """Shows a run as a table that is kept up to date below the log lines, on a terminal."""
+
+    def __init__(self, live: Live) -> None:
+        """Draw with a started live display."""
+        self._live = live
+        self._since: dict[str, tuple[int, Status, float]] = {}
+
+    def show(self, stage: Stage, states: Mapping[str, UnitState], blocked: str) -> None:
+        """Draw the table."""
+        table = Table(title=_title(stage, states, blocked), title_justify="left", expand=True)
+        for column in ("unit", "domain", "step", "since", "what"):
+            table.add_column(column, no_wrap=column != "what", ratio=1 if column == "what" else None)
+        for state in _most_telling(states):
+            key = self._since.get(state.unit.name)
+            if key is None or key[:2] != (state.step, state.status):
+                key = self._since[state.unit.name] = (state.step, state.status, time.monotonic())
+            in_flight = state.status is Status.RUNNING
+            table.add_row(
+                state.unit.name,
+                state.unit.domain,
+                f"{stage.steps[state.step].name}" if in_flight else state.status.value,
+                duration(time.monotonic() - key[2]) if in_flight else "",
+                state.detail,
+                style=_STYLES[state.status],
+            )
+        self._live.update(table)
+
+
+def _title(stage: Stage, states: Mapping[str, UnitState], blocked: str) -> str:
+    counts = ", ".join(
+        f"{sum(state.status is status for state in states.values())} {status.value}"
+        for status in (Status.DONE, Status.RUNNING, Status.PENDING, Status.HELD)
+    )
+    return f"{stage.name}: {counts}{f' (waiting: {blocked})' if blocked else ''}"
+
+
+def _most_telling(states: Mapping[str, UnitState]) -> list[UnitState]:
+    if len(states) <= _MOST_ROWS:
+        return list(states.values())
+    order = [Status.HELD, Status.RUNNING, Status.PENDING, Status.DONE]
+    chosen = sorted(states.values(), key=lambda state: order.index(state.status))[:_MOST_ROWS]
+    names = {state.unit.name for state in chosen}
+    return [state for name, state in states.items() if name in names]
+
+
+@contextmanager
+def view() -> Iterator[LogView]:
+    """Yield the view that fits the output: a live table on a terminal, log lines otherwise."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield LogView()
+        return
+    handlers = [
+        handler
+        for handler in logging.getLogger().handlers
+        if type(handler) is logging.StreamHandler and handler.stream is sys.stderr
+    ]
+    stderr = sys.stderr
+    with Live(console=console, refresh_per_second=4, redirect_stderr=True) as live:
+        # Log handlers keep the stream they were made with; lines written past the live display would tear it.
+        for handler in handlers:
+            handler.setStream(sys.stderr)
+        try:
+            yield LiveView(live)
+        finally:
+            for handler in handlers:
+                handler.setStream(stderr)
+
+
+def step_times(events: Sequence[Event], stage: str) -> dict[str, dict[str, float]]:
+    """Return how long each unit spent in each step, in seconds, over all sessions of a run.
+
+    Args:
+        events: the events of the run, oldest first.
+        stage: the stage.
+    """
+    times: dict[str, dict[str, float]] = {}
+    since: dict[str, float] = {}
+    for event in events:
+        if event.kind == "session":
+            since = dict.fromkeys(since, event.at)
+        if event.stage != stage:
+            continue
+        if event.kind in ("done", "held") and event.step:
+            steps = times.setdefault(event.unit, {})
+            steps[event.step] = steps.get(event.step, 0.0) + event.at - since.get(event.unit, event.at)
+        if event.kind in ("start", "done", "held"):
+            since[event.unit] = event.at
+    return times
+
+
+def summary(record: RunRecord, stage: str, commands: Mapping[str, str]) -> dict[str, Any]:
+    """Return a run's report as plain JSON values.
+
+    Args:
+        record: the run.
+        stage: the stage that is the run's substance.
+        commands: what to run next, by what it is for.
+    """
+    times = step_times(record.events, stage)
+    at = [event.at for event in record.events]
+    units = [
+        {
+            "unit": state.unit.name,
+            "domain": state.unit.domain,
+            "status": state.status.value,
+            "detail": state.detail,
+            "steps": {step: round(seconds, 3) for step, seconds in times.get(state.unit.name, {}).items()},
+            "seconds": round(sum(times.get(state.unit.name, {}).values()), 3),
+            "facts": dict(state.facts),
+        }
+        for state in record.units.get(stage, [])
+    ]
+    return {
+        "run": asdict(record.info),
+        "status": record.status,
+        "started": datetime.fromtimestamp(record.info.created, UTC).isoformat(),
+        "seconds": round(max(at, default=record.info.created) - record.info.created, 3),
+        "units": units,
+        "next": dict(commands),
+    }
+
+
+def write_json(folder: Path, data: Mapping[str, Any]) -> Path:
+    """Write a run's report to its folder, whole or not at all, and return the file."""
+    path = folder / "report.json"
+    temporary = folder / ".report.json.new"
+    temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def render(data: Mapping[str, Any], console: Console) -> None:
+    """Print a report: a table of units and steps with their times, then what is held and what to do next.
+
+    Args:
+        data: what :func:`summary` returned.
+        console: where to print.
+    """
+    units = data["units"]
+    names = list(dict.fromkeys(step for unit in units for step in unit["steps"]))
+    run = data["run"]
+    console.print(f"\nRun {run['id']} on {run['cluster']}: {data['status']} after {duration(data['seconds'])}")
+    table = Table(show_edge=False)
+    table.add_column("unit", no_wrap=True)
+    table.add_column("domain", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    for name in [*names, "total"]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for unit in units:
+        cells = [duration(unit["steps"][name]) if name in unit["steps"] else "" for name in names]
+        status = Status(unit["status"])
+        total = duration(unit["seconds"]) if unit["steps"] else ""
+        table.add_row(unit["unit"], unit["domain"], status.value, *cells, total, style=_STYLES[status])
+    console.print(table)
+    for unit in units:
+        if unit["status"] in (Status.HELD, Status.RUNNING):
+            console.print(f"{unit['unit']} is {unit['status']}: {unit['detail']}", style="bold red", markup=False)
+    for what, command in data["next"].items():
+        console.print(f"{what}:\n  {command}", markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Procedures: what the engine carries out, step by step."""

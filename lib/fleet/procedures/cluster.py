@@ -1,0 +1,73 @@
+"""A cluster's edges in one place: its API, its hosts, its alerts, and who works on it."""
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from fleet.config import ClusterConfig
+from fleet.errors import FleetError
+from fleet.hosts.remote import Remote
+from fleet.hosts.silences import Silences
+from fleet.k8s.client import Api
+from fleet.k8s.nodes import Node, NodeWatch, Owner
+from fleet.maintenance.journal import RunInfo
+
+STALE = 30.0
+"""Seconds without news from the API after which what is known of the nodes counts as unknown."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that a run works on.
+
+    Attributes:
+        name: its name in the configuration.
+        config: its configuration.
+        api: its API.
+        nodes: a live view of its nodes.
+        remote: its hosts, over SSH.
+        silences: its Alertmanager.
+        hosts: the host of each node that the run may touch.
+        run: the run.
+        cancel: set when the run has to leave at once.
+    """
+
+    name: str
+    config: ClusterConfig
+    api: Api
+    nodes: NodeWatch
+    remote: Remote
+    silences: Silences
+    hosts: Mapping[str, str]
+    run: RunInfo
+    cancel: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def owner(self) -> Owner:
+        """Who maintains nodes in this run, as it is written on them."""
+        return Owner(self.run.id, self.run.operator, self.run.reason)
+
+    def node(self, name: str) -> Node:
+        """Return a node as the watch last saw it.
+
+        Raises:
+            FleetError: there is no such node, or what is known is too old to be trusted.
+        """
+        self.check_current()
+        try:
+            return self.nodes.snapshot()[name]
+        except KeyError:
+            raise FleetError(f"Kubernetes knows no node {name}") from None
+
+    def check_current(self) -> None:
+        """Make sure that the live view of the nodes is one.
+
+        Raises:
+            FleetError: it has had no news for too long.
+        """
+        if (age := self.nodes.age()) > STALE:
+            raise FleetError(f"the API has told nothing of the nodes for {age:.0f} s")
+
+    def by_host(self, nodes: Iterable[str]) -> dict[str, str]:
+        """Return the nodes by their hosts."""
+        return {self.hosts[node]: node for node in nodes}

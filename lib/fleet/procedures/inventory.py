@@ -1,0 +1,53 @@
+"""Which nodes a run is about: what Cumin and Kubernetes say, brought together. Pure functions over names."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fleet.procedures.findings import Finding, stop
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The nodes that were asked for.
+
+    Attributes:
+        hosts: the host of each node.
+        findings: where Cumin, Kubernetes and the operator do not agree.
+    """
+
+    hosts: Mapping[str, str]
+    findings: tuple[Finding, ...] = field(default=())
+
+
+def node_name(host: str, naming: Literal["fqdn", "short"]) -> str:
+    """Return the name that Kubernetes has for a host."""
+    return host if naming == "fqdn" else host.split(".", 1)[0]
+
+
+def match(
+    hosts: Collection[str], known: Collection[str], excluded: Collection[str], naming: Literal["fqdn", "short"]
+) -> Targets:
+    """Match hosts with nodes.
+
+    Args:
+        hosts: what the Cumin query gave.
+        known: the nodes that Kubernetes knows.
+        excluded: names of hosts or nodes to leave out.
+        naming: how Kubernetes names hosts.
+    """
+    by_node = {node_name(host, naming): host for host in hosts}
+    findings = []
+    if stray := sorted(name for name in excluded if name not in by_node and name not in hosts):
+        findings.append(stop(f"--exclude names what the query does not give: {', '.join(stray)}", "Correct --exclude."))
+    chosen = {
+        node: host for node, host in by_node.items() if node not in excluded and host not in excluded
+    }
+    if missing := sorted(node for node in chosen if node not in known):
+        findings.append(
+            stop(
+                f"Cumin gives hosts that are no nodes of the cluster: {', '.join(missing)}",
+                "Correct the query or the configuration's node_names, or --exclude them.",
+            )
+        )
+    return Targets({node: host for node, host in chosen.items() if node in known}, tuple(findings))

@@ -1,0 +1,294 @@
+"""Rolling maintenance of nodes: the stages around the steps, the view of the cluster, and the way back.
+
+A maintenance is three stages. *Prepare* marks the nodes that are still to be done with a soft taint, so that evicted
+pods rather go where they can stay. *Nodes* takes each node through its steps. *Hand back* removes what is left of the
+run, except from nodes that are held.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fleet.errors import FleetError
+from fleet.k8s import nodes
+from fleet.k8s.nodes import Node
+from fleet.maintenance.lock import ClusterLock
+from fleet.maintenance.model import (
+    Absent,
+    Limits,
+    Observation,
+    Stage,
+    Status,
+    StepSpec,
+    Unit,
+    UnitState,
+    Verdict,
+    When,
+    done,
+    pending,
+)
+from fleet.maintenance.runner import Effects
+from fleet.procedures import steps
+from fleet.procedures.cluster import Cluster
+
+NODES = "nodes"
+"""The stage in which the nodes are done; its states in the journal are the run's substance."""
+ABORT = "abort"
+"""The stage in which nodes in flight are given back."""
+
+_FAST = 0.2  # seconds between looks at what a watch keeps current
+_SLOW = 1.0  # seconds between looks that ask a host or a service
+_API_DEADLINE = 120.0  # seconds for one change at the API or at Alertmanager, outages of them included
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of a node: what decisions know of it, and what it does."""
+
+    spec: StepSpec
+    effects: Effects
+
+
+def group_of(node: Node) -> str:
+    """Return a node's taint group: the taints that keep pods off it, other than those that tell its condition."""
+    taints = (
+        f"{taint.key}={taint.value}:{taint.effect}"
+        for taint in node.taints
+        if taint.effect in ("NoSchedule", "NoExecute") and not taint.key.startswith("node.kubernetes.io/")
+    )
+    return ",".join(sorted(taints))
+
+
+def unit_of(node: Node, domain_label: str) -> Unit:
+    """Return a node as the engine sees it."""
+    return Unit(node.name, node.labels.get(domain_label, ""), group_of(node))
+
+
+def absent(all_nodes: Mapping[str, Node], domain_label: str) -> dict[str, Absent]:
+    """Return the nodes that are unavailable, for whatever reason."""
+    gone = {}
+    for node in all_nodes.values():
+        if node.ready and not node.unschedulable:
+            continue
+        why = "cordoned" if node.ready else "NotReady"
+        unit = unit_of(node, domain_label)
+        gone[node.name] = Absent(unit.domain, unit.group, not node.ready, why)
+    return gone
+
+
+def closing_steps(cluster: Cluster) -> tuple[Step, ...]:
+    """Return the steps with which a node is taken out of service."""
+    deadlines = cluster.config.deadlines
+    return (
+        Step(StepSpec("silence", _API_DEADLINE, poll=_SLOW), steps.SilenceNode(cluster)),
+        Step(StepSpec("cordon", _API_DEADLINE, poll=_FAST), steps.Cordon(cluster)),
+        Step(StepSpec("drain", deadlines.drain, poll=_FAST, batch=False), steps.Drain(cluster)),
+    )
+
+
+def opening_steps(cluster: Cluster) -> tuple[Step, ...]:
+    """Return the steps with which a node is proven to be well and given back."""
+    deadlines = cluster.config.deadlines
+    return (
+        Step(StepSpec("ready", deadlines.ready, poll=_FAST, gate=True), steps.Ready(cluster)),
+        Step(StepSpec("alerts", deadlines.alerts, poll=_SLOW, gate=True), steps.Alerts(cluster)),
+        *giving_steps(cluster),
+    )
+
+
+def giving_steps(cluster: Cluster) -> tuple[Step, ...]:
+    """Return the steps with which a node is given back."""
+    return (
+        Step(StepSpec("uncordon", _API_DEADLINE, poll=_FAST), steps.Uncordon(cluster)),
+        Step(StepSpec("unsilence", _API_DEADLINE, poll=_FAST), steps.Unsilence(cluster)),
+    )
+
+
+def reboot_steps(cluster: Cluster) -> tuple[Step, ...]:
+    """Return the steps of a node's reboot."""
+    deadlines = cluster.config.deadlines
+    puppet = Step(StepSpec("puppet", deadlines.puppet, poll=_SLOW), steps.Puppet(cluster))
+    return (
+        *closing_steps(cluster),
+        Step(StepSpec("reboot", deadlines.reboot, poll=_SLOW, pivot=True), steps.Reboot(cluster)),
+        *((puppet,) if cluster.config.puppet.enabled else ()),
+        *opening_steps(cluster),
+    )
+
+
+Known = Callable[[], Mapping[str, UnitState]]
+"""Reads the run's states of nodes from its journal, from any thread."""
+
+
+class NodeMaintenance:
+    """Takes nodes through steps, under limits.
+
+    Args:
+        cluster: the cluster.
+        units: the nodes, in their order.
+        node_steps: what each goes through.
+        limits: how many at once.
+        lock: the cluster's lock.
+        known: the states of the nodes in the journal.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        units: Sequence[Unit],
+        node_steps: Sequence[Step],
+        limits: Limits,
+        lock: ClusterLock,
+        known: Known,
+    ) -> None:
+        self._cluster = cluster
+        self._lock = lock
+        taint = Step(StepSpec("taint", _API_DEADLINE), TaintPending(cluster, [unit.name for unit in units], known))
+        self._steps = {"prepare": [taint], NODES: list(node_steps), "hand back": [_hand_back(cluster, known)]}
+        renew = cluster.config.alerts.silence / 3
+        self.stages = (
+            Stage("prepare", (Unit(cluster.name),), _specs(self._steps["prepare"]), when=When.START),
+            Stage(NODES, tuple(units), _specs(node_steps), limits, renew=renew),
+            Stage("hand back", (Unit(cluster.name),), _specs(self._steps["hand back"]), when=When.END),
+        )
+
+    def effects(self, stage: str, step: str) -> Effects:
+        """Return what a step does."""
+        return _effects(self._steps[stage], step)
+
+    def observe(self) -> Observation:
+        """Say which nodes are unavailable, and whether the run may start anything new."""
+        blocked = self._lock.problem()
+        try:
+            self._cluster.check_current()
+        except FleetError as error:
+            blocked = blocked or str(error)
+        gone = absent(self._cluster.nodes.snapshot(), self._cluster.config.domain_label)
+        return Observation(gone, blocked, hopeless=self._lock.lost)
+
+    def renew(self, stage: str, units: Sequence[UnitState]) -> Mapping[str, Verdict]:  # noqa: ARG002
+        """Extend the silences of nodes in flight."""
+        return steps.extend(self._cluster, units, self._cluster.config.alerts.silence)
+
+
+class Abort:
+    """Gives back the nodes that a run had in flight, as they were before; each only when it is Ready.
+
+    Args:
+        cluster: the cluster.
+        states: the nodes that were in flight or held.
+        in_reboot: those among them whose reboot was ordered and not proven.
+        known: the states of the nodes in the journal's stage ``abort``.
+    """
+
+    def __init__(self, cluster: Cluster, states: Sequence[UnitState], in_reboot: frozenset[str], known: Known) -> None:
+        ready = StepSpec("ready", min(cluster.config.deadlines.ready, 60.0), poll=_FAST, gate=True)
+        give_back = [
+            Step(StepSpec("settle", 60.0, gate=True), steps.Settled(cluster, in_reboot)),
+            Step(ready, steps.Ready(cluster)),
+            *giving_steps(cluster),
+        ]
+        self._steps = {ABORT: give_back, "hand back": [_hand_back(cluster, known)]}
+        free = Limits(max_unavailable=len(states), max_domains=len(states), max_failed=len(states))
+        facts = {state.unit.name: state.facts for state in states}
+        units = tuple(state.unit for state in states)
+        self.stages = (
+            Stage(ABORT, units, _specs(give_back), free, when=When.START, facts=facts),
+            Stage("hand back", (Unit(cluster.name),), _specs(self._steps["hand back"]), when=When.END),
+        )
+
+    def effects(self, stage: str, step: str) -> Effects:
+        """Return what a step does."""
+        return _effects(self._steps[stage], step)
+
+    def observe(self) -> Observation:
+        """Say that nothing is in the way: giving nodes back needs no room."""
+        return Observation()
+
+    def renew(self, stage: str, units: Sequence[UnitState]) -> Mapping[str, Verdict]:  # noqa: ARG002
+        """Renew nothing: an abort takes a minute."""
+        return {state.unit.name: done() for state in units}
+
+
+class TaintPending:
+    """Every node that is still to be done carries this run's soft taint."""
+
+    def __init__(self, cluster: Cluster, names: Sequence[str], known: Known) -> None:
+        """Look after the named nodes, less those that ``known`` says are done."""
+        self._cluster = cluster
+        self._names = names
+        self._known = known
+
+    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
+        """Look for nodes without the taint."""
+        self._cluster.check_current()
+        missing = [name for name in self._pending() if not _has_taint(self._cluster, name)]
+        verdict = pending(f"{len(missing)} nodes without the taint") if missing else done()
+        return {state.unit.name: verdict for state in units}
+
+    def apply(self, units: Sequence[UnitState], tell: steps.Tell) -> Mapping[str, Verdict]:  # noqa: ARG002
+        """Set it."""
+        nodes.set_pending_taint(self._cluster.api, self._pending(), self._cluster.run.id)
+        return {state.unit.name: done() for state in units}
+
+    def _pending(self) -> list[str]:
+        known = self._known()
+        finished = {name for name, state in known.items() if state.status is Status.DONE}
+        there = self._cluster.nodes.snapshot()
+        return [name for name in self._names if name not in finished and name in there]
+
+
+class HandBack:
+    """Nothing is left of the run but what keeps held nodes closed; their silences last until someone comes."""
+
+    def __init__(self, cluster: Cluster, known: Known) -> None:
+        """Take as held what ``known`` says is held."""
+        self._cluster = cluster
+        self._known = known
+
+    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
+        """Look for taints and silences of this run."""
+        self._cluster.check_current()
+        tainted = [name for name in self._cluster.nodes.snapshot() if _has_taint(self._cluster, name)]
+        held = self._held()
+        silences = self._cluster.silences.find(self._cluster.run.id)
+        stray = [silence for silence in silences if steps.silenced_node(silence) not in held]
+        until = time.time() + self._cluster.config.alerts.held_silence * 0.9
+        short = [silence for silence in silences if steps.silenced_node(silence) in held and silence.ends_at < until]
+        if tainted or stray or short:
+            verdict = pending(f"{len(tainted)} taints, {len(stray)} silences to remove, {len(short)} to extend")
+        else:
+            verdict = done()
+        return {state.unit.name: verdict for state in units}
+
+    def apply(self, units: Sequence[UnitState], tell: steps.Tell) -> Mapping[str, Verdict]:  # noqa: ARG002
+        """Remove the taints, end the silences, and extend those of held nodes."""
+        tainted = [name for name in self._cluster.nodes.snapshot() if _has_taint(self._cluster, name)]
+        nodes.clear_pending_taint(self._cluster.api, tainted, self._cluster.run.id)
+        held = self._held()
+        for silence in self._cluster.silences.find(self._cluster.run.id):
+            if steps.silenced_node(silence) in held:
+                self._cluster.silences.extend(silence.id, self._cluster.config.alerts.held_silence)
+            else:
+                self._cluster.silences.expire(silence.id)
+        return {state.unit.name: done() for state in units}
+
+    def _held(self) -> set[str]:
+        return {name for name, state in self._known().items() if state.status is Status.HELD}
+
+
+def _has_taint(cluster: Cluster, name: str) -> bool:
+    node = cluster.nodes.snapshot().get(name)
+    return node is not None and steps.has_taint(node, cluster.run.id)
+
+
+def _hand_back(cluster: Cluster, known: Known) -> Step:
+    return Step(StepSpec("hand back", _API_DEADLINE), HandBack(cluster, known))
+
+
+def _specs(own: Sequence[Step]) -> tuple[StepSpec, ...]:
+    return tuple(step.spec for step in own)
+
+
+def _effects(own: Sequence[Step], name: str) -> Effects:
+    return next(step.effects for step in own if step.spec.name == name)

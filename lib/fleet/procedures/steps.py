@@ -1,0 +1,398 @@
+"""The steps that a node goes through: what each checks, and what it does.
+
+Each looks at the world before it acts, so that it can be asked again at any time: after a crash, or because an answer
+was lost.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from fleet.errors import FleetError
+from fleet.hosts import probe, puppet, reboot
+from fleet.hosts.probe import HostState
+from fleet.hosts.silences import Silence
+from fleet.k8s import drain, nodes
+from fleet.k8s.nodes import CordonOutcome, Node
+from fleet.maintenance.journal import RunInfo
+from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, unknown
+from fleet.procedures.cluster import Cluster
+
+Verdicts = Mapping[str, Verdict]
+Tell = Callable[[str, str], None]
+"""Reports a unit's progress within a step: its name and one line."""
+
+
+def _each(units: Sequence[UnitState], judge: Callable[[UnitState], Verdict]) -> Verdicts:
+    """Judge units one by one; one that cannot be read does not keep the others from an answer."""
+    verdicts = {}
+    for state in units:
+        try:
+            verdicts[state.unit.name] = judge(state)
+        except FleetError as error:
+            verdicts[state.unit.name] = unknown(str(error))
+    return verdicts
+
+
+class _Step:
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002 (gates have no effect)
+        """Do nothing: a gate only waits."""
+        return {state.unit.name: done() for state in units}
+
+    def _probe(self, units: Sequence[UnitState], judge: Callable[[UnitState, HostState], Verdict]) -> Verdicts:
+        """Ask all hosts at once, and judge what each of them answers."""
+        hosts = [self.cluster.hosts[state.unit.name] for state in units]
+        answers = probe.probe(self.cluster.remote, hosts)
+
+        def one(state: UnitState) -> Verdict:
+            answer = answers[self.cluster.hosts[state.unit.name]]
+            if isinstance(answer, HostState):
+                return judge(state, answer)
+            return unknown(f"{self.cluster.hosts[state.unit.name]} does not answer: {answer.reason}")
+
+        return _each(units, one)
+
+
+class SilenceNode(_Step):
+    """The node's alerts are silenced, by a silence of this run."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look for this run's silences; one whose id was lost in a crash is found by its comment."""
+        active = silences_of(self.cluster)
+
+        def judge(state: UnitState) -> Verdict:
+            found = active.get(state.unit.name)
+            return done(silence=found[0]) if found else pending("not silenced")
+
+        return _each(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Create a silence for each node, and note which alerts were firing before."""
+        config = self.cluster.config.alerts
+
+        def create(state: UnitState) -> Verdict:
+            host = self.cluster.hosts[state.unit.name]
+            # Only the first time: a resumed run must not take the alerts of its own work for old ones.
+            before = state.facts.get("alerts_before")
+            if before is None:
+                before = [alert.name for alert in self.cluster.silences.alerts([host])]
+            silence = self.cluster.silences.create(
+                [host],
+                comment=_comment(self.cluster.run, state.unit.name),
+                author=self.cluster.run.operator,
+                duration=config.silence,
+                matchers=config.matchers,
+            )
+            return done(silence=silence, alerts_before=before)
+
+        return _each(units, create)
+
+
+def _comment(run: RunInfo, node: str) -> str:
+    task = f" - {run.task}" if run.task else ""
+    return f"{run.reason}{task} - run {run.id} - {node}"
+
+
+def silenced_node(silence: Silence) -> str:
+    """Return the node that a silence of :class:`SilenceNode` is for."""
+    return silence.comment.rsplit(" - ", 1)[-1]
+
+
+def silences_of(cluster: Cluster) -> dict[str, list[str]]:
+    """Return the ids of this run's active silences by the node that their comment names."""
+    found: dict[str, list[str]] = {}
+    for silence in cluster.silences.find(cluster.run.id):
+        found.setdefault(silenced_node(silence), []).append(silence.id)
+    return found
+
+
+class Cordon(_Step):
+    """The node takes no new pods; the node itself says which run closed it and why."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look whether the node is cordoned and annotated by this run."""
+
+        def judge(state: UnitState) -> Verdict:
+            node = self.cluster.node(state.unit.name)
+            owner = nodes.ownership(node)
+            if node.unschedulable and owner and owner.run == self.cluster.run.id:
+                return done("was cordoned before" if owner.was_cordoned else "", was_cordoned=owner.was_cordoned)
+            return pending("not cordoned by this run")
+
+        return _each(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Cordon; a node that another run holds is left alone and held."""
+
+        def cordon(state: UnitState) -> Verdict:
+            outcome = nodes.cordon(self.cluster.api, state.unit.name, self.cluster.owner)
+            if outcome is CordonOutcome.OTHER_RUN:
+                return failed(_other_run(self.cluster, state.unit.name))
+            return done()
+
+        return _each(units, cordon)
+
+
+def _other_run(cluster: Cluster, node: str) -> str:
+    owner = nodes.ownership(cluster.node(node))
+    run = owner.run if owner else "another run"
+    return f"it is under the maintenance of run {run}; resume or abort that first"
+
+
+def has_taint(node: Node, run: str) -> bool:
+    """Say whether a node carries the soft taint of a run."""
+    return any(taint.key == nodes.PENDING_TAINT and taint.value == run for taint in node.taints)
+
+
+class Drain(_Step):
+    """No pod is left on the node that a drain has to move."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """List the pods that are still there, freshly and by node name."""
+
+        def judge(state: UnitState) -> Verdict:
+            left = drain.pods_left(self.cluster.api, state.unit.name, self.policy)
+            if not left:
+                return done()
+            return pending(f"{len(left)} pods left: {', '.join(str(pod) for pod in left[:5])}")
+
+        return _each(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
+        """Evict the pods of one node and wait until they are gone."""
+
+        def one(state: UnitState) -> Verdict:
+            name = state.unit.name
+            result = drain.drain(
+                self.cluster.api,
+                name,
+                self.policy,
+                deadline=self.cluster.config.deadlines.drain,
+                cancel=self.cluster.cancel,
+                progress=lambda line: tell(name, line),
+            )
+            evicted = [*state.facts.get("evicted", []), *(str(pod) for pod in result.evicted)]
+            if result.done:
+                return done(f"{len(result.evicted)} pods evicted", evicted=evicted)
+            if self.cluster.cancel.is_set():
+                return pending("interrupted", evicted=evicted)
+            return failed(result.reason, evicted=evicted)
+
+        return _each(units, one)
+
+    @property
+    def policy(self) -> drain.DrainPolicy:
+        """What may be done with pods that nothing protects."""
+        config = self.cluster.config.drain
+        return drain.DrainPolicy(bare_pods=config.bare_pods, empty_dir=config.empty_dir, finalizers=config.finalizers)
+
+
+def _rebooted(host: HostState) -> Verdict:
+    # By the host's own clock, seconds since the epoch.
+    return done(new_boot_id=host.boot_id, booted_at=host.now - host.uptime)
+
+
+class Reboot(_Step):
+    """The host runs under another boot id than when this run first looked."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Compare boot ids; the first look notes the old one."""
+
+        def judge(state: UnitState, host: HostState) -> Verdict:
+            before = state.facts.get("boot_id")
+            if before is None:
+                return pending("not rebooted", boot_id=host.boot_id)
+            if host.boot_id == before:
+                return pending("still up, has not gone down yet")
+            return _rebooted(host)
+
+        return self._probe(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Order the reboot, of nodes that are cordoned by this run and verified drained at this moment.
+
+        The order carries the old boot id, and a host that runs under another one ignores it: no host is rebooted twice,
+        however often it is given.
+        """
+        verdicts = dict(_each(units, self._is_safe))
+        safe = [state for state in units if verdicts[state.unit.name].kind == "done"]
+        if not safe:
+            return verdicts
+        order = {self.cluster.hosts[state.unit.name]: str(state.facts["boot_id"]) for state in safe}
+        results = reboot.reboot(self.cluster.remote, order)
+        for state in safe:
+            result = results[self.cluster.hosts[state.unit.name]]
+            if result.exit_code is None:
+                verdicts[state.unit.name] = pending(f"the order was not confirmed: {result.output}")
+            elif result.exit_code != 0:
+                verdicts[state.unit.name] = failed(f"the host refused: {result.output} (exit {result.exit_code})")
+        return verdicts
+
+    def _is_safe(self, state: UnitState) -> Verdict:
+        name = state.unit.name
+        node = nodes.read_node(self.cluster.api, name)
+        owner = nodes.ownership(node)
+        if not node.unschedulable or owner is None or owner.run != self.cluster.run.id:
+            return failed("it is not cordoned by this run any more; not rebooted")
+        if left := drain.pods_left(self.cluster.api, name, Drain(self.cluster).policy):
+            return failed(f"pods are on it again, not rebooted: {', '.join(str(pod) for pod in left[:5])}")
+        return done()
+
+
+class Settled(_Step):
+    """No reboot is on its way: one that was ordered has happened, or can no longer come."""
+
+    GRACE = 15.0
+    """Seconds after which a host that answers under its old boot id will not go down any more."""
+
+    def __init__(self, cluster: Cluster, in_reboot: frozenset[str]) -> None:
+        """Look at the named nodes: a reboot of theirs was ordered and not proven."""
+        super().__init__(cluster)
+        self._in_reboot = in_reboot
+        self._since = time.monotonic()
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Compare boot ids; nothing to wait for where no reboot was ordered."""
+        ordered = [state for state in units if state.unit.name in self._in_reboot]
+        verdicts = {state.unit.name: done() for state in units}
+
+        def judge(state: UnitState, host: HostState) -> Verdict:
+            if host.boot_id != state.facts["boot_id"]:
+                return _rebooted(host)
+            return done() if time.monotonic() - self._since > self.GRACE else pending("a reboot may be on its way")
+
+        return {**verdicts, **(self._probe(ordered, judge) if ordered else {})}
+
+
+class Puppet(_Step):
+    """Puppet has run without an error since the boot."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look at Puppet's last run and lock on all hosts at once."""
+
+        def judge(_state: UnitState, host: HostState) -> Verdict:
+            if host.puppet_disabled is not None:
+                return failed(f"Puppet is disabled: {host.puppet_disabled!r}; enable it, then resume")
+            booted = host.now - host.uptime
+            if host.puppet_last_success is not None and host.puppet_last_success >= booted:
+                return done()
+            return pending("no successful Puppet run since the boot")
+
+        return self._probe(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Run Puppet; a run that the boot started is waited for."""
+        hosts = self.cluster.by_host(state.unit.name for state in units)
+        results = puppet.run(self.cluster.remote, list(hosts), timeout=self.cluster.config.deadlines.puppet)
+        verdicts = {}
+        for host, node in hosts.items():
+            result = results[host]
+            verdicts[node] = done() if result.exit_code == 0 else pending(f"Puppet: {result.output[-200:]}")
+        return verdicts
+
+
+class Ready(_Step):
+    """Kubernetes sees the rebooted node: Ready, under the new boot id, with a heartbeat of this boot."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look at the node as the watch brought it."""
+
+        def judge(state: UnitState) -> Verdict:
+            node = self.cluster.node(state.unit.name)
+            if not node.ready:
+                return pending("NotReady")
+            boot_id = state.facts.get("new_boot_id")
+            if boot_id and node.boot_id != boot_id:
+                return pending("the kubelet still reports the old boot id")
+            booted = datetime.fromtimestamp(float(state.facts.get("booted_at", 0)), UTC)
+            # Heartbeats have a resolution of a second.
+            if node.ready_heartbeat is None or node.ready_heartbeat < booted - timedelta(seconds=1):
+                return pending("no heartbeat since the boot")
+            return done()
+
+        return _each(units, judge)
+
+
+class Alerts(_Step):
+    """No alert of the host fires that did not fire before."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask Alertmanager for the alerts of all hosts at once, silenced ones too."""
+        hosts = self.cluster.by_host(state.unit.name for state in units)
+        alerts = self.cluster.silences.alerts(list(hosts))
+
+        def judge(state: UnitState) -> Verdict:
+            expected = {*self.cluster.config.alerts.ignore, *state.facts.get("alerts_before", [])}
+            host = self.cluster.hosts[state.unit.name]
+            firing = sorted({alert.name for alert in alerts if alert.host == host} - expected)
+            return pending(f"firing: {', '.join(firing)}") if firing else done()
+
+        return _each(units, judge)
+
+
+class Uncordon(_Step):
+    """Nothing of this run is left on the node: it takes pods again, unless it was cordoned before."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look for this run's annotation and taint."""
+
+        def judge(state: UnitState) -> Verdict:
+            node = self.cluster.node(state.unit.name)
+            owner = nodes.ownership(node)
+            if owner and owner.run == self.cluster.run.id:
+                return pending("still cordoned by this run")
+            if has_taint(node, self.cluster.run.id):
+                return pending("still has this run's taint")
+            return done("left cordoned, as it was found" if node.unschedulable else "")
+
+        return _each(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Remove the taint, then the cordon, each only if it is this run's."""
+        names = [state.unit.name for state in units]
+        nodes.clear_pending_taint(self.cluster.api, names, self.cluster.run.id)
+
+        def uncordon(state: UnitState) -> Verdict:
+            nodes.uncordon(self.cluster.api, state.unit.name, self.cluster.run.id)
+            return done()
+
+        return _each(units, uncordon)
+
+
+class Unsilence(_Step):
+    """The node's silence has ended."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look for silences of this run that are still active."""
+        active = silences_of(self.cluster)
+        return _each(units, lambda state: pending("still silenced") if state.unit.name in active else done())
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Expire them."""
+        active = silences_of(self.cluster)
+
+        def expire(state: UnitState) -> Verdict:
+            for silence in active.get(state.unit.name, []):
+                self.cluster.silences.expire(silence)
+            return done()
+
+        return _each(units, expire)
+
+
+def extend(cluster: Cluster, units: Sequence[UnitState], duration: float) -> Verdicts:
+    """Extend the silences of units in flight. One that has expired meanwhile is replaced, under another id.
+
+    Args:
+        cluster: the cluster.
+        units: the units.
+        duration: seconds from now.
+    """
+
+    def one(state: UnitState) -> Verdict:
+        silence = state.facts.get("silence")
+        return done(silence=cluster.silences.extend(str(silence), duration)) if silence else done()
+
+    return _each(units, one)

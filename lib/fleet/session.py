@@ -1,0 +1,355 @@
+"""A session: one process that starts, resumes or aborts a run of node maintenance.
+
+It brings the edges together (configuration, API, hosts, alerts, journal, lock), shows the plan, asks once, lets the
+engine work and reports. Cookbooks say only which steps a node goes through.
+"""
+
+import logging
+import queue
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+
+from ClusterShell.NodeSet import NodeSet, NodeSetException
+from rich.console import Console
+from spicerack import Spicerack
+from spicerack.exceptions import SpicerackError
+from wmflib.exceptions import WmflibError
+from wmflib.interactive import ask_confirmation
+
+from fleet.config import ClusterConfig, Config
+from fleet.errors import FleetError
+from fleet.hosts import probe
+from fleet.hosts.probe import HostState
+from fleet.hosts.remote import Remote
+from fleet.hosts.silences import Silences
+from fleet.k8s.client import Api
+from fleet.k8s.nodes import NodeWatch
+from fleet.maintenance import decide, journal, planner, report
+from fleet.maintenance.journal import Journal, RunInfo
+from fleet.maintenance.lock import ClusterLock, Holder
+from fleet.maintenance.model import Limits, Stage, Status, Unit
+from fleet.maintenance.runner import Events, Interrupted, Procedure, Runner
+from fleet.procedures import inventory, plan, preflight
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.findings import Finding, Level, note
+from fleet.procedures.nodes import ABORT, NODES, Abort, NodeMaintenance, Step, unit_of
+
+logger = logging.getLogger(__name__)
+
+DONE, INCOMPLETE, REFUSED, INTERRUPTED = 0, 1, 2, 3
+"""Exit codes: all done; nodes are held or left; nothing was touched; the run was told to leave."""
+
+BuildSteps = Callable[[Cluster], Sequence[Step]]
+"""Returns the steps of a node on a cluster."""
+
+
+class Refused(FleetError):
+    """The run does not start; nothing was touched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an operator asks for in a new run.
+
+    Attributes:
+        cluster: the cluster's name.
+        reason: why.
+        task: the ticket, or empty.
+        query: a Cumin query; empty for the cluster's workers.
+        exclude: hosts or nodes to leave out, as a NodeSet.
+        max_unavailable: overrides the configuration.
+        max_failed: overrides the configuration.
+        only_if_required: only hosts that ask for a reboot.
+        unattended: never ask; every question takes its safe answer.
+    """
+
+    cluster: str
+    reason: str
+    task: str = ""
+    query: str = ""
+    exclude: str = ""
+    max_unavailable: int | str | None = None
+    max_failed: int | None = None
+    only_if_required: bool = False
+    unattended: bool = False
+
+
+class Session:
+    """One session of a cookbook.
+
+    Args:
+        spicerack: the cookbook runner.
+        config: this project's configuration.
+        procedure: the cookbook's name, such as ``sre.k8s.reboot-nodes``.
+        build_steps: the steps of a node.
+    """
+
+    def __init__(self, spicerack: Spicerack, config: Config, procedure: str, build_steps: BuildSteps) -> None:
+        self._spicerack = spicerack
+        self._config = config
+        self._procedure = procedure
+        self._build_steps = build_steps
+        self._console = Console()
+        self._events: Events = queue.SimpleQueue()
+
+    def start(self, request: Request) -> int:
+        """Plan, ask and carry out a new run; in dry-run mode only plan.
+
+        Returns:
+            An exit code.
+
+        Raises:
+            FleetError: bad input, or an edge that cannot be reached; nothing was touched.
+        """
+        config = self._config.cluster(request.cluster)
+        now = datetime.now(UTC)
+        info = RunInfo(
+            id=journal.new_run_id(self._procedure, request.cluster, now),
+            procedure=self._procedure,
+            cluster=request.cluster,
+            operator=f"{self._spicerack.username}@{self._spicerack.current_hostname}",
+            reason=request.reason,
+            task=request.task,
+            created=now.timestamp(),
+            options={},
+        )
+        remote = Remote(self._spicerack)
+        asked = remote.query(request.query or config.hosts.workers)
+        with self._connect(info, config, remote, {}) as bare:
+            targets = inventory.match(asked, bare.nodes.snapshot(), _nodeset(request.exclude), config.node_names)
+            hosts, findings = dict(targets.hosts), list(targets.findings)
+            if request.only_if_required:
+                hosts, more = _reboot_required(remote, hosts)
+                findings += more
+            if not hosts and not any(finding.level is Level.STOP for finding in findings):
+                self._console.print("No host needs it: nothing to do.")
+                return DONE
+            limits = _limits(bare, request)
+            info = replace(info, options={"hosts": hosts, "limits": asdict(limits)})
+            cluster = replace(bare, hosts=hosts, run=info)
+            proposal = self._plan(cluster, limits, findings)
+            plan.render(proposal, self._console)
+            if proposal.worst() is Level.STOP:
+                raise Refused("The preflight found what has to be put right first (see [stop] above).")
+            if self._spicerack.dry_run:
+                self._console.print("Dry run: this is what a real run would do. Nothing was touched.")
+                return DONE
+            self._ask(proposal, unattended=request.unattended)
+            with self._locked(cluster) as lock, closing(Journal.create(self._config.state_dir, info)) as book:
+                return self._carry_out(book, cluster, proposal.units, limits, lock)
+
+    def resume(self, run_id: str) -> int:
+        """Go on with a run that was interrupted or stopped; held nodes are tried again.
+
+        Returns:
+            An exit code.
+
+        Raises:
+            FleetError: there is no such run, or it cannot go on.
+        """
+        if self._spicerack.dry_run:
+            return self._describe(run_id, "resume")
+        with self._reopened(run_id, "resume") as (book, cluster), self._locked(cluster) as lock:
+            limits = Limits(**book.info().options["limits"])
+            units = [state.unit for state in book.states(NODES).values()]
+            return self._carry_out(book, cluster, units, limits, lock)
+
+    def abort(self, run_id: str) -> int:
+        """Give back what a run has in flight or held, each node only if it is Ready.
+
+        Returns:
+            An exit code.
+
+        Raises:
+            FleetError: there is no such run, or it cannot be aborted.
+        """
+        if self._spicerack.dry_run:
+            return self._describe(run_id, "abort")
+        with self._reopened(run_id, "abort") as (book, cluster), self._locked(cluster):
+            stage = Stage(NODES, (), tuple(step.spec for step in self._build_steps(cluster)))
+            states = book.states(NODES).values()
+            in_flight = [state for state in states if state.status in (Status.RUNNING, Status.HELD)]
+            in_reboot = frozenset(state.unit.name for state in in_flight if decide.awaits_pivot(stage, state))
+            folder = book.folder
+            procedure = Abort(cluster, in_flight, in_reboot, lambda: journal.read_states(folder, ABORT))
+            book.note("session", "abort")
+            try:
+                incomplete = self._run(procedure, book, cluster)
+            except Interrupted as error:
+                logger.error("Interrupted: %s. Go on with: %s", error, self._command("--abort", run_id))
+                return INTERRUPTED
+            if incomplete:
+                for name, state in book.states(ABORT).items():
+                    if state.status is not Status.DONE:
+                        logger.error("%s stays cordoned and silenced: %s", name, state.detail)
+                logger.error("Not all was given back. Mend that, then: %s", self._command("--abort", run_id))
+                return INCOMPLETE
+            book.set_status("aborted")
+            self._console.print(f"Run {run_id} is aborted; {len(in_flight)} nodes were given back.")
+            return DONE
+
+    def _plan(self, cluster: Cluster, limits: Limits, findings: Sequence[Finding]) -> plan.Plan:
+        known = cluster.nodes.snapshot()
+        nodes = [known[name] for name in cluster.hosts]
+        degraded = {
+            node.labels.get(cluster.config.domain_label, "") for node in known.values() if not node.ready
+        }
+        units = planner.order((unit_of(node, cluster.config.domain_label) for node in nodes), first=degraded)
+        found = preflight.examine(cluster, units, limits, self._config.state_dir)
+        run = cluster.run
+        task = f" ({run.task})" if run.task else ""
+        return plan.Plan(
+            title=f"{run.procedure} on {run.cluster}: {run.reason}{task}",
+            units=units,
+            steps=[step.spec.name for step in self._build_steps(cluster)],
+            limits=limits,
+            evictions=found.evictions,
+            findings=preflight.worst_first([*findings, *found.findings]),
+            unit_seconds=plan.unit_seconds(self._config.state_dir, run.procedure, run.cluster),
+        )
+
+    def _ask(self, proposal: plan.Plan, *, unattended: bool) -> None:
+        if unattended:
+            if proposal.worst() is Level.ASK:
+                raise Refused("An unattended run does not start with open questions (see [ask] above).")
+            return
+        if not sys.stdout.isatty():
+            raise Refused("There is no terminal to ask on; use --unattended to start without a question.")
+        questions = " in spite of the findings marked [ask]" if proposal.worst() is Level.ASK else ""
+        try:
+            ask_confirmation(f"Start with {proposal.units[0].name}{questions}?")
+        except WmflibError as error:
+            raise Refused(f"Not started: {error or 'the answer was no'}.") from error
+
+    def _carry_out(
+        self, book: Journal, cluster: Cluster, units: Sequence[Unit], limits: Limits, lock: ClusterLock
+    ) -> int:
+        folder = book.folder
+        self._console.print(f"Run {cluster.run.id}; its journal and report are in {folder}.", soft_wrap=True)
+        steps = self._build_steps(cluster)
+        known = partial(journal.read_states, folder, NODES)
+        book.note("session", "")
+        book.set_status("running")
+        try:
+            incomplete = self._run(NodeMaintenance(cluster, units, steps, limits, lock, known), book, cluster)
+        except Interrupted as error:
+            self._report(book)
+            logger.error("Interrupted: %s.", error)
+            return INTERRUPTED
+        book.set_status("stopped" if incomplete else "done")
+        book.note("end", incomplete)
+        self._report(book)
+        if incomplete:
+            logger.error("Not all is done: %s.", incomplete)
+            return INCOMPLETE
+        return DONE
+
+    def _run(self, procedure: Procedure, book: Journal, cluster: Cluster) -> str:
+        with report.view() as view:
+            return Runner(procedure, book, view, cluster.cancel, self._events).run()
+
+    def _report(self, book: Journal) -> None:
+        record = journal.read(book.folder)
+        open_units = [s for s in record.units.get(NODES, []) if s.status is not Status.DONE]
+        commands = {}
+        if open_units:
+            commands = {
+                "Go on, once what is wrong is mended": self._command("--resume", record.info.id),
+                "Or give back what is in flight and held": self._command("--abort", record.info.id),
+            }
+        data = report.summary(record, NODES, commands)
+        path = report.write_json(book.folder, data)
+        report.render(data, self._console)
+        self._console.print(f"Report: {path}", soft_wrap=True)
+
+    def _command(self, option: str, run_id: str) -> str:
+        return shlex.join(["cookbook", self._procedure, option, run_id])
+
+    def _describe(self, run_id: str, verb: str) -> int:
+        record = journal.read(self._config.state_dir / run_id)
+        report.render(report.summary(record, NODES, {}), self._console)
+        self._console.print(f"Dry run: a real run would {verb} this one. Nothing was touched.")
+        return DONE
+
+    @contextmanager
+    def _reopened(self, run_id: str, verb: str) -> Iterator[tuple[Journal, Cluster]]:
+        with closing(Journal.open(self._config.state_dir, run_id)) as book:
+            info = book.info()
+            if info.procedure != self._procedure:
+                raise Refused(f"Run {run_id} is one of {info.procedure}: {verb} it with that cookbook.")
+            if book.status() in ("done", "aborted"):
+                raise Refused(f"Run {run_id} is {book.status()} already; there is nothing to {verb}.")
+            config = self._config.cluster(info.cluster)
+            with self._connect(info, config, Remote(self._spicerack), info.options["hosts"]) as cluster:
+                yield book, cluster
+
+    @contextmanager
+    def _connect(
+        self, info: RunInfo, config: ClusterConfig, remote: Remote, hosts: Mapping[str, str]
+    ) -> Iterator[Cluster]:
+        api = Api.from_kubeconfig(config.kubeconfig)
+        watch = NodeWatch(api, on_change=lambda: self._events.put(None))
+        try:
+            silences = Silences.from_spicerack(self._spicerack, config.alerts)
+            yield Cluster(info.cluster, config, api, watch, remote, silences, hosts, info)
+        finally:
+            watch.stop()
+
+    @contextmanager
+    def _locked(self, cluster: Cluster) -> Iterator[ClusterLock]:
+        """Hold the cluster for as long as the context lasts."""
+        run = cluster.run
+        holder = Holder(run.id, self._spicerack.current_hostname, run.operator, run.reason)
+        lock = ClusterLock(cluster.api, cluster.config.lease, holder, lambda: self._events.put(None))
+        try:
+            # Two that start at the same moment are kept apart by spicerack's lock; see fleet.maintenance.lock.
+            with self._spicerack.lock().acquired(f"fleet:{cluster.name}", concurrency=1, ttl=60):
+                lock.acquire()
+        except SpicerackError as error:
+            raise Refused(f"Spicerack's lock could not be taken: {error}; see etcd_config, or --no-locks.") from error
+        try:
+            yield lock
+        finally:
+            lock.release()
+
+
+def _nodeset(text: str) -> list[str]:
+    try:
+        return list(NodeSet(text))
+    except NodeSetException as error:
+        raise Refused(f"--exclude {text!r} is no list of hosts: {error}; write worker1,worker[3-5].") from error
+
+
+def _limits(cluster: Cluster, request: Request) -> Limits:
+    config = cluster.config
+    nodes = cluster.nodes.snapshot().values()
+    amount = config.limits.max_unavailable if request.max_unavailable is None else request.max_unavailable
+    try:
+        most = planner.resolve(amount, len(nodes))
+    except ValueError as error:
+        raise Refused(f"max_unavailable: {error}") from error
+    return Limits(
+        max_unavailable=most,
+        max_domains=config.limits.max_domains,
+        max_failed=config.limits.max_failed if request.max_failed is None else request.max_failed,
+        groups=planner.group_limits((unit_of(node, config.domain_label).group for node in nodes), amount),
+        blocked=config.deadlines.blocked,
+    )
+
+
+def _reboot_required(remote: Remote, hosts: Mapping[str, str]) -> tuple[dict[str, str], list[Finding]]:
+    answers = probe.probe(remote, list(hosts.values())) if hosts else {}
+    needed, findings = {}, []
+    for node, host in hosts.items():
+        answer = answers[host]
+        # One that does not answer stays in, for the preflight to name.
+        if not isinstance(answer, HostState) or answer.reboot_required:
+            needed[node] = host
+    if len(needed) < len(hosts):
+        findings.append(note(f"{len(hosts) - len(needed)} of {len(hosts)} hosts do not ask for a reboot."))
+    return needed, findings

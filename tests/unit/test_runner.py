@@ -1,0 +1,134 @@
+"""The runner: it carries decisions out, survives whatever effects do, and leaves when told to."""
+
+import os
+import queue
+import signal
+import threading
+import time
+
+import pytest
+
+from fleet.errors import FleetError
+from fleet.maintenance import journal as j
+from fleet.maintenance import model as m
+from fleet.maintenance.report import LogView
+from fleet.maintenance.runner import Interrupted, Runner
+
+
+class Fake:
+    """A step whose promise becomes true some time after it was applied."""
+
+    def __init__(self, log, name, *, delay=0.0, broken=None):
+        self.log, self.name, self.delay, self.broken = log, name, delay, broken
+        self.true = {}
+
+    def check(self, units):
+        now = time.monotonic()
+        return {
+            s.unit.name: m.done() if self.true.get(s.unit.name, 1e18) <= now else m.pending("not yet") for s in units
+        }
+
+    def apply(self, units, tell):
+        for state in units:
+            tell(state.unit.name, "working")
+            if state.unit.name in self.true:
+                continue  # An order that is given again finds nothing to do, as on a host that has rebooted.
+            self.log.append((self.name, state.unit.name))
+            if self.broken:
+                raise self.broken
+            self.true[state.unit.name] = time.monotonic() + self.delay
+        return {state.unit.name: m.done() for state in units}
+
+
+class FakeProcedure:
+    def __init__(self, names, effects, **limits):
+        specs = tuple(m.StepSpec(name, 2.0, poll=0.01, pivot=name == "reboot") for name in effects)
+        work = m.Stage("nodes", tuple(m.Unit(name) for name in names), specs, m.Limits(**limits))
+        end = m.Stage("end", (m.Unit("all"),), (m.StepSpec("tidy", 2.0, poll=0.01),), when=m.When.END)
+        self.stages = (work, end)
+        self.log = next(iter(effects.values())).log
+        self._effects = {("nodes", name): effect for name, effect in effects.items()}
+        self._effects["end", "tidy"] = Fake(self.log, "tidy")
+
+    def effects(self, stage, step):
+        return self._effects[stage, step]
+
+    def observe(self):
+        return m.Observation()
+
+    def renew(self, stage, units):
+        return {}
+
+
+@pytest.fixture
+def book(tmp_path):
+    book = j.Journal.create(tmp_path, j.RunInfo("r1", "p", "c", "o", "r", "", time.time(), {}))
+    yield book
+    book.close()
+
+
+def run(procedure, book, cancel=None):
+    return Runner(procedure, book, LogView(), cancel or threading.Event(), queue.SimpleQueue()).run()
+
+
+def test_every_unit_goes_through_every_step_in_order(book):
+    log = []
+    procedure = FakeProcedure(["a", "b", "c"], {"drain": Fake(log, "drain"), "reboot": Fake(log, "reboot", delay=0.05)})
+    assert run(procedure, book) == ""
+    assert log == [*((step, unit) for unit in "abc" for step in ("drain", "reboot")), ("tidy", "all")]
+    assert {state.status for state in book.states("nodes").values()} == {m.Status.DONE}
+    kinds = [event.kind for event in book.events() if event.unit == "a" and event.step == "reboot"]
+    assert kinds == ["pending", "intent", "applied", "done"]
+
+
+def test_an_effect_that_breaks_holds_its_unit_and_stops_the_run(book):
+    log = []
+    procedure = FakeProcedure(["a", "b"], {"drain": Fake(log, "drain", broken=RuntimeError("boom"))})
+    assert run(procedure, book) == "1 held, and no more than 0 may fail"
+    assert log == [("drain", "a"), ("tidy", "all")]
+    state = book.states("nodes")["a"]
+    assert state.status is m.Status.HELD
+    assert "RuntimeError: boom" in state.detail
+
+
+def test_an_effect_that_cannot_be_done_is_tried_until_its_deadline(book):
+    log = []
+    procedure = FakeProcedure(["a"], {"drain": Fake(log, "drain", broken=FleetError("no answer"))})
+    begin = time.monotonic()
+    assert run(procedure, book) == "1 held"
+    assert 2.0 <= time.monotonic() - begin < 3.5
+    assert log.count(("drain", "a")) > 10
+    assert book.states("nodes")["a"].detail == "drain: not within 2 s: no answer"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_at_once_and_a_second_session_finishes(book, number):
+    log = []
+    steps = {"drain": Fake(log, "drain"), "reboot": Fake(log, "reboot", delay=1.0)}
+    procedure = FakeProcedure(["a", "b"], steps)
+    threading.Timer(0.3, os.kill, (os.getpid(), number)).start()
+    begin = time.monotonic()
+    with pytest.raises(Interrupted, match="in flight: a"):
+        run(procedure, book)
+    assert time.monotonic() - begin < 0.9
+    assert book.states("nodes")["a"].step == 1
+    assert run(procedure, book) == ""
+    assert log == [*((step, unit) for unit in "ab" for step in ("drain", "reboot")), ("tidy", "all")]
+
+
+def test_the_first_interrupt_finishes_what_is_in_flight(book):
+    log = []
+    procedure = FakeProcedure(["a", "b"], {"drain": Fake(log, "drain", delay=0.6)})
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert run(procedure, book) == "interrupted by the operator"
+    states = book.states("nodes")
+    assert (states["a"].status, states["b"].status) == (m.Status.DONE, m.Status.PENDING)
+    assert log[-1] == ("tidy", "all")
+
+
+def test_the_second_interrupt_leaves(book):
+    procedure = FakeProcedure(["a"], {"drain": Fake([], "drain", delay=1.5)})
+    for delay in (0.2, 0.4):
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(Interrupted, match="interrupted twice"):
+        run(procedure, book)
