@@ -76,10 +76,14 @@ class Reflector(Generic[T]):
         """
         return time.monotonic() - self._current
 
-    def stop(self) -> None:
-        """End the background thread; the snapshot stays as it is. Takes a second at most unless the API hangs."""
+    def stop(self, *, wait: bool = True) -> None:
+        """End the background thread; the snapshot stays as it is.
+
+        Args:
+            wait: until the thread has ended, a second at most.
+        """
         self._stop.set()
-        if self._thread is not threading.current_thread():
+        if wait:
             self._thread.join(timeout=1.0)
 
     def _list(self) -> str:

