@@ -1,0 +1,216 @@
+"""Silences and alerts of a real Alertmanager (Debian's prometheus-alertmanager), on the loopback interface."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import requests
+
+from fleet.hosts.matchers import parse_matcher
+from fleet.hosts.silences import NoSuchSilenceError, SilenceError, Silences
+
+HOSTS = ["worker1.example.org", "worker2"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    program = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
+    assert program, "install it: apt-get install prometheus-alertmanager"
+    folder = tmp_path_factory.mktemp("alertmanager")
+    (folder / "config.yml").write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
+    address = f"127.0.0.1:{free_port()}"
+    command = [
+        program,
+        f"--config.file={folder}/config.yml",
+        f"--storage.path={folder}/data",
+        f"--web.listen-address={address}",
+        "--cluster.listen-address=",
+    ]
+    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            wait_until_ready(f"http://{address}", folder / "log")
+            yield f"http://{address}"
+        finally:
+            process.terminate()
+
+
+def wait_until_ready(url: str, log: Path) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            if requests.get(f"{url}/-/ready", timeout=1).ok:
+                return
+        except requests.RequestException:
+            pass
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def silences(url: str) -> Silences:
+    return Silences([url])
+
+
+def create(silences: Silences, *, comment: str = "reboot, run 42", duration: float = 600) -> str:
+    return silences.create(HOSTS, comment=comment, author="anna@mgmt1", duration=duration)
+
+
+def fire(url: str, instance: str, name: str = "HostDown", **labels: str) -> None:
+    now = datetime.now(UTC)
+    alert = {
+        "labels": {"alertname": name, "instance": instance, **labels},
+        "startsAt": now.isoformat(),
+        "endsAt": (now + timedelta(minutes=5)).isoformat(),
+    }
+    requests.post(f"{url}/api/v2/alerts", json=[alert], timeout=5).raise_for_status()
+
+
+def test_a_silence_is_in_force_at_once(silences: Silences) -> None:
+    silence = silences.get(create(silences))
+
+    assert silence.state == "active"
+    assert (silence.comment, silence.author) == ("reboot, run 42", "anna@mgmt1")
+    assert silence.ends_at == pytest.approx(time.time() + 600, abs=5)
+    assert silence.starts_at == pytest.approx(time.time(), abs=5)
+
+
+def test_extending_keeps_the_id_and_the_matchers(silences: Silences) -> None:
+    first = silences.get(create(silences))
+
+    extended = silences.get(silences.extend(first.id, 3600))
+
+    assert extended.id == first.id
+    assert extended.matchers == first.matchers
+    assert extended.starts_at == first.starts_at
+    assert extended.ends_at == pytest.approx(time.time() + 3600, abs=5)
+
+
+def test_extending_never_shortens(silences: Silences) -> None:
+    silence = silences.get(create(silences))
+
+    assert silences.extend(silence.id, 60) == silence.id
+    assert silences.get(silence.id).ends_at == silence.ends_at
+
+
+def test_an_expired_silence_is_made_anew(silences: Silences) -> None:
+    first = create(silences, comment="run 43")
+    silences.expire(first)
+
+    second = silences.extend(first, 60)
+
+    assert second != first
+    assert [silence.id for silence in silences.find(comment_contains="run 43")] == [second]
+    assert silences.get(second).matchers == silences.get(first).matchers
+
+
+def test_expiring_is_idempotent(silences: Silences) -> None:
+    silence_id = create(silences)
+
+    silences.expire(silence_id)
+    silences.expire(silence_id)
+
+    assert silences.get(silence_id).state == "expired"
+
+
+def test_unknown_silences(silences: Silences) -> None:
+    unknown = "00000000-0000-4000-8000-000000000000"
+
+    silences.expire(unknown)
+    with pytest.raises(NoSuchSilenceError, match=unknown):
+        silences.get(unknown)
+    with pytest.raises(NoSuchSilenceError):
+        silences.extend(unknown, 60)
+
+
+def test_find_leaves_out_the_expired(silences: Silences) -> None:
+    here, gone = create(silences, comment="run 44 a"), create(silences, comment="run 44 b")
+    create(silences, comment="run 45")
+    silences.expire(gone)
+
+    assert [silence.id for silence in silences.find(comment_contains="run 44")] == [here]
+
+
+def test_alerts_of_hosts_and_of_no_others(silences: Silences, url: str) -> None:
+    for instance in (
+        *("host1.example.org:9100", "host1", "host1.example.org", "host1.other.org:9100"),
+        *("host11", "xhost1", "host2.any.where:80", "host1xexample.org"),
+    ):
+        fire(url, instance, severity="critical")
+
+    alerts = silences.alerts(["host1.example.org", "host2"])
+
+    assert sorted((alert.host, alert.instance) for alert in alerts) == [
+        ("host1.example.org", "host1"),
+        ("host1.example.org", "host1.example.org"),
+        ("host1.example.org", "host1.example.org:9100"),
+        ("host2", "host2.any.where:80"),
+    ]
+    assert {(alert.name, alert.severity, alert.silenced) for alert in alerts} == {("HostDown", "critical", False)}
+    assert alerts[0].starts_at == pytest.approx(time.time(), abs=30)
+
+
+def test_a_silence_silences_its_hosts_alerts_alone(silences: Silences, url: str) -> None:
+    hosts = ["quiet-1.example.org", "quiet-2"]
+    silences.create(hosts, comment="c", author="a", duration=60, matchers=[parse_matcher('site="x y\\"z"')])
+    for instance in ("quiet-1:1", "quiet-2.lan"):
+        fire(url, instance, site='x y"z')
+        fire(url, instance, name="Other", site="elsewhere")
+    deadline = time.monotonic() + 10
+
+    while True:
+        silenced = {(alert.host, alert.name) for alert in silences.alerts(hosts) if alert.silenced}
+        if len(silenced) == 2 or time.monotonic() > deadline:
+            break
+
+    assert silenced == {("quiet-1.example.org", "HostDown"), ("quiet-2", "HostDown")}
+
+
+def test_alerts_of_a_thousand_hosts(silences: Silences, url: str) -> None:
+    fire(url, "many999.example.org")
+
+    alerts = silences.alerts([f"many{number}.example.org" for number in range(1000)])
+
+    assert [alert.host for alert in alerts] == ["many999.example.org"]
+
+
+def test_a_silence_of_a_thousand_hosts(silences: Silences) -> None:
+    hosts = [f"crowd{number}.example.org" for number in range(1000)]
+
+    assert silences.get(silences.create(hosts, comment="c", author="a", duration=60)).state == "active"
+
+
+def test_the_next_member_is_asked(url: str) -> None:
+    silences = Silences([f"http://127.0.0.1:{free_port()}", url + "/"])
+
+    assert silences.get(create(silences)).state == "active"
+
+
+def test_nobody_answers() -> None:
+    urls = [f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"]
+
+    with pytest.raises(SilenceError) as caught:
+        create(Silences(urls))
+
+    assert all(url in str(caught.value) for url in urls)
+
+
+def test_a_dry_run_reads_and_changes_nothing(silences: Silences, url: str) -> None:
+    silence = silences.get(create(silences, comment="run 46"))
+    dry = Silences([url], dry_run=True)
+
+    assert create(dry, comment="run 46") == ""
+    assert dry.extend(silence.id, 7200) == silence.id
+    dry.expire(silence.id)
+
+    assert dry.find(comment_contains="run 46") == [silence]
