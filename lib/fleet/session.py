@@ -196,9 +196,7 @@ class Session:
     def _plan(self, cluster: Cluster, limits: Limits, findings: Sequence[Finding]) -> plan.Plan:
         known = cluster.nodes.snapshot()
         nodes = [known[name] for name in cluster.hosts]
-        degraded = {
-            node.labels.get(cluster.config.domain_label, "") for node in known.values() if not node.ready
-        }
+        degraded = {node.labels.get(cluster.config.domain_label, "") for node in known.values() if not node.ready}
         units = planner.order((unit_of(node, cluster.config.domain_label) for node in nodes), first=degraded)
         found = preflight.examine(cluster, units, limits, self._config.state_dir)
         run = cluster.run
@@ -238,6 +236,7 @@ class Session:
         try:
             incomplete = self._run(NodeMaintenance(cluster, units, steps, limits, lock, known), book, cluster)
         except Interrupted as error:
+            book.set_status("interrupted")
             self._report(book)
             logger.error("Interrupted: %s.", error)
             return INTERRUPTED
@@ -255,14 +254,7 @@ class Session:
 
     def _report(self, book: Journal) -> None:
         record = journal.read(book.folder)
-        open_units = [s for s in record.units.get(NODES, []) if s.status is not Status.DONE]
-        commands = {}
-        if open_units:
-            commands = {
-                "Go on, once what is wrong is mended": self._command("--resume", record.info.id),
-                "Or give back what is in flight and held": self._command("--abort", record.info.id),
-            }
-        data = report.summary(record, NODES, commands)
+        data = report.summary(record, NODES, report.next_commands(record, NODES))
         path = report.write_json(book.folder, data)
         report.render(data, self._console)
         self._console.print(f"Report: {path}", soft_wrap=True)
@@ -295,7 +287,8 @@ class Session:
         api = Api.from_kubeconfig(config.kubeconfig)
         watch = NodeWatch(api, on_change=lambda: self._events.put(None))
         try:
-            silences = Silences.from_spicerack(self._spicerack, config.alerts)
+            alerts = config.alerts
+            silences = Silences.from_spicerack(self._spicerack, instance=alerts.instance, label=alerts.label)
             yield Cluster(info.cluster, config, api, watch, remote, silences, hosts, info)
         finally:
             watch.stop()

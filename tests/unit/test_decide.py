@@ -156,9 +156,7 @@ class World:
 @st.composite
 def fleets(draw):
     size = draw(st.integers(1, 12))
-    units = [
-        m.Unit(f"n{i}", draw(st.sampled_from("abc")), draw(st.sampled_from(["g0", "g1"]))) for i in range(size)
-    ]
+    units = [m.Unit(f"n{i}", draw(st.sampled_from("abc")), draw(st.sampled_from(["g0", "g1"]))) for i in range(size)]
     return stage(
         units,
         max_unavailable=draw(st.integers(1, 5)),
@@ -256,9 +254,7 @@ def test_a_call_that_does_not_return_is_given_up():
 def test_work_for_several_units_is_one_call_unless_it_takes_as_long_as_its_unit_needs():
     fleet = stage(units("w1", "w2"), max_unavailable=2)
     states = {unit.name: d.enter(fleet, m.UnitState(unit), 0, 0.0) for unit in fleet.units}
-    assert d.decide(fleet, d.Progress(states), m.Observation(), 0.0).actions == (
-        d.Run(0, m.Phase.CHECK, ("w1", "w2")),
-    )
+    assert d.decide(fleet, d.Progress(states), m.Observation(), 0.0).actions == (d.Run(0, m.Phase.CHECK, ("w1", "w2")),)
     states = {name: d.enter(fleet, state, DRAIN, 0.0) for name, state in states.items()}
     assert d.decide(fleet, d.Progress(states), m.Observation(), 0.0).actions == (
         d.Run(DRAIN, m.Phase.CHECK, ("w1",)),

@@ -249,20 +249,23 @@ def _starts(
     for state in waiting:
         unit = state.unit
         new = unit.name not in taken
-        if len(taken) + new > limits.max_unavailable:
-            why = f"{_names(taken)} unavailable, the limit is {limits.max_unavailable}"
-        elif groups.get(unit.group, 0) + new > limits.groups.get(unit.group, limits.max_unavailable):
-            why = f"{unit.name}: the limit of its taint group ({unit.group}) is reached"
-        elif len(domains | {unit.domain}) > limits.max_domains:
-            others = ", ".join(sorted(domains - {unit.domain}))
-            why = f"{unit.name}: {others} is being worked on or degraded; {limits.max_domains} domain at a time"
-        else:
+        full = len(taken) + new > limits.max_unavailable
+        group_full = groups.get(unit.group, 0) + new > limits.groups.get(unit.group, limits.max_unavailable)
+        domains_full = len(domains) + (unit.domain not in domains) > limits.max_domains
+        if not (full or group_full or domains_full):
             starts.append(Start(unit.name))
             groups[unit.group] = groups.get(unit.group, 0) + new
             taken[unit.name] = unit.group
             domains.add(unit.domain)
-            continue
-        reason = reason or why
+        elif reason:
+            continue  # The first reason is told; a large fleet has thousands.
+        elif full:
+            reason = f"{_names(taken)} unavailable, the limit is {limits.max_unavailable}"
+        elif group_full:
+            reason = f"{unit.name}: the limit of its taint group ({unit.group}) is reached"
+        else:
+            others = ", ".join(sorted(domains - {unit.domain}))
+            reason = f"{unit.name}: {others} is being worked on or degraded; {limits.max_domains} domain at a time"
     return starts, reason
 
 

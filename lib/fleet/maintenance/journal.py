@@ -120,7 +120,7 @@ class Journal:
         """
         folder = state_dir / run_id
         if "/" in run_id or not (folder / "journal.db").is_file():
-            raise JournalError(f"There is no run {run_id!r} in {state_dir}; `fleet runs list` shows those there are.")
+            raise JournalError(f"There is no run {run_id!r} in {state_dir}; `fleet runs list` shows all.")
         return cls(folder, _take_alive(folder))
 
     def close(self) -> None:
@@ -224,6 +224,8 @@ def read(folder: Path) -> RunRecord:
     Raises:
         JournalError: the folder holds no readable journal.
     """
+    if not (folder / "journal.db").is_file():
+        raise JournalError(f"There is no run {folder.name!r} in {folder.parent}; `fleet runs list` shows all.")
     try:
         db = _connect(folder / "journal.db", read_only=True)
         try:

@@ -87,7 +87,7 @@ class ClusterLock:
     def problem(self) -> str:
         """Return why the lock is not held, or an empty string while it is."""
         if self._taken_by:
-            return f"the lock of the cluster was taken by {self._taken_by}"
+            return f"the lock of the cluster was lost: {self._taken_by}"
         age = time.monotonic() - self._renewed
         if age > self._config.duration:
             return f"the lock of the cluster could not be renewed for {age:.0f} s"
@@ -120,8 +120,8 @@ class ClusterLock:
             if error.status != 404:
                 raise
             lease = None
-        if lease is not None and (other := self._other_holder(lease)):
-            raise LockTaken(other)
+        if lease is not None and (other := _taken_by(lease, self._holder.identity)):
+            raise LockTaken(f"The cluster is being worked on by {other}.")
         try:
             if lease is None:
                 self._api.create(self._leases, self._ours({"metadata": {"name": self._config.name}}))
@@ -132,19 +132,6 @@ class ClusterLock:
                 raise _Conflict("Another run took the lock of the cluster at the same moment.") from error
             raise
         self._renewed = before
-
-    def _other_holder(self, lease: Mapping[str, Any]) -> str:
-        spec = lease.get("spec") or {}
-        identity = spec.get("holderIdentity") or ""
-        # This run's own lease after a crash: its journal's lock proves that no other process on this host works on it.
-        if not identity or identity == self._holder.identity:
-            return ""
-        renewed = datetime.fromisoformat(spec["renewTime"].replace("Z", "+00:00"))
-        age = (datetime.now(UTC) - renewed).total_seconds()
-        if age > float(spec.get("leaseDurationSeconds") or 0) + CLOCK_SKEW:
-            return ""
-        about = (lease["metadata"].get("annotations") or {}).get(ANNOTATION, "")
-        return f"{identity} ({about}), renewed {age:.0f} s ago"
 
     def _ours(self, lease: dict[str, Any]) -> dict[str, Any]:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -178,3 +165,36 @@ class ClusterLock:
             if fine is not was_fine:
                 was_fine = fine
                 self._on_change()
+
+
+def taken_by(api: Api, config: LeaseConfig) -> str:
+    """Return who holds the lock of a cluster, or an empty string if nobody does. Only reads.
+
+    Args:
+        api: the cluster's API.
+        config: the Lease's place.
+
+    Raises:
+        ApiError: the API refused.
+    """
+    try:
+        lease = api.get(f"/apis/coordination.k8s.io/v1/namespaces/{config.namespace}/leases/{config.name}")
+    except ApiError as error:
+        if error.status == 404:
+            return ""
+        raise
+    return _taken_by(lease, "")
+
+
+def _taken_by(lease: Mapping[str, Any], ours: str) -> str:
+    spec = lease.get("spec") or {}
+    identity = spec.get("holderIdentity") or ""
+    # Our own Lease after a crash: the lock on the run's journal proves that no other process on this host works on it.
+    if not identity or identity == ours:
+        return ""
+    renewed = datetime.fromisoformat(spec["renewTime"].replace("Z", "+00:00"))
+    age = (datetime.now(UTC) - renewed).total_seconds()
+    if age > float(spec.get("leaseDurationSeconds") or 0) + CLOCK_SKEW:
+        return ""
+    about = (lease["metadata"].get("annotations") or {}).get(ANNOTATION, "")
+    return f"run {identity} ({about}), renewed {age:.0f} s ago"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -135,6 +136,17 @@ def step_times(events: Sequence[Event], stage: str) -> dict[str, dict[str, float
         if event.kind in ("start", "done", "held"):
             since[event.unit] = event.at
     return times
+
+
+def next_commands(record: RunRecord, stage: str) -> dict[str, str]:
+    """Return what to run next, by what it is for; nothing if all units of the stage are done."""
+    if all(state.status is Status.DONE for state in record.units.get(stage, [])):
+        return {}
+    again = shlex.join(["cookbook", record.info.procedure])
+    return {
+        "Go on, once what is wrong is mended": f"{again} --resume {record.info.id}",
+        "Or give back what is in flight and held": f"{again} --abort {record.info.id}",
+    }
 
 
 def summary(record: RunRecord, stage: str, commands: Mapping[str, str]) -> dict[str, Any]:

@@ -40,9 +40,7 @@ def match(
     findings = []
     if stray := sorted(name for name in excluded if name not in by_node and name not in hosts):
         findings.append(stop(f"--exclude names what the query does not give: {', '.join(stray)}", "Correct --exclude."))
-    chosen = {
-        node: host for node, host in by_node.items() if node not in excluded and host not in excluded
-    }
+    chosen = {node: host for node, host in by_node.items() if node not in excluded and host not in excluded}
     if missing := sorted(node for node in chosen if node not in known):
         findings.append(
             stop(

@@ -107,7 +107,7 @@ def giving_steps(cluster: Cluster) -> tuple[Step, ...]:
 def reboot_steps(cluster: Cluster) -> tuple[Step, ...]:
     """Return the steps of a node's reboot."""
     deadlines = cluster.config.deadlines
-    puppet = Step(StepSpec("puppet", deadlines.puppet, poll=_SLOW), steps.Puppet(cluster))
+    puppet = Step(StepSpec("puppet", deadlines.puppet, poll=10.0), steps.Puppet(cluster))
     return (
         *closing_steps(cluster),
         Step(StepSpec("reboot", deadlines.reboot, poll=_SLOW, pivot=True), steps.Reboot(cluster)),
@@ -251,7 +251,7 @@ class HandBack:
         self._cluster.check_current()
         tainted = [name for name in self._cluster.nodes.snapshot() if _has_taint(self._cluster, name)]
         held = self._held()
-        silences = self._cluster.silences.find(self._cluster.run.id)
+        silences = self._cluster.silences.find(comment_contains=self._cluster.run.id)
         stray = [silence for silence in silences if steps.silenced_node(silence) not in held]
         until = time.time() + self._cluster.config.alerts.held_silence * 0.9
         short = [silence for silence in silences if steps.silenced_node(silence) in held and silence.ends_at < until]
@@ -266,7 +266,7 @@ class HandBack:
         tainted = [name for name in self._cluster.nodes.snapshot() if _has_taint(self._cluster, name)]
         nodes.clear_pending_taint(self._cluster.api, tainted, self._cluster.run.id)
         held = self._held()
-        for silence in self._cluster.silences.find(self._cluster.run.id):
+        for silence in self._cluster.silences.find(comment_contains=self._cluster.run.id):
             if steps.silenced_node(silence) in held:
                 self._cluster.silences.extend(silence.id, self._cluster.config.alerts.held_silence)
             else:

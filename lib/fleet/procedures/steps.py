@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 
 from fleet.errors import FleetError
 from fleet.hosts import probe, puppet, reboot
+from fleet.hosts.matchers import parse_matcher
 from fleet.hosts.probe import HostState
-from fleet.hosts.silences import Silence
+from fleet.hosts.silences import NoSuchSilenceError, Silence
 from fleet.k8s import drain, nodes
 from fleet.k8s.nodes import CordonOutcome, Node
-from fleet.maintenance.journal import RunInfo
 from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, unknown
 from fleet.procedures.cluster import Cluster
 
@@ -79,21 +79,22 @@ class SilenceNode(_Step):
             before = state.facts.get("alerts_before")
             if before is None:
                 before = [alert.name for alert in self.cluster.silences.alerts([host])]
-            silence = self.cluster.silences.create(
-                [host],
-                comment=_comment(self.cluster.run, state.unit.name),
-                author=self.cluster.run.operator,
-                duration=config.silence,
-                matchers=config.matchers,
-            )
-            return done(silence=silence, alerts_before=before)
+            return done(silence=_silence(self.cluster, state.unit.name, config.silence), alerts_before=before)
 
         return _each(units, create)
 
 
-def _comment(run: RunInfo, node: str) -> str:
+def _silence(cluster: Cluster, node: str, duration: float) -> str:
+    """Silence a node's alerts for some seconds; the comment tells the run and the node."""
+    run = cluster.run
     task = f" - {run.task}" if run.task else ""
-    return f"{run.reason}{task} - run {run.id} - {node}"
+    return cluster.silences.create(
+        [cluster.hosts[node]],
+        comment=f"{run.reason}{task} - run {run.id} - {node}",
+        author=run.operator,
+        duration=duration,
+        matchers=[parse_matcher(matcher) for matcher in cluster.config.alerts.matchers],
+    )
 
 
 def silenced_node(silence: Silence) -> str:
@@ -104,7 +105,7 @@ def silenced_node(silence: Silence) -> str:
 def silences_of(cluster: Cluster) -> dict[str, list[str]]:
     """Return the ids of this run's active silences by the node that their comment names."""
     found: dict[str, list[str]] = {}
-    for silence in cluster.silences.find(cluster.run.id):
+    for silence in cluster.silences.find(comment_contains=cluster.run.id):
         found.setdefault(silenced_node(silence), []).append(silence.id)
     return found
 
@@ -179,7 +180,8 @@ class Drain(_Step):
                 return done(f"{len(result.evicted)} pods evicted", evicted=evicted)
             if self.cluster.cancel.is_set():
                 return pending("interrupted", evicted=evicted)
-            return failed(result.reason, evicted=evicted)
+            remaining = "; ".join(str(pod) for pod in result.remaining[:5])
+            return failed(f"{result.reason}: {remaining}" if remaining else result.reason, evicted=evicted)
 
         return _each(units, one)
 
@@ -192,7 +194,7 @@ class Drain(_Step):
 
 def _rebooted(host: HostState) -> Verdict:
     # By the host's own clock, seconds since the epoch.
-    return done(new_boot_id=host.boot_id, booted_at=host.now - host.uptime)
+    return done(new_boot_id=host.boot_id, booted_at=host.booted)
 
 
 class Reboot(_Step):
@@ -276,10 +278,7 @@ class Puppet(_Step):
         def judge(_state: UnitState, host: HostState) -> Verdict:
             if host.puppet_disabled is not None:
                 return failed(f"Puppet is disabled: {host.puppet_disabled!r}; enable it, then resume")
-            booted = host.now - host.uptime
-            if host.puppet_last_success is not None and host.puppet_last_success >= booted:
-                return done()
-            return pending("no successful Puppet run since the boot")
+            return done() if host.puppet_succeeded_since_boot else pending("no successful Puppet run since the boot")
 
         return self._probe(units, judge)
 
@@ -287,11 +286,10 @@ class Puppet(_Step):
         """Run Puppet; a run that the boot started is waited for."""
         hosts = self.cluster.by_host(state.unit.name for state in units)
         results = puppet.run(self.cluster.remote, list(hosts), timeout=self.cluster.config.deadlines.puppet)
-        verdicts = {}
-        for host, node in hosts.items():
-            result = results[host]
-            verdicts[node] = done() if result.exit_code == 0 else pending(f"Puppet: {result.output[-200:]}")
-        return verdicts
+        return {
+            node: pending(f"Puppet: {results[host].error}") if results[host].error else done()
+            for host, node in hosts.items()
+        }
 
 
 class Ready(_Step):
@@ -393,6 +391,11 @@ def extend(cluster: Cluster, units: Sequence[UnitState], duration: float) -> Ver
 
     def one(state: UnitState) -> Verdict:
         silence = state.facts.get("silence")
-        return done(silence=cluster.silences.extend(str(silence), duration)) if silence else done()
+        if silence is None:
+            return done()
+        try:
+            return done(silence=cluster.silences.extend(str(silence), duration))
+        except NoSuchSilenceError:
+            return done(silence=_silence(cluster, state.unit.name, duration))
 
     return _each(units, one)

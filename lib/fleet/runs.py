@@ -1,0 +1,109 @@
+"""``fleet runs``: which runs there are, where they stand, and what to run next."""
+
+import json
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from fleet.maintenance import journal, report
+from fleet.maintenance.journal import RunRecord
+from fleet.maintenance.model import Status, UnitState
+from fleet.procedures.nodes import NODES
+
+OPEN = ("running", "interrupted", "stopped")
+"""The statuses of runs that may have something in flight or held."""
+
+
+def in_flight(record: RunRecord) -> list[UnitState]:
+    """Return the nodes that a run has in flight or held."""
+    if record.status not in OPEN:
+        return []
+    return [state for state in record.units.get(NODES, []) if state.status in (Status.RUNNING, Status.HELD)]
+
+
+def open_runs(state_dir: Path) -> list[tuple[RunRecord, list[UnitState]]]:
+    """Return the runs that are not over, each with the nodes it has in flight or held; broken journals are left out."""
+    found = []
+    for folder in journal.list_runs(state_dir):
+        with suppress(journal.JournalError):
+            record = journal.read(folder)
+            if record.status in OPEN:
+                found.append((record, in_flight(record)))
+    return found
+
+
+def list_runs(state_dir: Path, console: Console, *, as_json: bool) -> None:
+    """Print all runs, oldest first.
+
+    Args:
+        state_dir: where runs are kept.
+        console: where to print.
+        as_json: print JSON instead of a table.
+    """
+    records = []
+    broken = []
+    for folder in journal.list_runs(state_dir):
+        try:
+            records.append(journal.read(folder))
+        except journal.JournalError as error:
+            broken.append(str(error))
+    if as_json:
+        rows = [
+            {
+                "run": record.info.id,
+                "status": record.status,
+                "operator": record.info.operator,
+                "reason": record.info.reason,
+                "in_flight": [state.unit.name for state in in_flight(record)],
+            }
+            for record in records
+        ]
+        console.print_json(json.dumps(rows))
+        return
+    table = Table(show_edge=False)
+    for column in ("run", "started", "status", "done", "in flight or held", "operator", "reason"):
+        table.add_column(column, no_wrap=column == "run")
+    for record in records:
+        states = record.units.get(NODES, [])
+        finished = sum(state.status is Status.DONE for state in states)
+        table.add_row(
+            record.info.id,
+            datetime.fromtimestamp(record.info.created, UTC).strftime("%Y-%m-%d %H:%M"),
+            record.status,
+            f"{finished}/{len(states)}",
+            ", ".join(state.unit.name for state in in_flight(record)),
+            record.info.operator,
+            record.info.reason,
+        )
+    console.print(table if records else f"There are no runs in {state_dir}.")
+    for line in broken:
+        console.print(line, markup=False)
+
+
+def show(state_dir: Path, run_id: str, console: Console, *, as_json: bool) -> None:
+    """Print where a run stands, what happened in it, and what to run next.
+
+    Args:
+        state_dir: where runs are kept.
+        run_id: the run.
+        console: where to print.
+        as_json: print JSON instead of text.
+
+    Raises:
+        JournalError: there is no such run.
+    """
+    record = journal.read(state_dir / run_id)
+    commands = report.next_commands(record, NODES) if record.status in OPEN else {}
+    data = report.summary(record, NODES, commands)
+    if as_json:
+        console.print_json(json.dumps(data))
+        return
+    report.render(data, console)
+    console.print("\nWhat happened:")
+    for event in record.events:
+        at = datetime.fromtimestamp(event.at, UTC).strftime("%H:%M:%S")
+        words = " ".join(word for word in (event.unit, event.step, event.kind) if word)
+        console.print(f"  {at} {words}{f': {event.detail}' if event.detail else ''}", markup=False, highlight=False)
