@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
+from fleet.config import DrainConfig
 from fleet.errors import FleetError
 from fleet.hosts import probe, puppet, reboot
 from fleet.hosts.matchers import parse_matcher
@@ -143,6 +144,11 @@ def _other_run(cluster: Cluster, node: str) -> str:
     return f"it is under the maintenance of run {run}; resume or abort that first"
 
 
+def drain_policy(config: DrainConfig) -> drain.DrainPolicy:
+    """Return what may be done with pods that nothing protects."""
+    return drain.DrainPolicy(bare_pods=config.bare_pods, empty_dir=config.empty_dir, finalizers=config.finalizers)
+
+
 def has_taint(node: Node, run: str) -> bool:
     """Say whether a node carries the soft taint of a run."""
     return any(taint.key == nodes.PENDING_TAINT and taint.value == run for taint in node.taints)
@@ -150,6 +156,11 @@ def has_taint(node: Node, run: str) -> bool:
 
 class Drain(_Step):
     """No pod is left on the node that a drain has to move."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        """Drain by the cluster's policy."""
+        super().__init__(cluster)
+        self.policy = drain_policy(cluster.config.drain)
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """List the pods that are still there, freshly and by node name."""
@@ -184,12 +195,6 @@ class Drain(_Step):
             return failed(f"{result.reason}: {remaining}" if remaining else result.reason, evicted=evicted)
 
         return _each(units, one)
-
-    @property
-    def policy(self) -> drain.DrainPolicy:
-        """What may be done with pods that nothing protects."""
-        config = self.cluster.config.drain
-        return drain.DrainPolicy(bare_pods=config.bare_pods, empty_dir=config.empty_dir, finalizers=config.finalizers)
 
 
 def _rebooted(host: HostState) -> Verdict:
@@ -239,7 +244,7 @@ class Reboot(_Step):
         owner = nodes.ownership(node)
         if not node.unschedulable or owner is None or owner.run != self.cluster.run.id:
             return failed("it is not cordoned by this run any more; not rebooted")
-        if left := drain.pods_left(self.cluster.api, name, Drain(self.cluster).policy):
+        if left := drain.pods_left(self.cluster.api, name, drain_policy(self.cluster.config.drain)):
             return failed(f"pods are on it again, not rebooted: {', '.join(str(pod) for pod in left[:5])}")
         return done()
 

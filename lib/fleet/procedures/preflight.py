@@ -1,0 +1,199 @@
+"""The preflight: everything that can be known to go wrong, looked for before anything is touched.
+
+All of it is read-only, and all findings are told at once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from fleet.errors import FleetError
+from fleet.hosts import probe
+from fleet.hosts.probe import HostState
+from fleet.k8s import disruption, nodes
+from fleet.k8s.budgets import parse_budget
+from fleet.k8s.disruption import Assessment, Risk, RiskKind
+from fleet.k8s.eviction import budgets_path, policy_version
+from fleet.k8s.model import Node
+from fleet.k8s.pods import parse_pod
+from fleet.maintenance import decide, lock
+from fleet.maintenance.model import Limits, Observation, Stage, Unit, UnitState
+from fleet.procedures import steps
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.findings import Finding, Level, ask, note, stop
+from fleet.procedures.nodes import NODES, absent
+from fleet.runs import open_runs
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the preflight found: findings, and how many pods each node's drain will evict."""
+
+    findings: tuple[Finding, ...]
+    evictions: Mapping[str, int]
+
+
+def examine(cluster: Cluster, units: Sequence[Unit], limits: Limits, state_dir: Path) -> Found:
+    """Look at everything, at the same time.
+
+    Args:
+        cluster: the cluster, with the hosts that are to be maintained.
+        units: the nodes in their order.
+        limits: how many at once.
+        state_dir: where runs are kept.
+    """
+    known = cluster.nodes.snapshot()
+    config = cluster.config
+    evictions: dict[str, int] = {}
+
+    def pods() -> list[Finding]:
+        assessment = assess(cluster, known, [unit.name for unit in units])
+        evictions.update(assessment.evictions)
+        return [of_risk(risk) for risk in assessment.risks]
+
+    checks: list[Callable[[], list[Finding]]] = [
+        lambda: [note(f"Kubernetes {cluster.api.version()}, {len(known)} nodes.")],
+        lambda: of_nodes(known, units, config.domain_label, cluster.run.id),
+        lambda: of_limits(known, units, limits, config.domain_label),
+        lambda: of_runs(cluster, state_dir),
+        lambda: of_hosts(cluster),
+        lambda: of_alerts(cluster),
+        pods,
+    ]
+
+    def run(check: Callable[[], list[Finding]]) -> list[Finding]:
+        try:
+            return check()
+        except FleetError as error:
+            return [stop(f"Not everything could be looked at: {error}", "Mend that, then try again.")]
+
+    with ThreadPoolExecutor(len(checks), "preflight") as pool:
+        findings = [finding for found in pool.map(run, checks) for finding in found]
+    return Found(tuple(findings), evictions)
+
+
+def worst_first(findings: Sequence[Finding]) -> list[Finding]:
+    """Sort findings by how bad they are."""
+    return sorted(findings, key=lambda finding: list(Level).index(finding.level))
+
+
+def of_nodes(known: Mapping[str, Node], units: Sequence[Unit], domain_label: str, run: str) -> list[Finding]:
+    """Look at the state of all nodes of the cluster."""
+    findings = []
+    targets = {unit.name for unit in units}
+    for node in known.values():
+        owner = nodes.ownership(node)
+        if owner and owner.run != run and node.unschedulable:
+            findings.append(
+                stop(
+                    f"{node.name} is under the maintenance of run {owner.run} ({owner.operator}: {owner.reason}).",
+                    f"Finish that first (fleet runs show {owner.run}), or --exclude {node.name}.",
+                )
+                if node.name in targets
+                else note(f"{node.name} is kept cordoned by run {owner.run}; it counts as unavailable.")
+            )
+        elif node.unschedulable:
+            stays = "it will be done, and stay cordoned" if node.name in targets else "it is left alone"
+            findings.append(note(f"{node.name} was cordoned by someone else: {stays}. It counts as unavailable."))
+        if not node.ready and node.name in targets:
+            findings.append(stop(f"{node.name} is NotReady.", f"Repair it, or --exclude {node.name}."))
+        elif not node.ready:
+            findings.append(note(f"{node.name} is NotReady; it counts as unavailable and its domain as degraded."))
+    if unlabelled := sorted(name for name in targets if not known[name].labels.get(domain_label)):
+        findings.append(
+            ask(
+                f"No failure domain is known of {', '.join(unlabelled)}: they count as one domain of their own.",
+                f"Label them with {domain_label}, or correct domain_label in the configuration.",
+            )
+        )
+    return findings
+
+
+def of_limits(known: Mapping[str, Node], units: Sequence[Unit], limits: Limits, domain_label: str) -> list[Finding]:
+    """Find out whether anything could start at all, by asking the engine itself."""
+    stage = Stage(NODES, tuple(units), (), limits)
+    progress = decide.Progress({unit.name: UnitState(unit) for unit in units})
+    decision = decide.decide(stage, progress, Observation(absent(known, domain_label)), 0.0)
+    if not units or any(isinstance(action, decide.Start) for action in decision.actions):
+        return []
+    return [
+        stop(
+            f"Nothing can start: {decision.blocked}.",
+            "Uncordon or repair what others left, or raise --max-unavailable.",
+        )
+    ]
+
+
+def of_runs(cluster: Cluster, state_dir: Path) -> list[Finding]:
+    """Look for other runs on the cluster: alive ones, and ones that left something behind."""
+    findings = []
+    if holder := lock.taken_by(cluster.api, cluster.config.lease):
+        findings.append(stop(f"The cluster is being worked on by {holder}.", "Wait until it is done."))
+    for record, left in open_runs(state_dir):
+        if record.info.cluster == cluster.name and record.status == "interrupted" and record.info.id != cluster.run.id:
+            names = ", ".join(state.unit.name for state in left) or "nothing"
+            again = f"cookbook {record.info.procedure}"
+            findings.append(
+                stop(
+                    f"Run {record.info.id} was interrupted; in flight: {names}.",
+                    f"{again} --resume {record.info.id}, or {again} --abort {record.info.id}",
+                )
+            )
+    return findings
+
+
+def of_hosts(cluster: Cluster) -> list[Finding]:
+    """Ask all hosts whether they can be reached, and whether Puppet is disabled there."""
+    findings = []
+    silent: dict[str, list[str]] = {}
+    disabled: dict[str, list[str]] = {}
+    for host, answer in probe.probe(cluster.remote, list(cluster.hosts.values())).items():
+        if not isinstance(answer, HostState):
+            silent.setdefault(answer.reason, []).append(host)
+        elif cluster.config.puppet.enabled and answer.puppet_disabled is not None:
+            disabled.setdefault(answer.puppet_disabled, []).append(host)
+    for reason, hosts in silent.items():
+        names = ",".join(sorted(hosts))
+        findings.append(stop(f"No answer over SSH from {names}: {reason}", f"Repair them, or --exclude {names}."))
+    for reason, hosts in disabled.items():
+        names = ",".join(sorted(hosts))
+        findings.append(stop(f"Puppet is disabled on {names}: {reason!r}", f"Enable it there, or --exclude {names}."))
+    return findings
+
+
+def assess(cluster: Cluster, known: Mapping[str, Node], leaving: Sequence[str]) -> Assessment:
+    """Read all pods and budgets, and find what drains would run into."""
+    api = cluster.api
+    version = policy_version(api)
+    pods, _ = api.list_all("/api/v1/pods", convert=parse_pod)
+    budgets, _ = api.list_all(budgets_path(version), convert=partial(parse_budget, version=version))
+    daemonsets, _ = api.list_all("/apis/apps/v1/daemonsets", convert=lambda item: str(item["metadata"]["uid"]))
+    policy = steps.drain_policy(cluster.config.drain)
+    return disruption.assess(pods, budgets, known, leaving, policy, daemonsets=frozenset(daemonsets))
+
+
+def of_risk(risk: Risk) -> Finding:
+    """Judge what drains would run into: what is bound to fail stops the run."""
+    if risk.kind.is_fatal:
+        return stop(risk.what, f"{risk.todo} Or --exclude {','.join(risk.nodes)}.")
+    if risk.kind in (RiskKind.CLOSED, RiskKind.NOWHERE):
+        return ask(risk.what, risk.todo)
+    return note(risk.what, risk.todo)
+
+
+def of_alerts(cluster: Cluster) -> list[Finding]:
+    """Ask Alertmanager for alerts of the hosts."""
+    ignored = set(cluster.config.alerts.ignore)
+    firing: dict[str, list[str]] = {}
+    for alert in cluster.silences.alerts(list(cluster.hosts.values())):
+        if alert.name not in ignored:
+            firing.setdefault(alert.name, []).append(alert.host)
+    return [
+        ask(
+            f"The alert {name} is firing for {', '.join(sorted(set(hosts)))}.",
+            "Look into it first; if you go on, it is not waited for.",
+        )
+        for name, hosts in sorted(firing.items())
+    ]
