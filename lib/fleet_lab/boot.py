@@ -1,0 +1,181 @@
+"""Brings the lab up and takes it down."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from fleet_lab import image, machine, operator, preflight, topology
+from fleet_lab.container import Spec
+from fleet_lab.context import make as make_context
+from fleet_lab.errors import LabError
+from fleet_lab.files import Disk
+from fleet_lab.guest.kubelet.api import TROUBLE
+from fleet_lab.lab import Lab, Say
+from fleet_lab.paths import Paths
+from fleet_lab.roles import ROLES, Context, common, packages
+from fleet_lab.roles.alertmanager import PORT
+from fleet_lab.topology import Host
+from fleet_lab.waiting import is_listening, wait_for
+
+_SSH = 90.0
+_API = 180.0
+_NODES = 90.0
+
+
+def up(paths: Paths, say: Say, *, topology_file: Path | None = None) -> Lab:
+    """Bring the lab up: make what is missing, start what is not running, wait until all of it works.
+
+    It may be called at any time, also after a crash of any part; what runs is left alone.
+
+    Args:
+        paths: the lab's folders.
+        say: told what is being done.
+        topology_file: the topology of a new lab; the default one if none is given.
+
+    Raises:
+        LabError: something is missing on the machine, or a part does not come up.
+    """
+    started = time.monotonic()
+    preflight.check(paths.state, paths.cache)
+
+    def timed(text: str) -> None:
+        say(f"{time.monotonic() - started:6.1f} s  {text}")
+
+    with _locked(paths, say):
+        _settle_topology(paths, topology_file)
+        wanted = packages()
+        if not image.path(paths.cache, wanted).is_dir():
+            timed("building the base image of all hosts from Debian's packages (once)")
+        base = image.ensure(paths.cache, wanted)
+        timed("Kubernetes, certificates, keys, configuration")
+        context = make_context(paths, topology.load(paths.topology), fetch=True)
+        context.ssh.write_config(context.topology)
+        operator.write(context)
+        machine.create_bridge(context.topology.network)
+        lab = Lab(paths)
+        new = [host for host in context.topology.hosts.values() if lab.supervisor(host.name) is None]
+        timed(f"starting {len(new)} hosts" if new else "all hosts are running")
+        for host in new:
+            _start(context, host, base)
+        _wait(lab, timed)
+        timed("the lab is up")
+    return lab
+
+
+def down(paths: Paths, say: Say) -> None:
+    """Take the lab down: nothing of it is left but the cache.
+
+    Args:
+        paths: the lab's folders.
+        say: told what is being done.
+
+    Raises:
+        LabError: this is not root, or something cannot be removed.
+    """
+    if not machine.is_root():
+        raise LabError("Only root can take the lab down: run it with sudo.")
+    with _locked(paths, say):
+        machine.remove()
+        if paths.state.exists():
+            shutil.rmtree(paths.state)
+        paths.lock.unlink()
+    say("The lab is down; the cache stays in " + str(paths.cache))
+
+
+@contextlib.contextmanager
+def _locked(paths: Paths, say: Say) -> Iterator[None]:
+    """Hold the lab's lock: of several ``up`` and ``down``, one is at work."""
+    paths.lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as lock:  # noqa: PTH123
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("another fleet-lab is at work: waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            # `down` removes the file: the lock counts only if this still is the one that others will find.
+            with contextlib.suppress(FileNotFoundError):
+                if paths.lock.stat().st_ino == os.fstat(lock.fileno()).st_ino:
+                    yield
+                    return
+
+
+def _settle_topology(paths: Paths, given: Path | None) -> None:
+    """Keep the topology that a new lab is made from; an existing lab has its own."""
+    if paths.topology.exists():
+        if given and topology.load(given) != topology.load(paths.topology):
+            raise LabError("The lab was made from another topology: take it down first, with `fleet-lab down`.")
+        return
+    if machine.running():
+        raise LabError("A lab with another state folder runs on this machine: take it down with `fleet-lab down`.")
+    source = given or topology.DEFAULT
+    topology.load(source)
+    paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    paths.state.chmod(0o700)
+    temporary = paths.topology.with_suffix(".new")
+    shutil.copyfile(source, temporary)
+    temporary.replace(paths.topology)
+
+
+def _start(context: Context, host: Host, base: Path) -> None:
+    """Write a host's disk and start its supervisor."""
+    paths = context.paths.host(host.name)
+    role = ROLES[host.role]
+    paths.faults.mkdir(parents=True, exist_ok=True)
+    paths.upper.mkdir(exist_ok=True)
+    cgroup = machine.cgroup() / host.name
+    if cgroup.exists():  # of a supervisor that was killed: the disk must not be in use
+        machine.kill_host(cgroup)
+    disk = Disk(base, paths.upper)
+    disk.write(common.files(context, host, [*common.UNITS, *role.units]))
+    disk.write(role.files(context, host))
+    Spec(
+        name=host.name,
+        image=str(base),
+        bridge=context.topology.network.bridge,
+        cgroup=f"{machine.CGROUP}/{host.name}",
+        firmware_delay=context.topology.firmware_delay,
+        binds=role.binds(context),
+    ).write(paths.spec)
+    with paths.log.open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "fleet_lab.supervisor", str(paths.root)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+        )
+
+
+def _wait(lab: Lab, say: Say) -> None:
+    """Wait until everything works that no injected fault keeps from working."""
+    faulty = {status.host.name for status in lab.status() if status.faults}
+    if faulty:
+        say(f"not waiting for {', '.join(sorted(faulty))}: faults are injected (`fleet-lab heal` undoes them)")
+    lab.wait_for_ssh([name for name in lab.hosts if name not in faulty], timeout=_SSH)
+    say("all hosts answer")
+    wait_for(
+        lambda: "" if lab.api().request("GET", "/version") else "no version",
+        what="the Kubernetes API",
+        timeout=_API,
+        trouble=TROUBLE,
+    )
+    say("the Kubernetes API answers")
+    lab.wait_for_nodes([name for name in lab.names("worker") if name not in faulty], timeout=_NODES)
+    say("all nodes are Ready")
+    for role, port in (("alertmanager", PORT), ("lock-store", 2379)):
+        host = lab.context.topology.with_role(role)[0]  # type: ignore[arg-type]
+        if host.name not in faulty:
+            wait_for(
+                lambda host=host, port=port: "" if is_listening(host.ipv4, port) else f"port {port} is closed",  # type: ignore[misc]
+                what=host.name,
+                timeout=_SSH,
+            )

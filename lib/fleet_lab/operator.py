@@ -1,0 +1,175 @@
+"""What an operator of the lab's fleet has on a cluster-management host: configuration, kubeconfigs, commands.
+
+Everything is rendered from the examples in ``config/``, with only the values replaced that the lab has to give.
+"""
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fleet_lab import kubeconfig
+from fleet_lab.errors import LabError
+from fleet_lab.roles import Context
+from fleet_lab.roles.alertmanager import PORT
+
+CLUSTER = "lab"
+"""The cluster's name for ``--cluster``."""
+
+_HERE = Path(__file__).resolve()
+
+# Faults are to show in minutes, not in half an hour.
+_DEADLINES = {"drain": "3m", "reboot": "2m", "puppet": "2m", "ready": "2m", "alerts": "2m", "blocked": "3m"}
+
+
+def examples() -> Path:
+    """Return the folder ``config/``: the repository's, or where an installation has put it.
+
+    Raises:
+        LabError: it is in neither place.
+    """
+    for folder in (_HERE.parents[2] / "config", Path(sys.prefix) / "share" / "fleet-cookbooks" / "config"):
+        if (folder / "fleet.yaml").exists():
+            return folder
+    raise LabError(f"The examples of configuration files are not installed: {folder} is missing.")
+
+
+def cookbooks_folder() -> Path:
+    """Return the folder that holds ``cookbooks/``: the repository, or where packages are installed."""
+    repository = _HERE.parents[2]
+    return repository if (repository / "cookbooks").is_dir() else _HERE.parents[1]
+
+
+def admin_kubeconfig(context: Context) -> Path:
+    """Return the kubeconfig of the cluster's administrator."""
+    return context.paths.operator / "kubernetes" / "admin.config"
+
+
+def fleet_config(context: Context) -> Path:
+    """Return this project's configuration for the lab."""
+    return context.paths.operator / "spicerack" / "fleet" / "config.yaml"
+
+
+def write(context: Context) -> None:
+    """Write all of the operator's files."""
+    spicerack = context.paths.operator / "spicerack"
+    cumin = context.paths.operator / "cumin"
+    _write_kubeconfigs(context)
+    _write_cumin(context, cumin)
+    hosts = {role: context.topology.with_role(role)[0] for role in ("alertmanager", "lock-store")}
+    client = context.etcd_ca.issue("spicerack")
+    etcd_pki = context.paths.operator / "etcd"
+    for name, text in (("ca.pem", context.etcd_ca.certificate), ("spicerack.pem", client.certificate)):
+        _write(etcd_pki / name, text)
+    _write(etcd_pki / "spicerack.key", client.key)
+
+    _render(
+        "spicerack.yaml",
+        spicerack / "config.yaml",
+        cookbooks_base_dirs=[str(cookbooks_folder())],
+        logs_base_dir=str(context.paths.operator / "log"),
+        instance_params={
+            "cumin_config": str(cumin / "config.yaml"),
+            "spicerack_config_dir": str(spicerack),
+            "etcd_config": str(spicerack / "etcd.yaml"),
+        },
+    )
+    _render(
+        "alertmanager.yaml",
+        spicerack / "alertmanager" / "config.yaml",
+        instances={"main": {"urls": [f"http://{hosts['alertmanager'].ipv4}:{PORT}"]}},
+    )
+    _render(
+        "etcd-lock.yaml",
+        spicerack / "etcd.yaml",
+        host=str(hosts["lock-store"].ipv4),
+        protocol="https",
+        ca_cert=str(etcd_pki / "ca.pem"),
+        cert=[str(etcd_pki / "spicerack.pem"), str(etcd_pki / "spicerack.key")],
+    )
+    example = yaml.safe_load((examples() / "fleet.yaml").read_text(encoding="utf-8"))
+    cluster = next(iter(example["clusters"].values())) | {
+        "kubeconfig": str(_maintenance_kubeconfig(context)),
+        "hosts": {"workers": "A:lab-workers", "control_plane": "A:lab-control-plane"},
+        "node_names": "short",
+        "deadlines": _DEADLINES,
+    }
+    _render(
+        "fleet.yaml",
+        fleet_config(context),
+        state_dir=str(context.paths.operator / "runs"),
+        clusters={CLUSTER: cluster},
+    )
+    _write_commands(context, spicerack / "config.yaml")
+
+
+def environment(context: Context) -> dict[str, str]:
+    """Return what to set so that ``cookbook``, ``fleet`` and ``kubectl`` talk to the lab."""
+    return {
+        "PATH": f"{context.paths.bin}:{os.environ.get('PATH', os.defpath)}",
+        "KUBECONFIG": str(admin_kubeconfig(context)),
+        "FLEET_CONFIG": str(fleet_config(context)),
+    }
+
+
+def _maintenance_kubeconfig(context: Context) -> Path:
+    return context.paths.operator / "kubernetes" / f"maintenance-{CLUSTER}.config"
+
+
+def _write_kubeconfigs(context: Context) -> None:
+    for path, user, group in (
+        (admin_kubeconfig(context), "admin", "system:masters"),
+        (_maintenance_kubeconfig(context), "fleet-maintenance", "system:masters"),
+    ):
+        credential = context.kubernetes_ca.issue(user, organization=group)
+        _write(path, kubeconfig.render(context.api_url, context.kubernetes_ca, credential, user))
+
+
+def _write_cumin(context: Context, folder: Path) -> None:
+    example = yaml.safe_load((examples() / "cumin.yaml").read_text(encoding="utf-8"))
+    options = [option for option in example["clustershell"]["ssh_options"] if not option.startswith("-F")]
+    _render(
+        "cumin.yaml",
+        folder / "config.yaml",
+        log_file=str(context.paths.operator / "log" / "cumin.log"),
+        clustershell=example["clustershell"] | {"ssh_options": [f"-F {context.ssh.config}", *options]},
+    )
+    groups: dict[str, str] = {}
+    for alias, role in (("lab-control-plane", "control-plane"), ("lab-workers", "worker"), ("lab-etcd", "etcd")):
+        groups[alias] = f"D{{{','.join(host.name for host in context.topology.hosts.values() if host.role == role)}}}"
+    groups["lab"] = "A:lab-control-plane or A:lab-workers"
+    _write(folder / "aliases.yaml", yaml.safe_dump(groups))
+
+
+def _render(example: str, target: Path, **values: Any) -> None:
+    data: Mapping[str, Any] = yaml.safe_load((examples() / example).read_text(encoding="utf-8"))
+    _write(target, yaml.safe_dump({**data, **values}, sort_keys=False))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:  # noqa: PTH123
+        stream.write(text)
+
+
+def _write_commands(context: Context, spicerack_config: Path) -> None:
+    shutil.rmtree(context.paths.bin, ignore_errors=True)
+    beside = Path(sys.executable).with_name("cookbook")
+    cookbook = str(beside) if beside.exists() else shutil.which("cookbook")
+    kubectl = shutil.which("kubectl")
+    commands = {
+        "cookbook": [cookbook, "-c", str(spicerack_config)],
+        "kubectl": [kubectl, "--kubeconfig", str(admin_kubeconfig(context))],
+    }
+    for name, command in commands.items():
+        if command[0] is None:
+            continue
+        path = context.paths.bin / name
+        _write(path, f'#!/bin/sh\nexec {shlex.join(map(str, command))} "$@"\n')
+        path.chmod(0o700)

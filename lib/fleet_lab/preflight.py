@@ -1,0 +1,79 @@
+"""What the machine must have before a lab is made: everything that is missing is said at once."""
+
+import os
+import shutil
+from pathlib import Path
+
+from fleet_lab import cgroups
+from fleet_lab.errors import LabError
+
+_PROGRAMS = {
+    "systemd-nspawn": "apt-get install systemd-container",
+    "mmdebstrap": "apt-get install mmdebstrap",
+    "ip": "apt-get install iproute2",
+    "ssh": "apt-get install openssh-client",
+    "nsenter": "apt-get install util-linux",
+    "unshare": "apt-get install util-linux",
+}
+_DISK = 5
+"""GB for the base image, the Kubernetes binaries and what the hosts write."""
+_MEMORY = 4
+"""GB for a fleet of the default size."""
+
+
+def missing(state: Path, cache: Path) -> list[str]:
+    """Return what is missing, each with how to get it.
+
+    Args:
+        state: where the lab's state will be.
+        cache: where the base image will be.
+    """
+    found = []
+    if os.geteuid() != 0:
+        found.append("this is not root: hosts are containers with their own network and init: run it with sudo")
+    for program, remedy in _PROGRAMS.items():
+        if shutil.which(program) is None:
+            found.append(f"there is no {program}: {remedy}")
+    for folder in dict.fromkeys(_existing(path) for path in (state, cache)):
+        free = shutil.disk_usage(folder).free / 1e9
+        if free < _DISK:
+            found.append(
+                f"{folder} has {free:.1f} GB free, {_DISK} are needed: free some, or set FLEET_LAB_DIR and "
+                "FLEET_LAB_CACHE to folders of a larger disk"
+            )
+    memory = _available_memory()
+    if memory < _MEMORY:
+        found.append(f"{memory:.1f} GB of memory are available, {_MEMORY} are needed: end other programs, or add memory")
+    if cgroups.mountpoint() is None:
+        found.append(
+            "the unified cgroup hierarchy is not mounted: "
+            "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"
+        )
+    for kind, what in (("time", "a kernel of 5.6 or later"), ("net", "network namespaces"), ("cgroup", "cgroups")):
+        if not Path(f"/proc/self/ns/{kind}").exists():
+            found.append(f"the kernel has no {kind} namespaces: boot a kernel with them ({what})")
+    if "overlay" not in Path("/proc/filesystems").read_text(encoding="ascii") and not _loadable("overlay"):
+        found.append("the kernel has no overlay file system: modprobe overlay")
+    return found
+
+
+def check(state: Path, cache: Path) -> None:
+    """Raise :class:`LabError` with everything that is missing."""
+    found = missing(state, cache)
+    if found:
+        raise LabError("The lab cannot be started here:\n" + "\n".join(f"  - {what}" for what in found))
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def _available_memory() -> float:
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return kilobytes * 1024 / 1e9
+
+
+def _loadable(module: str) -> bool:
+    modules = Path("/lib/modules") / os.uname().release
+    return any(modules.rglob(f"{module}.ko*"))

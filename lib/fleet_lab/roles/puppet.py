@@ -1,0 +1,50 @@
+"""Puppet on the hosts that are maintained: the real agent's package, a small local manifest, the four host commands."""
+
+from collections.abc import Iterable
+
+from fleet_lab.files import File
+from fleet_lab.roles.context import Context
+
+PACKAGES = ("puppet-agent",)
+UNITS = ("lab-puppet.service",)
+
+_COMMANDS = ("reboot-host", "disable-puppet", "enable-puppet", "run-puppet-agent")
+
+_MANIFEST = """\
+# What Puppet keeps as it is on every host of the lab.
+file { '/etc/motd':
+  content => "A host of fleet-lab, configured by Puppet.\\n",
+}
+"""
+
+_BOOT = """\
+[Unit]
+Description=The first run of Puppet since the boot
+After=network.target ssh.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/local/sbin/run-puppet-agent --quiet
+Environment=HOME=/root
+# Ruby is heavy, and a fleet that boots at once is on few cores.
+Nice=10
+"""
+
+_DEFAULTS = """\
+# Read by run-puppet-agent and its companions.
+VARDIR=/var/cache/puppet
+PUPPET_COMMAND='puppet apply /etc/puppet/lab.pp'
+"""
+
+
+def files(context: Context) -> Iterable[File]:
+    """Return the manifest, the host commands and the unit that runs Puppet once after each boot."""
+    for name in _COMMANDS:
+        yield File(f"/usr/local/sbin/{name}", (context.host_files / name).read_bytes(), mode=0o755)
+    yield File(
+        "/usr/local/share/bash/puppet-common.sh", (context.host_files / "puppet-common.sh").read_bytes()
+    )
+    yield File("/etc/default/fleet-puppet", _DEFAULTS)
+    yield File("/etc/puppet/lab.pp", _MANIFEST)
+    yield File("/etc/systemd/system/lab-puppet.service", _BOOT)
