@@ -32,6 +32,7 @@ __all__ = [
     "list_nodes",
     "ownership",
     "parse_node",
+    "read_node",
     "set_pending_taint",
     "uncordon",
 ]
@@ -105,6 +106,16 @@ def list_nodes(api: Api) -> list[Node]:
         KubernetesError: the API could not be read.
     """
     return api.list_all(_NODES, convert=parse_node)[0]
+
+
+def read_node(api: Api, name: str) -> Node:
+    """Return a node as it is now.
+
+    Raises:
+        ApiError: the API refused; status 404 if there is no such node.
+        ApiUnreachable: there was no answer.
+    """
+    return parse_node(api.get(f"{_NODES}/{name}"))
 
 
 def ownership(node: Node) -> Ownership | None:
@@ -219,7 +230,7 @@ def _change_all(api: Api, names: Iterable[str], decide: Callable[[Node], tuple[J
 def _change(api: Api, name: str, decide: Callable[[Node], tuple[JSON | None, Outcome]]) -> Outcome:
     """Read a node, decide on a patch and apply it to just the version that was read; again if it changed meanwhile."""
     for attempt in range(1, _ATTEMPTS + 1):
-        node = parse_node(api.get(f"{_NODES}/{name}"))
+        node = read_node(api, name)
         patch, outcome = decide(node)
         if patch is None:
             return outcome

@@ -75,7 +75,11 @@ class Toleration:
 
 @dataclass(frozen=True, slots=True)
 class AntiAffinity:
-    """Pods that must not be in the same topology domain; with no namespaces, those of the pod's own."""
+    """Pods that must not be in the same topology domain.
+
+    Attributes:
+        namespaces: empty for the pod's own, ``*`` for all.
+    """
 
     selector: Selector
     namespaces: tuple[str, ...]
@@ -283,7 +287,10 @@ def _node_terms(affinity: Mapping[str, Any]) -> tuple[NodeTerm, ...] | None:
 def _anti_affinity(affinity: Mapping[str, Any]) -> tuple[AntiAffinity, ...]:
     return tuple(
         AntiAffinity(
-            parse_selector(term.get("labelSelector") or {}), tuple(term.get("namespaces") or ()), term["topologyKey"]
+            parse_selector(term.get("labelSelector") or {}),
+            # An empty namespace selector is for all; others would need the namespaces' labels, and are not looked at.
+            ("*",) if term.get("namespaceSelector") == {} else tuple(term.get("namespaces") or ()),
+            term["topologyKey"],
         )
         for term in affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or ()
         if term.get("labelSelector") is not None  # no selector matches no pod
