@@ -88,7 +88,7 @@ def host(tmp_path: Path) -> Host:
     return host
 
 
-REASONS = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), min_size=1, max_size=30)
+REASONS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=30)
 
 
 @given(reason=REASONS.filter(lambda text: text not in ("-h", "--help")))

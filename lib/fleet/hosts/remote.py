@@ -20,6 +20,7 @@ from cumin import CuminError, NodeSet, nodeset_fromlist
 from cumin.transports import Command
 from spicerack import Spicerack
 from spicerack.exceptions import SpicerackError
+from spicerack.remote import RemoteExecutionError
 
 from fleet.errors import FleetError
 
@@ -115,9 +116,10 @@ class Remote:
         return {host: parse(outputs.get(host, ""), timeout=timeout if late else None) for host in hosts}
 
     def _execute(self, hosts: Sequence[str], command: str, timeout: float, *, safe: bool) -> dict[str, str]:
+        grouped: Iterable[tuple[NodeSet, MsgTreeElem]]
         try:
             target = self._remote.query(f"D{{{nodeset_fromlist(hosts)}}}")
-            grouped: Iterable[tuple[NodeSet, MsgTreeElem]] = target.run_sync(
+            grouped = target.run_sync(
                 # The exit code is the marker's business: any other (255, ssh's own) is no reason to raise.
                 Command(command, timeout=timeout, ok_codes=[]),
                 success_threshold=0.0,
@@ -125,9 +127,11 @@ class Remote:
                 print_output=False,
                 print_progress_bars=False,
             )
-            return {host: output.message().decode(errors="replace") for nodes, output in grouped for host in nodes}
+        except RemoteExecutionError as error:
+            grouped = error.results  # all hosts timed out
         except (CuminError, SpicerackError) as error:
             raise RemoteError(f"The command could not be run on {nodeset_fromlist(hosts)}: {error}") from error
+        return {host: output.message().decode(errors="replace") for nodes, output in grouped for host in nodes}
 
 
 def mark(command: str) -> str:
