@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fleet_lab import image, machine, operator, preflight, topology
+from fleet_lab import cgroups, image, machine, operator, preflight, topology
 from fleet_lab.container import Spec
 from fleet_lab.context import make as make_context
 from fleet_lab.errors import LabError
@@ -78,7 +78,7 @@ def down(paths: Paths, say: Say) -> None:
     Raises:
         LabError: this is not root, or something cannot be removed.
     """
-    if not machine.is_root():
+    if os.geteuid() != 0:
         raise LabError("Only root can take the lab down: run it with sudo.")
     with _locked(paths, say):
         machine.remove()
@@ -131,7 +131,7 @@ def _start(context: Context, host: Host, base: Path) -> None:
     paths.upper.mkdir(exist_ok=True)
     cgroup = machine.cgroup() / host.name
     if cgroup.exists():  # of a supervisor that was killed: the disk must not be in use
-        machine.kill_host(cgroup)
+        cgroups.kill(cgroup)
     disk = Disk(base, paths.upper)
     disk.write(common.files(context, host, [*common.UNITS, *role.units]))
     disk.write(role.files(context, host))

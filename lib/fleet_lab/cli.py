@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 from fleet.errors import FleetError
-from fleet_lab import boot, faults
+from fleet_lab import boot, faults, workload
 from fleet_lab.lab import Lab
 from fleet_lab.paths import Paths
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fleet-lab", description="A real fleet on one machine: make it, break it, heal it.")
+    parser = argparse.ArgumentParser(prog="fleet-lab", description="A real fleet on one machine.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     up = commands.add_parser("up", help="bring the lab up; may be run again at any time")
     up.add_argument("--topology", type=Path, metavar="FILE", help="YAML file with the hosts of a new lab")
@@ -30,7 +30,9 @@ def _parser() -> argparse.ArgumentParser:
     inject.add_argument("hosts", nargs="*", metavar="HOST")
     heal = commands.add_parser("heal", help="undo faults")
     heal.add_argument("hosts", nargs="*", metavar="HOST", help="all if none is named")
-    commands.add_parser("env", help="print what to export: eval \"$(fleet-lab env)\"")
+    demo = commands.add_parser("workload", help="run something on the cluster, in the namespace demo")
+    demo.add_argument("--delete", action="store_true", help="delete it instead")
+    commands.add_parser("env", help='print what to export: eval "$(fleet-lab env)"')
     return parser
 
 
@@ -85,6 +87,8 @@ def _run(options: argparse.Namespace) -> int:
     elif options.command == "heal":
         for line in lab.heal(*options.hosts) or ["There was nothing to heal."]:
             print(line)
+    elif options.command == "workload":
+        workload.delete(lab) if options.delete else workload.create(lab)
     elif options.command == "env":
         for name, value in lab.environment().items():
             print(f"export {name}={shlex.quote(value)}")

@@ -1,7 +1,7 @@
 """Boots one host: a systemd-nspawn container over an overlay, in namespaces and a cgroup of its own.
 
-The calls here change the process that makes them (a host's supervisor), which is why that is a process of its own. Mounts
-are made in its private mount namespace: they are gone as soon as the supervisor and the host are, however they ended.
+The calls here change the process that makes them (a host's supervisor), which is why that is a process of its own.
+Mounts are made in its private mount namespace: they are gone as soon as supervisor and host are, however they ended.
 """
 
 import ctypes

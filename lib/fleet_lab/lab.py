@@ -32,7 +32,7 @@ class HostStatus:
 
     host: Host
     state: str
-    """``running``, ``rebooting``, ``held down``, ``slow to boot``, ``off``, ``crashed``; ``dead`` without supervisor."""
+    """``running``, ``rebooting``, ``held down``, ``slow to boot``, ``crashed``, ``off``; ``dead`` if unsupervised."""
     boots: int
     """How often it was booted since the lab was made, or since its supervisor was started again."""
     since: float
@@ -186,7 +186,8 @@ class Lab:
         self._known(hosts)
         wrong = [name for name in hosts if known.roles is not None and self.hosts[name].role not in known.roles]
         if wrong:
-            raise LabError(f"The fault {fault} is for hosts with the role {', '.join(known.roles or ())}: not {wrong[0]}.")
+            roles = ", ".join(known.roles or ())
+            raise LabError(f"The fault {fault} is for hosts with the role {roles}: {wrong[0]} is none.")
         for name in hosts:
             self._write_fault(name, known, seconds)
 

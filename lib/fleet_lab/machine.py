@@ -1,7 +1,6 @@
 """What the lab has on the machine itself: a bridge and a cgroup. Mounts it has none: they are the supervisors' own."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -14,7 +13,7 @@ CGROUP = "fleet-lab"
 """The lab's cgroup, below which every host and its supervisor has its own."""
 
 _MAC = "02:66:6c:65:65:74"
-"""The bridge's hardware address ("fleet"): marks it as the lab's from the moment it is there; no other is ever touched."""
+"""The bridge's hardware address ("fleet"): it is the lab's from the start, and no other bridge is ever touched."""
 
 
 def cgroup() -> Path:
@@ -47,7 +46,7 @@ def create_bridge(network: Network) -> None:
         run(["ip", "link", "add", network.bridge, "address", _MAC, "type", "bridge", "forward_delay", "0"])
     elif link.get("address") != _MAC:
         raise LabError(
-            f"There is a network interface {network.bridge} that is not the lab's: choose another name (network.bridge) "
+            f"There is a network interface {network.bridge} that is not the lab's: choose another name for the bridge "
             "in the topology file (--topology)."
         )
     run(["ip", "address", "replace", f"{network.machine_ipv4}/{network.ipv4.prefixlen}", "dev", network.bridge])
@@ -79,13 +78,3 @@ def running() -> bool:
     mountpoint = cgroups.mountpoint()
     events = mountpoint and mountpoint / CGROUP / "cgroup.events"
     return bool(events and events.exists() and "populated 1" in events.read_text(encoding="ascii"))
-
-
-def is_root() -> bool:
-    """Whether this process may do all that."""
-    return os.geteuid() == 0
-
-
-def kill_host(cgroup: Path) -> None:
-    """Kill what is left of a host whose supervisor is gone."""
-    cgroups.kill(cgroup)

@@ -43,7 +43,7 @@ def missing(state: Path, cache: Path) -> list[str]:
             )
     memory = _available_memory()
     if memory < _MEMORY:
-        found.append(f"{memory:.1f} GB of memory are available, {_MEMORY} are needed: end other programs, or add memory")
+        found.append(f"{memory:.1f} GB of memory are free, {_MEMORY} are needed: end other programs, or add memory")
     if cgroups.mountpoint() is None:
         found.append(
             "the unified cgroup hierarchy is not mounted: "

@@ -1,7 +1,7 @@
 """The supervisor of one host: its power supply and firmware.
 
-``python -m fleet_lab.supervisor FOLDER`` boots the host of that folder, boots it again after a reboot, and obeys the faults
-that are injected into the firmware. SIGHUP tells it to look at the faults again.
+``python -m fleet_lab.supervisor FOLDER`` boots the host of that folder, boots it again after a reboot, and obeys the
+faults that are injected into the firmware. SIGHUP tells it to look at the faults again.
 """
 
 import fcntl

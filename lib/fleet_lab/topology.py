@@ -18,6 +18,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,11}$")]
 """A host's name; with the prefix of its network interface on the machine it must fit into 15 characters."""
 
 _FIRST_HOST = 11
+_SINGLE: tuple[RoleName, ...] = ("load-balancer", "alertmanager", "lock-store")
 
 
 class _Model(BaseModel):
@@ -75,9 +76,9 @@ class Topology(_Model):
         for role in ("control-plane", "etcd", "worker"):
             if role not in roles:
                 raise ValueError(f"there is no host with the role {role}")
-        for role in ("load-balancer", "alertmanager", "lock-store"):
-            if roles.count(role) != 1:
-                raise ValueError(f"there must be exactly one host with the role {role}")
+        for single in _SINGLE:
+            if roles.count(single) != 1:
+                raise ValueError(f"there must be exactly one host with the role {single}")
         if len(roles) + _FIRST_HOST >= self.network.ipv4.num_addresses - 1:
             raise ValueError(f"{self.network.ipv4} is too small for {len(roles)} hosts")
         return self

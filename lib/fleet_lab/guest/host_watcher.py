@@ -95,9 +95,7 @@ def main() -> None:
             elif not misses[host] and host in down:
                 back[host] = down.pop(host)
                 changed = True
-        if (changed or (down and time.monotonic() - told > _RESEND)) and post(
-            settings["alertmanager"], down, back
-        ):
+        if (changed or (down and time.monotonic() - told > _RESEND)) and post(settings["alertmanager"], down, back):
             told = time.monotonic()
             back = {}
             changed = False

@@ -33,10 +33,11 @@ backend api
     balance roundrobin
     option httpchk GET /readyz
     http-check expect status 200
-    # A new connection goes to another server if one refuses; those to a dead one are closed, so that clients go elsewhere.
+    # A new connection goes to another server if one refuses; those to a dead one are closed: clients go elsewhere.
     option redispatch
     retries 3
-    default-server check check-ssl verify required ca-file /etc/haproxy/ca.pem inter 1s fall 2 rise 2 on-marked-down shutdown-sessions
+    default-server check check-ssl verify required ca-file /etc/haproxy/ca.pem inter 1s fall 2 rise 2 \
+on-marked-down shutdown-sessions
 """
 
 

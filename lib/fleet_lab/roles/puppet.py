@@ -42,9 +42,7 @@ def files(context: Context) -> Iterable[File]:
     """Return the manifest, the host commands and the unit that runs Puppet once after each boot."""
     for name in _COMMANDS:
         yield File(f"/usr/local/sbin/{name}", (context.host_files / name).read_bytes(), mode=0o755)
-    yield File(
-        "/usr/local/share/bash/puppet-common.sh", (context.host_files / "puppet-common.sh").read_bytes()
-    )
+    yield File("/usr/local/share/bash/puppet-common.sh", (context.host_files / "puppet-common.sh").read_bytes())
     yield File("/etc/default/fleet-puppet", _DEFAULTS)
     yield File("/etc/puppet/lab.pp", _MANIFEST)
     yield File("/etc/systemd/system/lab-puppet.service", _BOOT)

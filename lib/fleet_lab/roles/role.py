@@ -10,7 +10,7 @@ from fleet_lab.topology import Host
 
 @dataclass(frozen=True)
 class Role:
-    """What makes a host what it is. Subclasses say what they need of the base image, which files and units they have."""
+    """What makes a host what it is: what it needs of the base image, its files and its units."""
 
     packages: tuple[str, ...] = ()
     """Debian packages that the base image must have."""

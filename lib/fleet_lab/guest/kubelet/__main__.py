@@ -56,8 +56,9 @@ class Kubelet:
         self._until_done(self._node.register)
         self._until_done(self._report)
         threading.Thread(target=self._watch, daemon=True).start()
-        for seconds, work in ((_LEASE, self._node.renew_lease), (_STATUS, self._report), (_FAULTS, self._look_at_faults)):
-            self._every(seconds, work)
+        self._every(_LEASE, self._node.renew_lease)
+        self._every(_STATUS, self._report)
+        self._every(_FAULTS, self._look_at_faults)
         self._later(_RUNTIME, self._runtime_is_up)
         while True:
             try:
