@@ -124,5 +124,5 @@ def test_wrong_instances(config: object, name: str, message: str) -> None:
 def test_spicerack_configuration_that_is_missing(tmp_path: Path) -> None:
     spicerack: Any = SimpleNamespace(config_dir=tmp_path, dry_run=False, requests_proxies=None)
 
-    with pytest.raises(SilenceError, match="alertmanager/config.yaml"):
+    with pytest.raises(SilenceError, match=r"alertmanager/config\.yaml"):
         Silences.from_spicerack(spicerack)
