@@ -64,9 +64,9 @@ def write(context: Context) -> None:
     hosts = {role: context.topology.with_role(role)[0] for role in ("alertmanager", "lock-store")}
     client = context.etcd_ca.issue("spicerack")
     etcd_pki = context.paths.operator / "etcd"
-    for name, text in (("ca.pem", context.etcd_ca.certificate), ("spicerack.pem", client.certificate)):
-        _write(etcd_pki / name, text)
-    _write(etcd_pki / "spicerack.key", client.key)
+    _write(etcd_pki / "ca.pem", context.etcd_ca.certificate)
+    # One file for both: a configuration in YAML cannot hold the tuple that python-etcd wants for two.
+    _write(etcd_pki / "spicerack.pem", client.certificate + client.key)
 
     _render(
         "spicerack.yaml",
@@ -90,7 +90,7 @@ def write(context: Context) -> None:
         host=str(hosts["lock-store"].ipv4),
         protocol="https",
         ca_cert=str(etcd_pki / "ca.pem"),
-        cert=[str(etcd_pki / "spicerack.pem"), str(etcd_pki / "spicerack.key")],
+        cert=str(etcd_pki / "spicerack.pem"),
     )
     example = yaml.safe_load((examples() / "fleet.yaml").read_text(encoding="utf-8"))
     cluster = next(iter(example["clusters"].values())) | {
