@@ -77,7 +77,7 @@ class NodeRunner(CookbookRunnerBase):
         if args.resume or args.abort:
             return f"{'resume' if args.resume else 'abort'} {args.resume or args.abort}"
         task = f" - {args.task_id}" if args.task_id else ""
-        return f"on {args.cluster}: {args.reason}{task}"
+        return f"on {args.cluster}: {args.reason or 'no reason given'}{task}"
 
     @property
     def lock_args(self) -> LockArgs:

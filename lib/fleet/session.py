@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from functools import partial
 
 from ClusterShell.NodeSet import NodeSet, NodeSetException
-from rich.console import Console
 from spicerack import Spicerack
 from spicerack.exceptions import SpicerackError
 from wmflib.exceptions import WmflibError
@@ -94,7 +93,7 @@ class Session:
         self._config = config
         self._procedure = procedure
         self._build_steps = build_steps
-        self._console = Console()
+        self._console = report.console()
         self._events: Events = queue.SimpleQueue()
 
     def start(self, request: Request) -> int:

@@ -92,11 +92,17 @@ def _most_telling(states: Mapping[str, UnitState]) -> list[UnitState]:
     return [state for name, state in states.items() if name in names]
 
 
+def console() -> Console:
+    """Return the console for plans and reports; what is no terminal, a log or a pipe, has room for wide tables."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=200)
+
+
 @contextmanager
 def view() -> Iterator[LogView]:
     """Yield the view that fits the output: a live table on a terminal, log lines otherwise."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    errors = Console(stderr=True)
+    if not errors.is_terminal:
         yield LogView()
         return
     handlers = [
@@ -105,7 +111,7 @@ def view() -> Iterator[LogView]:
         if type(handler) is logging.StreamHandler and handler.stream is sys.stderr
     ]
     stderr = sys.stderr
-    with Live(console=console, refresh_per_second=4, redirect_stderr=True) as live:
+    with Live(console=errors, refresh_per_second=4, redirect_stderr=True) as live:
         # Log handlers keep the stream they were made with; lines written past the live display would tear it.
         for handler in handlers:
             handler.setStream(sys.stderr)
@@ -198,18 +204,20 @@ def render(data: Mapping[str, Any], console: Console) -> None:
         console: where to print.
     """
     units = data["units"]
-    names = list(dict.fromkeys(step for unit in units for step in unit["steps"]))
     run = data["run"]
     console.print(f"\nRun {run['id']} on {run['cluster']}: {data['status']} after {duration(data['seconds'])}")
+    names = list(dict.fromkeys(step for unit in units for step in unit["steps"]))
+    # A narrow terminal has no room for a column a step.
+    columns = [[name] for name in names] if sum(len(name) + 3 for name in names) + 50 <= console.width else [names]
     table = Table(show_edge=False)
-    table.add_column("unit", no_wrap=True)
-    table.add_column("domain", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    for name in [*names, "total"]:
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("unit", "domain", "status"):
+        table.add_column(name, no_wrap=True)
+    for column in columns:
+        table.add_column(column[0] if len(column) == 1 else "steps", justify="right" if len(column) == 1 else "left")
+    table.add_column("total", justify="right", no_wrap=True)
     for unit in units:
-        cells = [duration(unit["steps"][name]) if name in unit["steps"] else "" for name in names]
         status = Status(unit["status"])
+        cells = [_times(unit["steps"], column) for column in columns]
         total = duration(unit["seconds"]) if unit["steps"] else ""
         table.add_row(unit["unit"], unit["domain"], status.value, *cells, total, style=_STYLES[status])
     console.print(table)
@@ -218,3 +226,10 @@ def render(data: Mapping[str, Any], console: Console) -> None:
             console.print(f"{unit['unit']} is {unit['status']}: {unit['detail']}", style="bold red", markup=False)
     for what, command in data["next"].items():
         console.print(f"{what}:\n  {command}", markup=False, soft_wrap=True)
+
+
+def _times(times: Mapping[str, float], names: Sequence[str]) -> str:
+    """Return the times of some steps: bare for one, with their names for several."""
+    if len(names) == 1:
+        return duration(times[names[0]]) if names[0] in times else ""
+    return ", ".join(f"{name} {duration(times[name])}" for name in names if name in times)

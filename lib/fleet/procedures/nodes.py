@@ -147,9 +147,9 @@ class NodeMaintenance:
         self._steps = {"prepare": [taint], NODES: list(node_steps), "hand back": [_hand_back(cluster, known)]}
         renew = cluster.config.alerts.silence / 3
         self.stages = (
-            Stage("prepare", (Unit(cluster.name),), _specs(self._steps["prepare"]), when=When.START),
+            Stage("prepare", (Unit("prepare"),), _specs(self._steps["prepare"]), when=When.START),
             Stage(NODES, tuple(units), _specs(node_steps), limits, renew=renew),
-            Stage("hand back", (Unit(cluster.name),), _specs(self._steps["hand back"]), when=When.END),
+            Stage("hand back", (Unit("hand back"),), _specs(self._steps["hand back"]), when=When.END),
         )
 
     def effects(self, stage: str, step: str) -> Effects:
@@ -194,7 +194,7 @@ class Abort:
         units = tuple(state.unit for state in states)
         self.stages = (
             Stage(ABORT, units, _specs(give_back), free, when=When.START, facts=facts),
-            Stage("hand back", (Unit(cluster.name),), _specs(self._steps["hand back"]), when=When.END),
+            Stage("hand back", (Unit("hand back"),), _specs(self._steps["hand back"]), when=When.END),
         )
 
     def effects(self, stage: str, step: str) -> Effects:
