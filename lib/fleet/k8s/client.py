@@ -120,6 +120,7 @@ class Api:
         try:
             kubernetes_config.load_kube_config(str(path), client_configuration=configuration, persist_config=False)
             configuration.connection_pool_maxsize = _CONNECTIONS
+            _load_certificates(configuration)
             return cls(kubernetes_client.ApiClient(configuration), timeout=timeout, patience=patience)
         except (kubernetes_config.ConfigException, yaml.YAMLError, UnicodeDecodeError) as error:
             raise KubernetesError(f"{path} is no usable kubeconfig: {error}") from error
@@ -348,6 +349,13 @@ class Api:
         if isinstance(error, urllib3.exceptions.SSLError) and _is_untrusted(error):
             raise KubernetesError(f"The certificate of {self.server} cannot be trusted: {error}") from error
         raise ApiUnreachable(f"The Kubernetes API at {self.server} did not answer {call}: {error}") from error
+
+
+def _load_certificates(configuration: Any) -> None:
+    """Load what a kubeconfig names once, so that broken files are noticed before the first call."""
+    context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+    if configuration.cert_file:
+        context.load_cert_chain(configuration.cert_file, configuration.key_file)
 
 
 def _query_value(value: Query) -> str:

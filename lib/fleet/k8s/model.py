@@ -100,6 +100,8 @@ def parse_quantity(value: str | int | float) -> Decimal:
     try:
         if suffix in _SUFFIXES:
             return Decimal(text.removesuffix(suffix) if suffix else text) * _SUFFIXES[suffix]
-        return Decimal(text)  # an exponent, such as 12e6
+        if suffix.lower().startswith("e"):
+            return Decimal(text)  # an exponent, such as 12e6
     except InvalidOperation:
-        raise ValueError(f"{value!r} is no quantity such as 250m or 128Mi") from None
+        pass
+    raise ValueError(f"{value!r} is no quantity such as 250m or 128Mi")
