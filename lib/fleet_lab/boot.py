@@ -10,15 +10,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fleet_lab import cgroups, image, machine, operator, preflight, topology
+from fleet_lab import cgroups, image, operator, preflight, topology
 from fleet_lab.container import Spec
 from fleet_lab.context import make as make_context
 from fleet_lab.errors import LabError
 from fleet_lab.files import Disk
 from fleet_lab.guest.kubelet.api import TROUBLE
 from fleet_lab.lab import Lab, Say
+from fleet_lab.machine import Machine
 from fleet_lab.paths import Paths
-from fleet_lab.roles import ROLES, Context, common, packages
+from fleet_lab.roles import ROLES, Context, common, packages, puppet
 from fleet_lab.roles.alertmanager import PORT
 from fleet_lab.topology import Host
 from fleet_lab.waiting import is_listening, wait_for
@@ -26,6 +27,7 @@ from fleet_lab.waiting import is_listening, wait_for
 _SSH = 90.0
 _API = 180.0
 _NODES = 90.0
+_PUPPET = 180.0
 
 
 def up(paths: Paths, say: Say, *, topology_file: Path | None = None) -> Lab:
@@ -57,7 +59,7 @@ def up(paths: Paths, say: Say, *, topology_file: Path | None = None) -> Lab:
         context = make_context(paths, topology.load(paths.topology), fetch=True)
         context.ssh.write_config(context.topology)
         operator.write(context)
-        machine.create_bridge(context.topology.network)
+        Machine(paths.state).create_bridge(context.topology.network)
         lab = Lab(paths)
         new = [host for host in context.topology.hosts.values() if lab.supervisor(host.name) is None]
         timed(f"starting {len(new)} hosts" if new else "all hosts are running")
@@ -81,7 +83,7 @@ def down(paths: Paths, say: Say) -> None:
     if os.geteuid() != 0:
         raise LabError("Only root can take the lab down: run it with sudo.")
     with _locked(paths, say):
-        machine.remove()
+        Machine(paths.state).remove()
         if paths.state.exists():
             shutil.rmtree(paths.state)
         paths.lock.unlink()
@@ -112,8 +114,7 @@ def _settle_topology(paths: Paths, given: Path | None) -> None:
         if given and topology.load(given) != topology.load(paths.topology):
             raise LabError("The lab was made from another topology: take it down first, with `fleet-lab down`.")
         return
-    if machine.running():
-        raise LabError("A lab with another state folder runs on this machine: take it down with `fleet-lab down`.")
+    Machine(paths.state).remove()  # of a lab whose state folder was deleted
     source = given or topology.DEFAULT
     topology.load(source)
     paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -129,7 +130,8 @@ def _start(context: Context, host: Host, base: Path) -> None:
     role = ROLES[host.role]
     paths.faults.mkdir(parents=True, exist_ok=True)
     paths.upper.mkdir(exist_ok=True)
-    cgroup = machine.cgroup() / host.name
+    machine = Machine(context.paths.state)
+    cgroup = machine.host_cgroup(host.name)
     if cgroup.exists():  # of a supervisor that was killed: the disk must not be in use
         cgroups.kill(cgroup)
     disk = Disk(base, paths.upper)
@@ -139,7 +141,7 @@ def _start(context: Context, host: Host, base: Path) -> None:
         name=host.name,
         image=str(base),
         bridge=context.topology.network.bridge,
-        cgroup=f"{machine.CGROUP}/{host.name}",
+        cgroup=f"{machine.cgroup_name}/{host.name}",
         firmware_delay=context.topology.firmware_delay,
         binds=role.binds(context),
     ).write(paths.spec)
@@ -171,6 +173,17 @@ def _wait(lab: Lab, say: Say) -> None:
     say("the Kubernetes API answers")
     lab.wait_for_nodes([name for name in lab.names("worker") if name not in faulty], timeout=_NODES)
     say("all nodes are Ready")
+    configured = [
+        host.name
+        for host in lab.hosts.values()
+        if puppet.UNITS[0] in ROLES[host.role].units and host.name not in faulty
+    ]
+    wait_for(
+        lambda: ", ".join(name for name in configured if not puppet.has_run(lab.paths.host(name).upper)),
+        what="the first run of Puppet",
+        timeout=_PUPPET,
+    )
+    say("Puppet has run everywhere")
     for role, port in (("alertmanager", PORT), ("lock-store", 2379)):
         host = lab.context.topology.with_role(role)[0]  # type: ignore[arg-type]
         if host.name not in faulty:

@@ -11,12 +11,13 @@ from functools import cached_property
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from fleet_lab import cgroups, machine, operator, topology
+from fleet_lab import cgroups, operator, topology
 from fleet_lab.command import run
 from fleet_lab.context import make as make_context
 from fleet_lab.errors import LabError
 from fleet_lab.faults import FAULTS, Fault
 from fleet_lab.guest.kubelet.api import TROUBLE, Api
+from fleet_lab.machine import Machine
 from fleet_lab.paths import Paths
 from fleet_lab.roles import Context
 from fleet_lab.topology import Host, RoleName
@@ -134,7 +135,7 @@ class Lab:
             LabError: the host is down, or the command failed.
         """
         self._known([host])
-        leader = cgroups.leader(machine.cgroup() / host)
+        leader = self._leader(host)
         if leader is None:
             raise LabError(f"{host} is down.")
         return run(["nsenter", "--all", "--target", str(leader), "--", *command], timeout=timeout)
@@ -198,7 +199,7 @@ class Lab:
         temporary.write_text(content, encoding="ascii")
         temporary.replace(paths.faults / fault.name)
         self._nudge(name)
-        if fault.unit and cgroups.leader(machine.cgroup() / name):
+        if fault.unit and self._leader(name):
             self.enter(name, "systemctl", "stop", fault.unit)
 
     def heal(self, *hosts: str) -> list[str]:
@@ -227,7 +228,7 @@ class Lab:
             self._nudge(name)
         for name, fault in (entry.split(": ") for entry in healed):
             unit = FAULTS[fault].unit if fault in FAULTS else None
-            if unit and cgroups.leader(machine.cgroup() / name):
+            if unit and self._leader(name):
                 self.enter(name, "systemctl", "start", unit)
         self.wait_for_ssh(dict.fromkeys(names), timeout=_BACK)
         return healed
@@ -278,6 +279,9 @@ class Lab:
             if path.exists()
         )
         return f"{name}: {text.strip() or 'nothing'}"
+
+    def _leader(self, name: str) -> int | None:
+        return cgroups.leader(Machine(self.paths.state).host_cgroup(name))
 
     def _nudge(self, name: str) -> None:
         """Tell a host's supervisor that its faults have changed."""

@@ -1,6 +1,7 @@
 """Puppet on the hosts that are maintained: the real agent's package, a small local manifest, the four host commands."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from fleet_lab.files import File
 from fleet_lab.roles.context import Context
@@ -31,11 +32,22 @@ Environment=HOME=/root
 Nice=10
 """
 
-_DEFAULTS = """\
+_VARDIR = "/var/cache/puppet"
+
+_DEFAULTS = f"""\
 # Read by run-puppet-agent and its companions.
-VARDIR=/var/cache/puppet
+VARDIR={_VARDIR}
 PUPPET_COMMAND='puppet apply /etc/puppet/lab.pp'
 """
+
+
+def has_run(upper: Path) -> bool:
+    """Whether Puppet has ever run on a host.
+
+    Args:
+        upper: the host's own layer, as the machine sees it.
+    """
+    return (upper / _VARDIR.lstrip("/") / "public" / "last_run_summary.yaml").exists()
 
 
 def files(context: Context) -> Iterable[File]:
