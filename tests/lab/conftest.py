@@ -1,0 +1,52 @@
+"""The lab for its tests: one that is running, or one that is brought up for the session and taken down after it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fleet_lab import boot
+from fleet_lab.lab import Lab
+from fleet_lab.paths import Paths
+
+_HERE = Path(__file__).parent
+_NOT_RUN = pytest.StashKey[list[str]]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without root there is no lab: its tests are deselected, and named at the end."""
+    if os.geteuid() == 0:
+        return
+    ours = [item for item in items if item.path.is_relative_to(_HERE)]
+    items[:] = [item for item in items if not item.path.is_relative_to(_HERE)]
+    config.hook.pytest_deselected(items=ours)
+    config.stash[_NOT_RUN] = sorted({item.path.name for item in ours})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say loudly what was not run."""
+    not_run = config.stash.get(_NOT_RUN, [])
+    if not_run:
+        terminalreporter.section("THE LAB'S TESTS WERE NOT RUN", sep="!", red=True, bold=True)
+        terminalreporter.write_line(f"They need root. Not run: {', '.join(not_run)}.", red=True, bold=True)
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """The lab, with no faults; brought up if it is not running, and taken down again in that case."""
+    paths = Paths.from_environment()
+    existed = Lab(paths).exists
+    running = boot.up(paths, print)
+    running.heal()
+    yield running
+    if not existed:
+        boot.down(paths, print)
+
+
+@pytest.fixture
+def healed(lab: Lab) -> Iterator[Lab]:
+    """The lab for a test that injects faults: they are undone after it, and all nodes are Ready."""
+    yield lab
+    lab.heal()
+    lab.wait_for_nodes(lab.names("worker"), timeout=60)
