@@ -6,18 +6,20 @@ commented example of it. Every mistake in it is reported at once, each with its 
 
 import os
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fleet.errors import FleetError
+from fleet.hosts.matchers import parse_matcher
 
 DEFAULT_PATH = Path("/etc/spicerack/fleet/config.yaml")
 """Where the configuration is read from, unless ``$FLEET_CONFIG`` names another file."""
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -57,7 +59,7 @@ def parse_amount(value: object) -> int | str:
         ValueError: the value is no amount, or not between 1 and 100 %.
     """
     text = str(value).strip()
-    if isinstance(value, bool) or not re.fullmatch(r"\d+%?", text):
+    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,9}%?", text):
         raise ValueError(f"{value!r} is no amount: write a number such as 2, or a percentage such as 10%")
     if int(text.rstrip("%")) < 1:
         raise ValueError(f"{value!r} would let nothing be done: write at least 1 or 1%")
@@ -68,8 +70,27 @@ def parse_amount(value: object) -> int | str:
     return int(text)
 
 
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"{str(path)!r} must be an absolute path: begin it with /")
+    return path
+
+
+def _matcher(text: str) -> str:
+    parse_matcher(text)
+    return text
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Amount = Annotated[int | str, BeforeValidator(parse_amount)]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Query = Annotated[str, Field(pattern=r"\S")]
+"""A Cumin query."""
+ClusterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+"""It becomes part of the names of runs, and so of folders."""
+_DNS_LABEL = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+_NODE_LABEL = r"^([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"
+_ALERT_LABEL = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
 
 
 class _Model(BaseModel):
@@ -79,8 +100,8 @@ class _Model(BaseModel):
 class HostsConfig(_Model):
     """How to find a cluster's hosts: Cumin queries, aliases welcome (``A:lab-workers``)."""
 
-    workers: str = Field(min_length=1)
-    control_plane: str = Field(min_length=1)
+    workers: Query
+    control_plane: Query
 
 
 class LimitsConfig(_Model):
@@ -122,9 +143,9 @@ class AlertsConfig(_Model):
 
     instance: str = ""
     """Name of the instance in spicerack's ``alertmanager/config.yaml``; empty for its default."""
-    label: str = "instance"
+    label: str = Field(default="instance", pattern=_ALERT_LABEL)
     """The label that names the host, with or without domain and port."""
-    matchers: tuple[str, ...] = ()
+    matchers: tuple[Annotated[str, AfterValidator(_matcher)], ...] = ()
     """Further matchers of every silence, such as ``site="eqiad"``."""
     silence: Duration = 900.0
     """How long a silence lasts unless it is extended; the time until it goes after a crash."""
@@ -144,20 +165,20 @@ class PuppetConfig(_Model):
 class LeaseConfig(_Model):
     """The Kubernetes Lease that a run holds on its cluster as long as it lives."""
 
-    namespace: str = "kube-system"
-    name: str = "fleet-maintenance"
+    namespace: str = Field(default="kube-system", pattern=_DNS_LABEL)
+    name: str = Field(default="fleet-maintenance", pattern=_DNS_LABEL)
     duration: Duration = 60.0
 
 
 class ClusterConfig(_Model):
     """A cluster: its hosts, limits, deadlines, alerts and Puppet."""
 
-    kubeconfig: Path
+    kubeconfig: AbsolutePath
     """The kubeconfig of an identity that may read nodes, pods and budgets, patch nodes, evict pods, write one Lease."""
     hosts: HostsConfig
     node_names: Literal["fqdn", "short"] = "fqdn"
     """Whether Kubernetes knows a host by the name Cumin has for it, or by that name's first label."""
-    domain_label: str = "topology.kubernetes.io/zone"
+    domain_label: str = Field(default="topology.kubernetes.io/zone", pattern=_NODE_LABEL)
     """The node label that names the failure domain."""
     limits: LimitsConfig = LimitsConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
@@ -170,9 +191,9 @@ class ClusterConfig(_Model):
 class Config(_Model):
     """The whole file."""
 
-    state_dir: Path
+    state_dir: AbsolutePath
     """Where runs are kept: a folder a run, private to the operator."""
-    clusters: dict[str, ClusterConfig] = Field(min_length=1)
+    clusters: dict[ClusterName, ClusterConfig] = Field(min_length=1)
 
     def cluster(self, name: str) -> ClusterConfig:
         """Return the configuration of a cluster.
@@ -204,28 +225,61 @@ def load(path: Path) -> Config:
     Raises:
         ConfigError: with a line for each mistake: the file, the key and what is wrong with it.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is no YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: must be a mapping with the keys state_dir and clusters")
+    data = read_yaml(path)
     try:
         return Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(_mistakes(path, error))) from error
 
 
+def read_yaml(path: Path) -> dict[str, object]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: it cannot be read, is no YAML or no mapping, or has a key twice; in a line.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must be a mapping of keys to values")
+    return data
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        seen: set[str] = set()
+        for key in keys:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value} is there twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+_MESSAGES = {
+    "extra_forbidden": "there is no such key",
+    "missing": "is missing",
+    "model_type": "must be a mapping of keys to values",
+    "dict_type": "must be a mapping of keys to values",
+    "too_short": "must not be empty",
+    "tuple_type": "must be a list",
+}
+
+
 def _mistakes(path: Path, error: ValidationError) -> list[str]:
     lines = []
     for mistake in error.errors():
-        key = ".".join(str(part) for part in mistake["loc"] if part not in ("int", "str"))
-        message = mistake["msg"].removeprefix("Value error, ")
-        if mistake["type"] == "extra_forbidden":
-            message = "there is no such key"
-        elif mistake["type"] == "missing":
-            message = "is missing"
+        key = ".".join(str(part) for part in mistake["loc"] if part not in ("int", "str", "[key]"))
+        message = _MESSAGES.get(mistake["type"], mistake["msg"].removeprefix("Value error, "))
+        if mistake["type"] == "string_pattern_mismatch":
+            message = f"{mistake['input']!r} is no valid value: it must match {mistake['ctx']['pattern']}"
         lines.append(f"{path}: {key}: {message}")
     return lines

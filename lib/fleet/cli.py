@@ -1,0 +1,70 @@
+"""The command ``fleet``: what an operator asks beside the cookbooks."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fleet import config, config_check
+from fleet.errors import FleetError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: its arguments; by default those of the process.
+
+    Returns:
+        0 if all is well, 1 if not; argparse ends the process with 2 for wrong usage.
+    """
+    args = parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except FleetError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; every subcommand sets ``run``, which takes the arguments and returns the exit code."""
+    root = argparse.ArgumentParser(prog="fleet", description=__doc__)
+    commands = root.add_subparsers(metavar="COMMAND", required=True)
+    _add_config(commands)
+    return root
+
+
+def _add_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    group = commands.add_parser("config", help="the configuration").add_subparsers(metavar="COMMAND", required=True)
+    check = group.add_parser(
+        "check",
+        help="name every mistake in the configuration",
+        description="Read this project's configuration, the files that it names, and spicerack's, Cumin's and "
+        "Alertmanager's beside it; name every mistake with its file and key. Nothing is changed, and no cluster is "
+        "asked. Exit code 0 if there is none, otherwise 1.",
+    )
+    check.add_argument("path", metavar="PATH", nargs="?", type=Path, default=config.default_path(), help=_DEFAULT)
+    check.add_argument(
+        "--spicerack", metavar="FILE", type=Path, help="spicerack's config.yaml (default: ../config.yaml from PATH)"
+    )
+    check.set_defaults(run=_check_config)
+
+
+_DEFAULT = "this project's configuration (default: %(default)s; $FLEET_CONFIG may name another)"
+
+
+def _check_config(args: argparse.Namespace) -> int:
+    mistakes = config_check.check(args.path, args.spicerack)
+    for mistake in mistakes:
+        print(mistake, file=sys.stderr)
+    if mistakes:
+        print(f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}.", file=sys.stderr)
+        return 1
+    print(f"{args.path}: no mistakes; clusters: {', '.join(sorted(config.load(args.path).clusters))}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Checks all files that a run reads, and what they point to; changes nothing.
+
+Every mistake is a line: the file, the key and what is wrong with it. Nothing is asked of clusters and Alertmanagers:
+that is the business of a run's preflight. Cumin's queries are carried out, as that is the only way to know that they
+are right; backends such as PuppetDB are asked.
+"""
+
+import inspect
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import cumin
+import etcd
+from cumin.query import Query
+from spicerack import Spicerack
+
+from fleet.config import Config, ConfigError, load, read_yaml
+from fleet.hosts.silences import find_instance
+
+_CUMIN_CONFIG = "/etc/cumin/config.yaml"
+"""What spicerack uses when ``instance_params`` does not name another one."""
+
+
+def check(path: Path, spicerack_config: Path | None = None) -> list[str]:
+    """Check this project's configuration and the files beside it.
+
+    Args:
+        path: this project's configuration.
+        spicerack_config: spicerack's ``config.yaml``; by default the one two folders up, if there is one.
+
+    Returns:
+        A line for each mistake; none if all is well.
+    """
+    if spicerack_config is None:
+        beside = path.absolute().parent.parent / "config.yaml"
+        spicerack_config = beside if beside.exists() else None
+    mistakes = []
+    config = None
+    try:
+        config = load(path)
+    except ConfigError as error:
+        mistakes += str(error).splitlines()
+    if config:
+        mistakes += [f"{path}: {line}" for line in (*_state_dir(config.state_dir), *_kubeconfigs(config))]
+    if spicerack_config:
+        try:
+            mistakes += _Spicerack(spicerack_config).check(path, config)
+        except ConfigError as error:
+            mistakes.append(str(error))
+    return mistakes
+
+
+def _state_dir(folder: Path) -> Iterator[str]:
+    if folder.is_dir():
+        mode = stat.S_IMODE(folder.stat().st_mode)
+        if mode & 0o077:
+            yield f"state_dir: {folder} can be read by others (mode {mode:04o}): chmod 0700 {folder}"
+        if not os.access(folder, os.W_OK | os.X_OK):
+            yield f"state_dir: {folder} cannot be written to by this user"
+        return
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir():
+        yield f"state_dir: {existing} is no folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield f"state_dir: {folder} does not exist, and this user cannot create it in {existing}"
+
+
+def _kubeconfigs(config: Config) -> Iterator[str]:
+    for name, cluster in config.clusters.items():
+        key = f"clusters.{name}.kubeconfig"
+        path = cluster.kubeconfig
+        try:
+            data = read_yaml(path)
+            mode = stat.S_IMODE(path.stat().st_mode)
+        except ConfigError as error:
+            yield f"{key}: {error}"
+            continue
+        if mode & 0o007:
+            yield f"{key}: {path} can be read by everybody (mode {mode:04o}): chmod o-rwx {path}"
+        if data.get("kind", "Config") != "Config" or not data.get("clusters"):
+            yield f"{key}: {path} is no kubeconfig: it has no clusters"
+        elif not data.get("current-context"):
+            yield f"{key}: {path} has no current-context: kubectl config use-context --kubeconfig {path} CONTEXT"
+
+
+class _Spicerack:
+    """Spicerack's configuration, and the files that it names."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._data = read_yaml(path)
+        params = self._data.get("instance_params") or {}
+        if not isinstance(params, dict):
+            raise ConfigError(f"{path}: instance_params: must be a mapping of keys to values")
+        self._params = params
+
+    def check(self, fleet_path: Path, config: Config | None) -> Iterator[str]:
+        """Return the mistakes in spicerack's files and in what ``config`` wants of them."""
+        yield from (f"{self._path}: {line}" for line in self._check_own())
+        yield from self._check_locks()
+        yield from self._check_alertmanager(fleet_path, config)
+        yield from self._check_cumin(fleet_path, config)
+
+    def _check_own(self) -> Iterator[str]:
+        folders = self._data.get("cookbooks_base_dirs")
+        if not isinstance(folders, list) or not folders:
+            yield "cookbooks_base_dirs: must be a list of folders"
+            folders = []
+        for folder in folders:
+            if not (Path(str(folder)).expanduser() / "cookbooks").is_dir():
+                yield f"cookbooks_base_dirs: {folder} has no folder cookbooks"
+        if not isinstance(self._data.get("logs_base_dir"), str):
+            yield "logs_base_dir: is missing"
+        for key in self._params:
+            if key not in inspect.signature(Spicerack).parameters:
+                yield f"instance_params.{key}: there is no such key"
+
+    def _check_locks(self) -> Iterator[str]:
+        path = self._params.get("etcd_config")
+        if not path:
+            return
+        try:
+            data = read_yaml(Path(path))
+        except ConfigError as error:
+            yield str(error)
+            return
+        known = inspect.signature(etcd.Client).parameters
+        yield from (f"{path}: {key}: there is no such key" for key in data if key not in known)
+
+    def _check_alertmanager(self, fleet_path: Path, config: Config | None) -> Iterator[str]:
+        path = Path(self._params.get("spicerack_config_dir") or "/etc/spicerack") / "alertmanager" / "config.yaml"
+        try:
+            data = read_yaml(path)
+        except ConfigError as error:
+            yield str(error)
+            return
+        wanted = {cluster.alerts.instance: name for name, cluster in config.clusters.items()} if config else {"": ""}
+        for instance, cluster in wanted.items():
+            try:
+                find_instance(data, instance)
+            except ValueError as error:
+                asked = f" (asked for in {fleet_path}: clusters.{cluster}.alerts.instance)" if instance else ""
+                yield f"{path}: {error}{asked}"
+
+    def _check_cumin(self, fleet_path: Path, config: Config | None) -> Iterator[str]:
+        path = str(self._params.get("cumin_config") or _CUMIN_CONFIG)
+        aliases_path = Path(path).parent / "aliases.yaml"
+        try:
+            read_yaml(Path(path))
+            aliases = read_yaml(aliases_path) if aliases_path.exists() else {}
+        except ConfigError as error:
+            yield str(error)
+            return
+        cumin_config = cumin.Config(path)
+        for alias in aliases:
+            try:
+                Query(cumin_config).execute(f"A:{alias}")
+            except Exception as error:  # backends raise what their libraries raise
+                yield f"{aliases_path}: {alias}: {_line(error)}"
+        for name, cluster in config.clusters.items() if config else ():
+            for key, query in cluster.hosts.model_dump().items():
+                place = f"{fleet_path}: clusters.{name}.hosts.{key}"
+                try:
+                    if not Query(cumin_config).execute(query):
+                        yield f"{place}: {query!r} finds no host"
+                except Exception as error:
+                    yield f"{place}: {_line(error)}"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

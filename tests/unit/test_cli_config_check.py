@@ -1,0 +1,205 @@
+"""``fleet config check``: the examples of this repository, installed in a folder, and mistakes in each of them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fleet.cli import main
+
+CONFIG = Path(__file__).parents[2] / "config"
+KUBECONFIG = {"kind": "Config", "clusters": [{"name": "lab"}], "current-context": "lab"}
+
+
+class Installation:
+    """The files of an operator in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.fleet = folder / "fleet" / "config.yaml"
+        self.spicerack = folder / "config.yaml"
+        self.alertmanager = folder / "alertmanager" / "config.yaml"
+        self.cumin = folder / "cumin" / "config.yaml"
+        self.aliases = folder / "cumin" / "aliases.yaml"
+        self.locks = folder / "etcd.yaml"
+        self.kubeconfig = folder / "kubeconfig"
+        self.state_dir = folder / "state"
+        for path, example in (
+            (self.fleet, "fleet"),
+            (self.spicerack, "spicerack"),
+            (self.alertmanager, "alertmanager"),
+            (self.cumin, "cumin"),
+            (self.aliases, "cumin-aliases"),
+            (self.locks, "etcd-lock"),
+        ):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text((CONFIG / f"{example}.yaml").read_text())
+        self.kubeconfig.write_text(yaml.safe_dump(KUBECONFIG))
+        self.kubeconfig.chmod(0o600)
+        (folder / "repository" / "cookbooks").mkdir(parents=True)
+        self.edit(self.fleet, self._localize)
+        self.edit(self.spicerack, self._localize_spicerack)
+
+    def _localize(self, data: dict[str, Any]) -> None:
+        data["state_dir"] = str(self.state_dir)
+        data["clusters"]["lab"]["kubeconfig"] = str(self.kubeconfig)
+
+    def _localize_spicerack(self, data: dict[str, Any]) -> None:
+        data["cookbooks_base_dirs"] = [str(self.folder / "repository")]
+        data["instance_params"] = {
+            "cumin_config": str(self.cumin),
+            "spicerack_config_dir": str(self.folder),
+            "etcd_config": str(self.locks),
+        }
+
+    def edit(self, path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+        data = yaml.safe_load(path.read_text())
+        change(data)
+        path.write_text(yaml.safe_dump(data))
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    return Installation(tmp_path)
+
+
+def check(installation: Installation, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
+    code = main(["config", "check", str(installation.fleet), *arguments])
+    captured = capsys.readouterr()
+    return code, (captured.err or captured.out).splitlines()
+
+
+def test_the_examples_are_right(installation: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(installation, capsys) == (0, [f"{installation.fleet}: no mistakes; clusters: lab."])
+    assert not installation.state_dir.exists()
+
+
+def test_mistakes_in_all_files_are_named_at_once(
+    installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = installation
+    files.state_dir.mkdir(mode=0o755)
+    files.kubeconfig.chmod(0o604)
+    files.edit(files.fleet, lambda data: data["clusters"]["lab"]["alerts"].update(instance="other"))
+    files.edit(files.fleet, lambda data: data["clusters"]["lab"]["hosts"].update(workers="A:nobody"))
+    files.edit(files.aliases, lambda data: data.update(broken="D{a", circle="A:circle"))
+    files.edit(files.locks, lambda data: data.update(hots="x"))
+    files.edit(files.spicerack, lambda data: data["instance_params"].update(cumin_confg="x"))
+    files.edit(files.spicerack, lambda data: data.update(cookbooks_base_dirs=["/nowhere"]))
+
+    code, lines = check(installation, capsys)
+
+    assert code == 1
+    assert lines[-1] == "9 mistakes."
+    for path, key, words in (
+        (files.fleet, "state_dir", "chmod 0700"),
+        (files.fleet, "clusters.lab.kubeconfig", "chmod o-rwx"),
+        (files.fleet, "clusters.lab.hosts.workers", "nobody"),
+        (files.aliases, "broken", ""),
+        (files.aliases, "circle", ""),
+        (files.locks, "hots", "no such key"),
+        (files.spicerack, "instance_params.cumin_confg", "no such key"),
+        (files.spicerack, "cookbooks_base_dirs", "/nowhere has no folder cookbooks"),
+        (files.alertmanager, "instances.other", "clusters.lab.alerts.instance"),
+    ):
+        assert any(line.startswith(f"{path}: {key}") and words in line for line in lines), (key, lines)
+
+
+def test_a_broken_configuration_does_not_hide_the_other_files(
+    installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installation.fleet.write_text("clusters: {}")
+    installation.alertmanager.unlink()
+
+    code, lines = check(installation, capsys)
+
+    assert code == 1
+    assert lines == [
+        f"{installation.fleet}: state_dir: is missing",
+        f"{installation.fleet}: clusters: must not be empty",
+        f"{installation.alertmanager}: cannot be read: No such file or directory",
+        "3 mistakes.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("[", "is no YAML"),
+        ("{}", "must be a mapping|has no clusters"),
+        ("clusters: [{name: a}]", "has no current-context"),
+    ],
+)
+def test_kubeconfigs(
+    installation: Installation, capsys: pytest.CaptureFixture[str], content: str | None, message: str
+) -> None:
+    if content is None:
+        installation.kubeconfig.unlink()
+    else:
+        installation.kubeconfig.write_text(content)
+
+    code, lines = check(installation, capsys)
+
+    assert (code, lines[-1]) == (1, "1 mistake.")
+    assert any(part in lines[0] for part in message.split("|"))
+
+
+def test_a_state_dir_that_cannot_be(installation: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+    installation.edit(installation.fleet, lambda data: data.update(state_dir=str(installation.kubeconfig / "x")))
+
+    assert "is no folder" in check(installation, capsys)[1][0]
+
+
+def test_a_state_dir_that_may_not_be_written(
+    installation: Installation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+
+    assert "cannot create it" in check(installation, capsys)[1][0]
+    installation.state_dir.mkdir(mode=0o700)
+    assert "cannot be written to" in check(installation, capsys)[1][0]
+
+
+def test_hosts_that_cumin_does_not_find(installation: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+    installation.edit(
+        installation.fleet, lambda data: data["clusters"]["lab"]["hosts"].update(workers="worker1 and worker2")
+    )
+
+    assert "finds no host" in check(installation, capsys)[1][0]
+
+
+def test_spicerack_may_be_elsewhere(installation: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+    code, lines = check(installation, capsys, "--spicerack", str(installation.folder / "none"))
+
+    assert (code, lines[0]) == (1, f"{installation.folder}/none: cannot be read: No such file or directory")
+
+
+def test_without_spicerack_only_the_own_file_is_read(
+    installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installation.spicerack.unlink()
+    installation.aliases.write_text("[")
+
+    assert check(installation, capsys)[0] == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["config"], ["config", "check", "a", "b"], ["nonsense"]])
+def test_wrong_usage(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+def test_it_runs_as_a_program(installation: Installation) -> None:
+    command = [sys.executable, "-m", "fleet.cli", "config", "check"]
+    environment = os.environ | {"FLEET_CONFIG": str(installation.fleet), "PYTHONPATH": str(CONFIG.parent / "lib")}
+
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+
+    assert done.stdout == f"{installation.fleet}: no mistakes; clusters: lab.\n"

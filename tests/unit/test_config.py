@@ -1,0 +1,183 @@
+"""The configuration: what is read, and every mistake in it."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleet.config import ClusterConfig, Config, ConfigError, default_path, load, parse_amount, parse_duration
+
+EXAMPLE = Path(__file__).parents[2] / "config" / "fleet.yaml"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "fleet.yaml"
+    path.write_text(text)
+    return path
+
+
+def mistakes(path: Path) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    return [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
+
+
+def test_the_example_is_right_and_shows_the_defaults() -> None:
+    cluster = load(EXAMPLE).cluster("lab")
+
+    assert cluster == ClusterConfig.model_validate({"kubeconfig": cluster.kubeconfig, "hosts": cluster.hosts})
+
+
+def test_the_example_shows_every_key() -> None:
+    shown = yaml.safe_load(EXAMPLE.read_text())
+
+    def compare(known: dict[str, Any], there: dict[str, Any], place: str) -> None:
+        assert set(known) == set(there), place
+        for key, value in known.items():
+            if isinstance(value, dict) and key != "clusters":
+                compare(value, there[key], f"{place}.{key}")
+
+    compare(load(EXAMPLE).model_dump(), shown, "")
+    compare(load(EXAMPLE).cluster("lab").model_dump(), shown["clusters"]["lab"], "clusters.lab")
+
+
+def test_ten_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+        state_dir: runs
+        colour: blue
+        clusters:
+          lab/1:
+            kubeconfig: /k
+            hosts: {workers: a, control_plane: b}
+          lab:
+            hosts: {workers: " "}
+            node_names: short-ish
+            limits: {max_unavailable: 0, max_failed: -1}
+            deadlines: {drain: 900, reboot: soon}
+            drain:
+            alerts: {label: a-b, matchers: ['site=eqiad', 'nonsense']}
+            lease: {name: Fleet}
+        """,
+    )
+
+    assert {line.split(": ")[0] for line in mistakes(path)} == {
+        "state_dir",
+        "colour",
+        "clusters.lab/1",
+        "clusters.lab.kubeconfig",
+        "clusters.lab.hosts.workers",
+        "clusters.lab.hosts.control_plane",
+        "clusters.lab.node_names",
+        "clusters.lab.limits.max_unavailable",
+        "clusters.lab.limits.max_failed",
+        "clusters.lab.deadlines.drain",
+        "clusters.lab.deadlines.reboot",
+        "clusters.lab.drain",
+        "clusters.lab.alerts.label",
+        "clusters.lab.alerts.matchers.1",
+        "clusters.lab.lease.name",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must be a mapping"),
+        ("- a", "must be a mapping"),
+        ("a: [", "is no YAML: "),
+        ("state_dir: /a\nstate_dir: /b", "the key state_dir is there twice"),
+        ("? [a]\n: b", "is no YAML: "),
+        ("clusters: {}", "clusters: must not be empty"),
+        ("state_dir: /a", "clusters: is missing"),
+        ("clusters: {a: 1}", "clusters.a: must be a mapping"),
+        ("clusters: {1: {}}", "clusters.1: "),
+    ],
+)
+def test_what_is_no_configuration(tmp_path: Path, text: str, message: str) -> None:
+    assert any(message in line for line in mistakes(write(tmp_path, text)))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    assert mistakes(tmp_path / "none") == ["cannot be read: No such file or directory"]
+    assert mistakes(tmp_path) == ["cannot be read: Is a directory"]
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert mistakes(binary)[0].startswith("is no YAML")
+
+
+def test_unknown_clusters() -> None:
+    with pytest.raises(ConfigError, match=r"no cluster 'x' in the configuration. It has: lab"):
+        load(EXAMPLE).cluster("x")
+
+
+def test_where_the_configuration_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLEET_CONFIG", raising=False)
+    assert default_path() == Path("/etc/spicerack/fleet/config.yaml")
+    assert default_path(Path("/x")) == Path("/x/fleet/config.yaml")
+    monkeypatch.setenv("FLEET_CONFIG", "/y")
+    assert default_path(Path("/x")) == Path("/y")
+
+
+def test_settings_cannot_be_changed() -> None:
+    config: Any = load(EXAMPLE)
+    assert isinstance(config, Config)
+    with pytest.raises(ValueError, match="frozen"):
+        config.state_dir = Path("/x")
+
+
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+@given(
+    parts=st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(sorted(UNITS))), min_size=1, max_size=5).filter(
+        lambda parts: any(number for number, _ in parts)
+    )
+)
+def test_durations(parts: list[tuple[int, str]]) -> None:
+    expected = sum(number * UNITS[unit] for number, unit in parts)
+
+    assert parse_duration("".join(f"{number}{unit}" for number, unit in parts)) == pytest.approx(expected)
+
+
+@given(value=st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.booleans(), st.lists(st.integers())))
+def test_what_is_no_duration_is_refused_and_the_rest_is_positive(value: object) -> None:
+    try:
+        seconds = parse_duration(value)
+    except ValueError as error:
+        assert "write a number and a unit" in str(error)
+    else:
+        assert isinstance(value, str)
+        assert seconds > 0
+        assert math.isfinite(seconds)
+
+
+@pytest.mark.parametrize(
+    "value", ["0s", "", "s", "90", 90, "-5m", "5 m", "1h 30m", "1e3s", "٣s", "9" * 400 + "d", "5M"]
+)
+def test_no_durations(value: object) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(value))):
+        parse_duration(value)
+
+
+@given(number=st.integers(1, 10**6), blank=st.sampled_from(["", " "]))
+def test_amounts(number: int, blank: str) -> None:
+    assert parse_amount(number) == number
+    assert parse_amount(f"{blank}{number}{blank}") == number
+    if number <= 100:
+        assert parse_amount(f"{number}%") == f"{number}%"
+    else:
+        with pytest.raises(ValueError, match="above 100%"):
+            parse_amount(f"{number}%")
+
+
+@pytest.mark.parametrize("value", [0, "0", "0%", "00", -1, "-1", 1.5, "1.5", "%", "", None, True, "a", "٣", "9" * 5000])
+def test_no_amounts(value: object) -> None:
+    with pytest.raises(ValueError, match=r"is no amount|would let nothing be done"):
+        parse_amount(value)
