@@ -76,6 +76,11 @@ def host_pattern(host: str) -> str:
     return rf"\[?{address}\]?" if ":" in host else address
 
 
+def host_patterns(hosts: Iterable[str]) -> frozenset[str]:
+    """Return the regular expressions for hosts, see :func:`host_pattern`."""
+    return frozenset(map(host_pattern, hosts))
+
+
 def host_matcher(hosts: Iterable[str], *, label: str) -> Matcher:
     """Return the matcher for all alerts of hosts.
 
@@ -86,7 +91,15 @@ def host_matcher(hosts: Iterable[str], *, label: str) -> Matcher:
     Raises:
         ValueError: there are no hosts: the matcher would be for none, or for all.
     """
-    patterns = [host_pattern(host) for host in sorted(set(hosts))]
+    patterns = sorted(host_patterns(hosts))
     if not patterns:
         raise ValueError("no hosts to match alerts of")
     return Matcher(label, f"^({'|'.join(patterns)}){_PORT}$", is_regex=True)
+
+
+def hosts_matched(matcher: Matcher) -> frozenset[str]:
+    """Return the patterns of the hosts that a matcher of :func:`host_matcher` is for; empty for any other matcher."""
+    value = matcher.value
+    if not (matcher.is_regex and matcher.is_equal and value.startswith("^(") and value.endswith(f"){_PORT}$")):
+        return frozenset()
+    return frozenset(value.removeprefix("^(").removesuffix(f"){_PORT}$").split("|"))

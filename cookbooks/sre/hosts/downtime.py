@@ -1,0 +1,95 @@
+"""Silence the alerts of hosts for some hours."""
+
+import argparse
+import logging
+
+from cumin import nodeset_fromlist
+from spicerack import Spicerack
+from spicerack.cookbook import CookbookBase, CookbookRunnerBase
+
+from fleet.errors import FleetError
+from fleet.hosts import downtime
+from fleet.hosts.remote import Remote
+
+logger = logging.getLogger(__name__)
+
+
+class Downtime(CookbookBase):
+    """Silence the alerts of hosts for some hours.
+
+      - finds the hosts with a Cumin query;
+      - creates one silence in Alertmanager for all their alerts, those that are firing and those to come;
+      - prints the silence's id, with which sre.hosts.remove-downtime ends it.
+
+    With --cluster the Alertmanager, the label and the matchers are those of that cluster's configuration; without,
+    spicerack's default Alertmanager and the label "instance".
+    In a dry-run the hosts and their firing alerts are read, and nothing is silenced.
+    Exit code 0 if the alerts are silenced, 1 if nothing was done.
+
+    Example:
+      cookbook sre.hosts.downtime -r "disk swap" -t T123 -H 2 'worker[1-2]'
+    """
+
+    argument_reason_required = True
+    argument_task_required = False
+
+    def argument_parser(self) -> argparse.ArgumentParser:
+        """Return the cookbook's arguments."""
+        parser = super().argument_parser()
+        parser.add_argument("-H", "--hours", type=downtime.hours, required=True, help="How long: 4, or 0.5.")
+        parser.add_argument("--cluster", help="Take the Alertmanager and the matchers of this cluster.")
+        parser.add_argument("query", metavar="QUERY", help="The hosts: a Cumin query, such as 'A:lab-workers'.")
+        return parser
+
+    def get_runner(self, args: argparse.Namespace) -> "DowntimeRunner":
+        """Return what carries it out."""
+        return DowntimeRunner(args, self.spicerack)
+
+
+class DowntimeRunner(CookbookRunnerBase):
+    """Creates the silence."""
+
+    skip_start_sal = True
+
+    def __init__(self, args: argparse.Namespace, spicerack: Spicerack) -> None:
+        """Keep what is needed; everything that can go wrong happens in :meth:`run`."""
+        self._args = args
+        self._spicerack = spicerack
+
+    @property
+    def runtime_description(self) -> str:
+        """The line of the server admin log."""
+        task = f" - {self._args.task_id}" if self._args.task_id else ""
+        return f"for {self._args.hours:g} h on {self._args.query}: {self._args.reason}{task}"
+
+    def run(self) -> int:
+        """Create the silence; print its id.
+
+        Returns:
+            0 if it is there, 1 if nothing was done.
+        """
+        try:
+            return self._silence()
+        except FleetError as error:
+            for line in str(error).splitlines():
+                logger.error("%s", line)
+            return 1
+
+    def _silence(self) -> int:
+        args = self._args
+        hosts = Remote(self._spicerack).query(args.query)
+        alerting = downtime.connect(self._spicerack, args.cluster)
+        firing = [alert for alert in alerting.silences.alerts(hosts) if not alert.silenced]
+        reason = self._spicerack.admin_reason(args.reason, task_id=args.task_id)
+        what = f"{len(hosts)} hosts ({nodeset_fromlist(hosts)}) for {args.hours:g} h: {reason}"
+        silence_id = alerting.silences.create(
+            hosts, comment=str(reason), author=reason.owner, duration=args.hours * 3600, matchers=alerting.matchers
+        )
+        if self._spicerack.dry_run:
+            logger.info("Would silence %s", what)
+        else:
+            logger.info("Silenced %s", what)
+            print(silence_id)
+        for alert in firing:
+            logger.info("Firing until now: %s on %s", alert.name, alert.instance)
+        return 0

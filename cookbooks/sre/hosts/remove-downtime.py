@@ -1,0 +1,94 @@
+"""End the silences of hosts."""
+
+import argparse
+import logging
+
+from spicerack import Spicerack
+from spicerack.cookbook import CookbookBase, CookbookRunnerBase
+
+from fleet.errors import FleetError
+from fleet.hosts import downtime
+from fleet.hosts.remote import Remote
+from fleet.hosts.silences import Silence
+
+logger = logging.getLogger(__name__)
+
+
+class RemoveDowntime(CookbookBase):
+    """End silences before their time: one by its id, or those of hosts.
+
+      - with an id, which sre.hosts.downtime has printed, that silence ends, whoever created it;
+      - with a Cumin query, every silence ends that sre.hosts.downtime or a maintenance run created and that covers
+        these hosts and no others; one that covers further hosts stays, and is named with its id.
+
+    A silence that has ended already, or hosts without one, are fine. In a dry-run the silences are read and none ends.
+    Exit code 0 if no such silence is left, 1 if nothing was done.
+
+    Examples:
+      cookbook sre.hosts.remove-downtime 'worker[1-2]'
+      cookbook sre.hosts.remove-downtime 0c54ca8f-9171-4bb2-b9b5-2d3f3b4f0b8e
+    """
+
+    def argument_parser(self) -> argparse.ArgumentParser:
+        """Return the cookbook's arguments."""
+        parser = super().argument_parser()
+        parser.add_argument("--cluster", help="Take the Alertmanager and the matchers of this cluster.")
+        parser.add_argument("what", metavar="ID|QUERY", help="A silence's id, or the hosts as a Cumin query.")
+        return parser
+
+    def get_runner(self, args: argparse.Namespace) -> "RemoveDowntimeRunner":
+        """Return what carries it out."""
+        return RemoveDowntimeRunner(args, self.spicerack)
+
+
+class RemoveDowntimeRunner(CookbookRunnerBase):
+    """Ends the silences."""
+
+    skip_start_sal = True
+
+    def __init__(self, args: argparse.Namespace, spicerack: Spicerack) -> None:
+        """Keep what is needed; everything that can go wrong happens in :meth:`run`."""
+        self._args = args
+        self._spicerack = spicerack
+
+    @property
+    def runtime_description(self) -> str:
+        """The line of the server admin log."""
+        return f"for {self._args.what}"
+
+    def run(self) -> int:
+        """End the silences.
+
+        Returns:
+            0 if none of them is left, 1 if nothing was done.
+        """
+        try:
+            return self._remove()
+        except FleetError as error:
+            for line in str(error).splitlines():
+                logger.error("%s", line)
+            return 1
+
+    def _remove(self) -> int:
+        alerting = downtime.connect(self._spicerack, self._args.cluster)
+        if downtime.is_silence_id(self._args.what):
+            silence = alerting.silences.get(self._args.what)
+            if silence.state == "expired":
+                logger.info("It has ended before: %s", _line(silence))
+                return 0
+            found = downtime.Found([silence], [])
+        else:
+            hosts = Remote(self._spicerack).query(self._args.what)
+            found = downtime.of_hosts(alerting, hosts)
+        for silence in found.exactly:
+            alerting.silences.expire(silence.id)
+            logger.info("%s %s", "Would end" if self._spicerack.dry_run else "Ended", _line(silence))
+        for silence in found.more:
+            logger.warning("Stays, as it covers other hosts as well; end it by its id: %s", _line(silence))
+        if not found.exactly:
+            logger.info("There is no silence to end for %s", self._args.what)
+        return 0
+
+
+def _line(silence: Silence) -> str:
+    return f"silence {silence.id} by {silence.author}: {silence.comment}"
