@@ -1,60 +1,21 @@
 """Silences and alerts of a real Alertmanager (Debian's prometheus-alertmanager), on the loopback interface."""
 
-import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-import requests
 
 from fleet.hosts.matchers import parse_matcher
 from fleet.hosts.silences import NoSuchSilenceError, SilenceError, Silences
+from integration.alertmanager import fire, free_port, running_alertmanager
 
 HOSTS = ["worker1.example.org", "worker2"]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    program = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
-    assert program, "install it: apt-get install prometheus-alertmanager"
-    folder = tmp_path_factory.mktemp("alertmanager")
-    (folder / "config.yml").write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
-    address = f"127.0.0.1:{free_port()}"
-    command = [
-        program,
-        f"--config.file={folder}/config.yml",
-        f"--storage.path={folder}/data",
-        f"--web.listen-address={address}",
-        "--cluster.listen-address=",
-    ]
-    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            wait_until_ready(f"http://{address}", folder / "log")
-            yield f"http://{address}"
-        finally:
-            process.terminate()
-
-
-def wait_until_ready(url: str, log: Path) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            if requests.get(f"{url}/-/ready", timeout=1).ok:
-                return
-        except requests.RequestException:
-            pass
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
+    with running_alertmanager(tmp_path_factory.mktemp("alertmanager")) as url:
+        yield url
 
 
 @pytest.fixture
@@ -64,16 +25,6 @@ def silences(url: str) -> Silences:
 
 def create(silences: Silences, *, comment: str = "reboot, run 42", duration: float = 600) -> str:
     return silences.create(HOSTS, comment=comment, author="anna@mgmt1", duration=duration)
-
-
-def fire(url: str, instance: str, name: str = "HostDown", **labels: str) -> None:
-    now = datetime.now(UTC)
-    alert = {
-        "labels": {"alertname": name, "instance": instance, **labels},
-        "startsAt": now.isoformat(),
-        "endsAt": (now + timedelta(minutes=5)).isoformat(),
-    }
-    requests.post(f"{url}/api/v2/alerts", json=[alert], timeout=5).raise_for_status()
 
 
 def test_a_silence_is_in_force_at_once(silences: Silences) -> None:

@@ -272,7 +272,9 @@ class Silences:
                 problems.append(f"{url}: {error}")
         summary = "; ".join(problems)
         if unknown == len(self._urls) and path.startswith("silence/"):
-            raise NoSuchSilenceError(f"No Alertmanager knows the silence {path.removeprefix('silence/')}: {summary}")
+            raise NoSuchSilenceError(
+                f"No Alertmanager knows {path.replace('/', ' ')} (asked: {', '.join(self._urls)})."
+            )
         raise SilenceError(f"Alertmanager could not do {method} {path}: {summary}")
 
 

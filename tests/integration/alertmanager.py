@@ -1,0 +1,63 @@
+"""A real Alertmanager (Debian's prometheus-alertmanager) on the loopback interface."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import requests
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running_alertmanager(folder: Path) -> Iterator[str]:
+    """Run an Alertmanager that keeps its data in a folder; give its URL."""
+    program = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
+    assert program, "install it: apt-get install prometheus-alertmanager"
+    (folder / "config.yml").write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
+    address = f"127.0.0.1:{free_port()}"
+    command = [
+        program,
+        f"--config.file={folder}/config.yml",
+        f"--storage.path={folder}/data",
+        f"--web.listen-address={address}",
+        "--cluster.listen-address=",
+    ]
+    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            _wait_until_ready(f"http://{address}", folder / "log")
+            yield f"http://{address}"
+        finally:
+            process.terminate()
+
+
+def _wait_until_ready(url: str, log: Path) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            if requests.get(f"{url}/-/ready", timeout=1).ok:
+                return
+        except requests.RequestException:
+            pass
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+def fire(url: str, instance: str, name: str = "HostDown", **labels: str) -> None:
+    """Raise an alert of a host."""
+    now = datetime.now(UTC)
+    alert = {
+        "labels": {"alertname": name, "instance": instance, **labels},
+        "startsAt": now.isoformat(),
+        "endsAt": (now + timedelta(minutes=5)).isoformat(),
+    }
+    requests.post(f"{url}/api/v2/alerts", json=[alert], timeout=5).raise_for_status()
