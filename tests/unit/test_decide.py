@@ -280,3 +280,10 @@ def test_resume_goes_by_the_pivot(status, step, phase, expected):
     assert (resumed.step, resumed.phase) == expected
     assert resumed.status is m.Status.RUNNING
     assert resumed.renew_at == 5.0
+
+
+def test_getting_ready_and_tidying_up_wait_for_nobody():
+    tidy = m.Stage("end", (m.Unit("all"),), STEPS[:1], when=m.When.END)
+    seen = m.Observation({"x": m.Absent("a", "g", True, "NotReady")}, "lock lost")
+    states = {"all": m.UnitState(tidy.units[0])}
+    assert d.decide(tidy, d.Progress(states, stopping="interrupted"), seen, 0.0).actions == (d.Start("all"),)

@@ -18,6 +18,7 @@ from fleet.maintenance.model import (
     Unit,
     UnitState,
     Verdict,
+    When,
 )
 
 OVERDUE = 120.0
@@ -117,9 +118,8 @@ def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> D
     actions += _runs(stage, (state for state in running if state.unit.name not in just_held), seen, now)
     actions += _renewals(stage, [*running, *held], now)
 
-    stop = progress.stopping or seen.blocked or _too_many_failed(stage.limits, len(held) + len(just_held))
     occupied = [state.unit for state in [*running, *held]]
-    starts, reason = ([], stop) if stop else _starts(stage.limits, waiting, occupied, seen)
+    starts, reason = _startable(stage, progress, seen, waiting, occupied, len(held) + len(just_held))
     actions += starts
 
     in_flight = len(running) - len(just_held) + len(starts)
@@ -232,6 +232,21 @@ def _too_many_failed(limits: Limits, failures: int) -> str:
     if failures <= limits.max_failed:
         return ""
     return f"{failures} held, and no more than {limits.max_failed} may fail"
+
+
+def _startable(
+    stage: Stage,
+    progress: Progress,
+    seen: Observation,
+    waiting: list[UnitState],
+    occupied: list[Unit],
+    failures: int,
+) -> tuple[list[Start], str]:
+    if stage.when is not When.WORK:  # Getting ready and tidying up make nothing unavailable.
+        return [Start(state.unit.name) for state in waiting], ""
+    if stop := progress.stopping or seen.blocked or _too_many_failed(stage.limits, failures):
+        return [], stop
+    return _starts(stage.limits, waiting, occupied, seen)
 
 
 def _starts(

@@ -153,9 +153,7 @@ class Runner:
         while True:
             now = time.monotonic()
             seen = self._procedure.observe()
-            # The wish to stop concerns new units; a session's end is always carried out.
-            stopping = "" if stage.when is When.END else self._stopping
-            progress = decisions.Progress(self._states, blocked_since, stopping)
+            progress = decisions.Progress(self._states, blocked_since, self._stopping)
             decision = decisions.decide(stage, progress, seen, now)
             finish = self._carry_out(stage, decision, now)
             self._view.show(stage, self._states, decision.blocked)

@@ -189,11 +189,10 @@ class Abort:
             *giving_steps(cluster),
         ]
         self._steps = {ABORT: give_back, "hand back": [_hand_back(cluster, known)]}
-        free = Limits(max_unavailable=len(states), max_domains=len(states), max_failed=len(states))
         facts = {state.unit.name: state.facts for state in states}
         units = tuple(state.unit for state in states)
         self.stages = (
-            Stage(ABORT, units, _specs(give_back), free, when=When.START, facts=facts),
+            Stage(ABORT, units, _specs(give_back), when=When.START, facts=facts),
             Stage("hand back", (Unit("hand back"),), _specs(self._steps["hand back"]), when=When.END),
         )
 
