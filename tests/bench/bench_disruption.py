@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from fleet.k8s.disruption import DrainPolicy, assess, parse_budget, parse_pod
+from fleet.k8s.disruption import DrainPolicy, Pod, assess, parse_budget, parse_pod
 from fleet.k8s.model import parse_node
 
 NODES, WORKLOADS, PODS = 5_000, 3_000, 100_000
@@ -78,7 +78,7 @@ def budgets() -> Iterator[dict[str, Any]]:
 def main() -> None:
     source = random.Random(1)
     spent = 0.0
-    parsed = []
+    parsed: list[Pod] = []
     raw = pods(source)
     while batch := list(itertools.islice(raw, 500)):  # a page of the API's list
         started = time.perf_counter()

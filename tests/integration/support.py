@@ -113,17 +113,21 @@ class Cluster:
             return subprocess.Popen(command, stdout=output, stderr=output, cwd=self.directory)
 
     def start_apiserver(self) -> None:
+        self.apiserver = self.spawn_apiserver(self.port)
+
+    def spawn_apiserver(self, port: int) -> "subprocess.Popen[bytes]":
+        """Start an API server of this cluster; several may run at the same time."""
         key = self.directory / "service-account.key"
         command = [
             *(str(self._apiserver_path), f"--etcd-servers=http://127.0.0.1:{self.etcd_port}"),
-            *(f"--secure-port={self.port}", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"),
+            *(f"--secure-port={port}", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"),
             *(f"--cert-dir={self.directory / 'certificates'}", f"--token-auth-file={self.directory / 'tokens.csv'}"),
             *("--service-account-issuer=https://test", f"--service-account-key-file={key}"),
             *(f"--service-account-signing-key-file={key}", "--service-cluster-ip-range=10.0.0.0/24"),
             *("--authorization-mode=AlwaysAllow", "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition"),
             "--etcd-compaction-interval=0",
         ]
-        self.apiserver = self._spawn(command, "apiserver.log")
+        return self._spawn(command, f"apiserver-{port}.log")
 
     def kill_apiserver(self) -> None:
         """End the API server at once, as a power failure would."""
@@ -153,7 +157,7 @@ class Cluster:
         def ready() -> bool:
             assert self.apiserver
             if self.apiserver.poll() is not None:
-                pytest.fail((self.directory / "apiserver.log").read_text()[-2000:])
+                pytest.fail((self.directory / f"apiserver-{self.port}.log").read_text()[-2000:])
             try:
                 api.get("/api/v1/namespaces/default")
             except Exception:
@@ -162,8 +166,13 @@ class Cluster:
 
         eventually(ready, 60)
 
-    def api(self, *, timeout: float = 10.0, patience: float = 10.0) -> Api:
-        return Api.from_kubeconfig(self.kubeconfig, timeout=timeout, patience=patience)
+    def api(self, *, port: int | None = None, timeout: float = 10.0, patience: float = 10.0) -> Api:
+        """Make a client, of the cluster's API server or of what listens on another port."""
+        kubeconfig = self.kubeconfig
+        if port:
+            kubeconfig = self.directory / f"kubeconfig-{port}"
+            kubeconfig.write_text(self.kubeconfig.read_text().replace(f":{self.port}", f":{port}"))
+        return Api.from_kubeconfig(kubeconfig, timeout=timeout, patience=patience)
 
     def compact(self) -> None:
         """Make etcd forget all old revisions, so that resource versions expire."""
@@ -173,6 +182,44 @@ class Cluster:
         key = base64.b64encode(b"x").decode()
         revision = requests.post(f"{base}/range", json={"key": key}, timeout=5).json()["header"]["revision"]
         requests.post(f"{base}/compaction", json={"revision": revision, "physical": True}, timeout=5).raise_for_status()
+
+
+class Address:
+    """An address that leads to one API server or another, as a load balancer's does.
+
+    Attributes:
+        port: where it listens.
+        target: the port that new connections lead to; those that are open stay where they are.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                try:
+                    server = socket.create_connection(("127.0.0.1", self.target))
+                except OSError:
+                    client.close()
+                    continue
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(target=self._copy, args=(source, target), daemon=True).start()
+
+    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.close()
 
 
 class World:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from fleet.k8s.client import JSON, Api, ApiError
+from fleet.k8s.client import JSON, Api, ApiError, KubernetesError
 from fleet.k8s.drain import DrainPolicy, DrainResult, drain, pods_left
-from integration.support import Cluster, FakeKubelet, World, eventually
+from integration.support import Address, Cluster, FakeKubelet, World, eventually, free_port
 
 POLICY = DrainPolicy()
 
@@ -361,15 +361,15 @@ def test_cancel_ends_the_drain_at_once(api: Api, world: World, kubelet: FakeKube
     world.web_pods(node, 3)
     world.budget("web-budget", 1)
     draining = Draining(api, node)
-    eventually(lambda: draining.says("web-budget"))
+    # Until then an answer may be outstanding: the API server sleeps half a second when evictions collide.
+    eventually(lambda: sum(draining.says(f"web-{index}", "web-budget") for index in range(3)) == 2)
     cancelled = time.monotonic()
     draining.cancel.set()
     result = draining.result()
     assert time.monotonic() - cancelled < 1
     assert result.reason == "cancelled"
-    assert names(result.evicted) + names(result.remaining) == ["web-0", "web-1", "web-2"] or (
-        len(result.evicted) == 1 and len(result.remaining) in (2, 3)
-    )
+    assert len(result.evicted) == 1
+    assert len({*names(result.evicted), *names(result.remaining)}) == 3
     world.allow("web-budget", 3)
     time.sleep(1.5)
     assert len(kubelet.deleted) == 1, "nothing is evicted after a cancellation"
@@ -433,3 +433,47 @@ def test_unreachable_api_is_a_result(restarted: Cluster, api: Api) -> None:
     restarted.start_apiserver()
     assert not result.done
     assert result.reason == "not drained within 1 s"
+
+
+@pytest.mark.parametrize("how", ["dies", "hangs"])
+def test_address_changes_over_to_another_apiserver(cluster: Cluster, api: Api, world: World, how: str) -> None:
+    """A hanging server is the worse one: its connections stay open and silent, as those of a machine without power."""
+    spare = free_port()
+    process = cluster.spawn_apiserver(spare)
+    address = Address(cluster.port)
+    try:
+        direct = cluster.api(port=spare)
+        eventually(lambda: serves(direct), 60)
+        world.kubelet = FakeKubelet(direct)
+        node = world.node()
+        world.web_pods(node, 6)
+        world.budget("web-budget", 2)
+        draining = Draining(cluster.api(port=address.port, timeout=2), node)
+        eventually(lambda: world.kubelet and len(world.kubelet.deleted) == 2)
+        with cluster.frozen_apiserver() if how == "hangs" else contextlib.nullcontext():
+            if how == "dies":
+                cluster.kill_apiserver()
+            address.target = spare
+            world.api = direct
+            world.allow("web-budget", 4)
+            result = draining.result()
+        assert result.done, (result, draining.messages)
+        assert len(result.evicted) == 6
+        assert result.seconds < 25
+    finally:
+        if world.kubelet:
+            world.kubelet.stop()
+        world.kubelet, world.api = None, api
+        process.kill()
+        process.wait()
+        address.close()
+        if how == "dies":
+            cluster.start_apiserver()
+            cluster.wait_ready()
+
+
+def serves(api: Api) -> bool:
+    try:
+        return bool(api.version())
+    except KubernetesError:
+        return False

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from fleet.k8s.client import JSON, Api, ApiError, KubernetesError, Query
+from fleet.k8s.client import JSON, Api, ApiUnreachable, KubernetesError, Query
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ class Reflector(Generic[T]):
                 pause = 0.1
             except Exception as error:
                 # An expired version needs a new list; anything unexpected in an object must not end the thread either.
-                listed = isinstance(error, KubernetesError) and not isinstance(error, ApiError)
+                listed = listed and isinstance(error, ApiUnreachable)
                 level = logging.INFO if isinstance(error, KubernetesError) else logging.ERROR
                 logger.log(level, "The watch of %s is interrupted: %s", self._path, error)
                 self._stop.wait(pause * random.uniform(0.7, 1.3))  # noqa: S311 (spreads clients, no secret)
