@@ -5,8 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fleet import config, config_check
+from fleet import config, config_check, runs
 from fleet.errors import FleetError
+from fleet.maintenance import report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="fleet", description=__doc__)
     commands = root.add_subparsers(metavar="COMMAND", required=True)
     _add_config(commands)
+    _add_runs(commands)
     return root
 
 
@@ -52,6 +54,18 @@ def _add_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     check.set_defaults(run=_check_config)
 
 
+def _add_runs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    group = commands.add_parser("runs", help="the runs of cookbooks").add_subparsers(metavar="COMMAND", required=True)
+    everything = group.add_parser("list", help="list all runs: their status, and what they have in flight or held")
+    everything.set_defaults(run=_list_runs)
+    one = group.add_parser("show", help="show where a run stands, what happened in it, and what to run next")
+    one.add_argument("id", metavar="RUN", help="the run's id")
+    one.set_defaults(run=_show_run)
+    for command in (everything, one):
+        command.add_argument("--json", action="store_true", help="print JSON")
+        command.add_argument("--config", metavar="PATH", type=Path, default=config.default_path(), help=_DEFAULT)
+
+
 _DEFAULT = "this project's configuration (default: %(default)s; $FLEET_CONFIG may name another)"
 
 
@@ -63,6 +77,16 @@ def _check_config(args: argparse.Namespace) -> int:
         print(f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}.", file=sys.stderr)
         return 1
     print(f"{args.path}: no mistakes; clusters: {', '.join(sorted(config.load(args.path).clusters))}.")
+    return 0
+
+
+def _list_runs(args: argparse.Namespace) -> int:
+    runs.list_runs(config.load(args.config).state_dir, report.console(), as_json=args.json)
+    return 0
+
+
+def _show_run(args: argparse.Namespace) -> int:
+    runs.show(config.load(args.config).state_dir, args.id, report.console(), as_json=args.json)
     return 0
 
 

@@ -31,7 +31,7 @@ from fleet.k8s.nodes import NodeWatch
 from fleet.maintenance import decide, journal, planner, report
 from fleet.maintenance.journal import Journal, RunInfo
 from fleet.maintenance.lock import ClusterLock, Holder
-from fleet.maintenance.model import Limits, Stage, Status, Unit
+from fleet.maintenance.model import Limits, Stage, Status, Unit, UnitState
 from fleet.maintenance.runner import Events, Interrupted, Procedure, Runner
 from fleet.procedures import inventory, plan, preflight
 from fleet.procedures.cluster import Cluster
@@ -140,6 +140,7 @@ class Session:
                 return DONE
             self._ask(proposal, unattended=request.unattended)
             with self._locked(cluster) as lock, closing(Journal.create(self._config.state_dir, info)) as book:
+                book.put(NODES, [UnitState(unit) for unit in proposal.units])
                 return self._carry_out(book, cluster, proposal.units, limits, lock)
 
     def resume(self, run_id: str) -> int:

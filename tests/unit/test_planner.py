@@ -1,5 +1,7 @@
 """Plans: order, limits and estimates."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ def test_a_domain_is_done_as_a_whole_and_nothing_is_lost(fleet, first):
     ordered = order(fleet, first=first)
     assert sorted(ordered, key=str) == sorted(fleet, key=str)
     domains = [unit.domain for unit in ordered]
-    changes = sum(a != b for a, b in zip(domains, domains[1:], strict=False))
+    changes = sum(a != b for a, b in pairwise(domains))
     assert changes == max(0, len(set(domains)) - 1)
     degraded = [domain in first for domain in domains]
     assert degraded == sorted(degraded, reverse=True)

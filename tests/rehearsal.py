@@ -1,0 +1,251 @@
+"""Running cookbooks in the lab, and watching the fleet beside them with eyes of their own.
+
+Nothing here uses the library's view of the cluster: what it claims is compared with what the API, the hosts and
+Alertmanager say.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fleet.maintenance import journal
+from fleet_lab.guest.kubelet.api import TROUBLE
+from fleet_lab.lab import Lab
+from fleet_lab.roles.alertmanager import PORT
+from fleet_lab.workload import DEPLOYMENTS, NAMESPACE
+
+# Faults show quickly in the lab; production waits for minutes where this waits for seconds.
+DEADLINES = {"drain": "25s", "reboot": "25s", "puppet": "60s", "ready": "20s", "alerts": "20s", "blocked": "10s"}
+REBOOT = "sre.k8s.reboot-nodes"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cookbook ended."""
+
+    code: int
+    output: str
+
+    @property
+    def run(self) -> str:
+        """The id of the run that it began."""
+        line = next(line for line in self.output.splitlines() if line.startswith("Run "))
+        return line.split()[1].rstrip(";,")
+
+
+class Rehearsal:
+    """A lab, a configuration with short deadlines, and a state directory of its own."""
+
+    def __init__(self, lab: Lab, folder: Path, **cluster: Any) -> None:
+        self.lab = lab
+        self.state_dir = folder / "runs"
+        data = yaml.safe_load(lab.fleet_config.read_text())
+        data["state_dir"] = str(self.state_dir)
+        data["clusters"]["lab"] |= {"deadlines": DEADLINES, **cluster}
+        self.config = folder / "fleet.yaml"
+        self.config.write_text(yaml.safe_dump(data))
+        self.environment = {**os.environ, **lab.environment(), "FLEET_CONFIG": str(self.config)}
+
+    def cookbook(self, *arguments: str, timeout: float = 240) -> Outcome:
+        """Run a cookbook to its end."""
+        done = subprocess.run(
+            ["cookbook", *arguments],
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout)
+
+    def reboot(self, *arguments: str, **options: Any) -> Outcome:
+        """Start a new run, unattended."""
+        return self.cookbook(REBOOT, "--cluster", "lab", "-r", "rehearsal", "--unattended", *arguments, **options)
+
+    @contextmanager
+    def in_background(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Start a new run, unattended, and let it work beside the test."""
+        command = ["cookbook", REBOOT, "--cluster", "lab", "-r", "rehearsal", "--unattended", *arguments]
+        process = subprocess.Popen(
+            command,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+    def end(self, process: subprocess.Popen[str], *, timeout: float = 240) -> Outcome:
+        """Wait for a run in the background."""
+        output, _ = process.communicate(timeout=timeout)
+        return Outcome(process.returncode, output)
+
+    def folder(self) -> Path:
+        """The folder of the newest run."""
+        return journal.list_runs(self.state_dir)[-1]
+
+    def report(self) -> dict[str, Any]:
+        """The report of the newest run."""
+        return json.loads((self.folder() / "report.json").read_text())
+
+    def statuses(self) -> dict[str, str]:
+        """Where the nodes of the newest run stand."""
+        return {unit["unit"]: unit["status"] for unit in self.report()["units"]}
+
+    def wait_for_event(self, unit: str, step: str, kind: str, *, timeout: float = 60) -> None:
+        """Wait until the newest run's journal has an event."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            runs = journal.list_runs(self.state_dir) if self.state_dir.exists() else []
+            if runs:
+                events = journal.read(runs[-1]).events
+                if any((event.unit, event.step, event.kind) == (unit, step, kind) for event in events):
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"{unit} never came to {step}: {kind}")
+
+    def kill_at(self, unit: str, step: str, kind: str, *arguments: str, number: int = signal.SIGKILL) -> None:
+        """Start a run and kill it when its journal has an event."""
+        with self.in_background(*arguments) as process:
+            self.wait_for_event(unit, step, kind)
+            process.send_signal(number)
+            process.wait(timeout=30)
+
+    # What the fleet itself says
+
+    def node(self, name: str) -> dict[str, Any]:
+        """A node, as the API has it."""
+        return self.lab.api().request("GET", f"/api/v1/nodes/{name}")
+
+    def cordon(self, name: str, *, on: bool) -> None:
+        """Cordon or uncordon a node, as another operator would."""
+        self.patch_node(name, {"spec": {"unschedulable": on or None}})
+
+    def patch_node(self, name: str, patch: dict[str, Any]) -> None:
+        """Change a node, as another operator would."""
+        flags = ["node", name, "--type=merge", "-p", json.dumps(patch)]
+        subprocess.run(["kubectl", "patch", *flags], env=self.environment, check=True, capture_output=True)
+
+    def boot_id(self, host: str) -> str:
+        """A host's boot id, as the host has it."""
+        return self.lab.exec(host, "cat /proc/sys/kernel/random/boot_id").stdout.strip()
+
+    def silences(self) -> list[str]:
+        """The comments of all active silences."""
+        alertmanager = next(host for host in self.lab.hosts.values() if host.role == "alertmanager")
+        url = f"http://{alertmanager.ipv4}:{PORT}/api/v2/silences"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return [item["comment"] for item in json.load(answer) if item["status"]["state"] == "active"]
+
+    def assert_untouched(self, *names: str) -> None:
+        """Nothing of any run is left on nodes: no cordon, no taint, no annotation."""
+        for name in names:
+            node = self.node(name)
+            assert not node["spec"].get("unschedulable"), f"{name} is cordoned"
+            assert not node["spec"].get("taints"), f"{name} is tainted"
+            assert "fleet-cookbooks/maintenance" not in node["metadata"]["annotations"], f"{name} is annotated"
+
+    def assert_held(self, name: str) -> None:
+        """A node is closed and silenced, and says why."""
+        node = self.node(name)
+        assert node["spec"].get("unschedulable"), f"{name} is not cordoned"
+        assert "fleet-cookbooks/maintenance" in node["metadata"]["annotations"]
+        assert any(comment.endswith(f" - {name}") for comment in self.silences()), f"{name} is not silenced"
+
+
+class Watcher:
+    """Looks at the fleet several times a second, and remembers the worst it saw."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._api = lab.api()
+        self._rows = {host.name: host.row for host in lab.hosts.values() if host.role == "worker"}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.looks = 0
+        self.most_unavailable: set[str] = set()
+        self.most_rows: set[str | None] = set()
+        self.found_cordoned: set[str] = set()
+        self.boots: dict[str, set[str]] = defaultdict(set)
+        self.least_ready: dict[str, int] = {name: deployment.replicas for name, deployment in DEPLOYMENTS.items()}
+        self.evicted: dict[str, str] = {}
+        self.pods: set[str] = set()
+
+    def __enter__(self) -> "Watcher":
+        self.found_cordoned = {node["metadata"]["name"] for node in self._nodes() if _cordoned(node)}
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        return self._api.request("GET", "/api/v1/nodes")["items"]
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.1):
+            try:
+                self._look()
+            except TROUBLE:
+                continue
+
+    def _look(self) -> None:
+        nodes = self._nodes()
+        gone = {node["metadata"]["name"] for node in nodes if _cordoned(node) or not _ready(node)}
+        if len(gone) > len(self.most_unavailable):
+            self.most_unavailable = gone
+        rows = {self._rows[name] for name in gone - self.found_cordoned}
+        if len(rows) > len(self.most_rows):
+            self.most_rows = rows
+        for node in nodes:
+            self.boots[node["metadata"]["name"]].add(node["status"]["nodeInfo"]["bootID"])
+        ready: dict[str, int] = defaultdict(int)
+        for pod in self._api.request("GET", f"/api/v1/namespaces/{NAMESPACE}/pods")["items"]:
+            app = pod["metadata"]["labels"]["app"]
+            self.pods.add(pod["metadata"]["uid"])
+            if app == "agent":
+                continue
+            if "deletionTimestamp" in pod["metadata"]:
+                self.evicted[pod["metadata"]["uid"]] = pod["metadata"]["name"]
+            elif _ready(pod):
+                ready[app] += 1
+        for app, least in self.least_ready.items():
+            self.least_ready[app] = min(least, ready[app])
+        self.looks += 1
+
+
+def _cordoned(node: dict[str, Any]) -> bool:
+    return bool(node["spec"].get("unschedulable"))
+
+
+def _ready(item: dict[str, Any]) -> bool:
+    conditions = item["status"].get("conditions") or []
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def eventually(check: Callable[[], bool], *, within: float = 20.0) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + within
+    while not check():
+        assert time.monotonic() < deadline, "it never became true"
+        time.sleep(0.1)
