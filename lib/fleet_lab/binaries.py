@@ -4,6 +4,8 @@ In this order: ``$FLEET_KUBERNETES`` (a directory or a tarball), ``PATH``, the c
 the distribution's source package. What was unpacked, downloaded or built stays in the cache.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import logging
 import os
@@ -11,7 +13,7 @@ import platform
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import requests
@@ -73,9 +75,15 @@ def find(names: Sequence[str] = CONTROL_PLANE, *, cache: Path | None = None) -> 
 
     release = cache / "kubernetes" / KUBERNETES_VERSION
     built = cache / "kubernetes" / f"source-{kubernetes_build.VERSION}"
-    for directory in (release, built):
-        if cached := _in_directory(directory, names):
-            return cached
+    with _alone(cache):
+        for directory in (release, built):
+            if cached := _in_directory(directory, names):
+                return cached
+        return _make(release, built, names)
+
+
+def _make(release: Path, built: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Download the binaries, or build them."""
     tried = []
     try:
         _download(release, names)
@@ -90,7 +98,7 @@ def find(names: Sequence[str] = CONTROL_PLANE, *, cache: Path | None = None) -> 
         tried.append(f"a build from source: {error}")
     raise BinariesError(
         f"Cannot find {', '.join(names)}. Set FLEET_KUBERNETES to a directory or tarball that has them. "
-        f"Looked in PATH, in {cache / 'kubernetes'}, and tried {'; and '.join(tried)}"
+        f"Looked in PATH, in {release.parent}, and tried {'; and '.join(tried)}"
     )
 
 
@@ -104,10 +112,11 @@ def _from_environment(given: Path, names: Sequence[str], cache: Path) -> dict[st
         raise BinariesError(f"FLEET_KUBERNETES={given} cannot be read: {error.strerror}") from error
     identity = f"{given.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
     unpacked = cache / "kubernetes" / f"tarball-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    if found := _in_directory(unpacked, names):
-        return found
     try:
-        _unpack(given, unpacked, names)
+        with _alone(cache):
+            if found := _in_directory(unpacked, names):
+                return found
+            _unpack(given, unpacked, names)
     except (tarfile.TarError, EOFError) as error:
         raise BinariesError(f"FLEET_KUBERNETES={given} is neither a directory nor a tarball: {error}") from error
     return _in_directory(unpacked, names) or _incomplete(given, names)
@@ -192,10 +201,23 @@ def _fetch(url: str, target: Path, algorithm: str) -> str:
     return digest.hexdigest()
 
 
+@contextlib.contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """Keep other processes from filling the same cache, and clear away what one that was killed has left there."""
+    directory = cache / "kubernetes"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("w")
+    except OSError as error:
+        raise BinariesError(f"The cache {directory} cannot be written: {error.strerror}") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for abandoned in directory.glob(f"{kubernetes_build.WORKSPACE}*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        yield
+
+
 def _workspace(destination: Path) -> "tempfile.TemporaryDirectory[str]":
     """Return a temporary directory on the file system of the destination, which is created."""
-    try:
-        destination.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix=".incomplete-", dir=destination.parent)
-    except OSError as error:
-        raise BinariesError(f"The cache {destination} cannot be written: {error.strerror}") from error
+    destination.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix=kubernetes_build.WORKSPACE, dir=destination.parent)

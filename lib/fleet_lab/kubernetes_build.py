@@ -18,6 +18,9 @@ from fleet.errors import FleetError
 VERSION = "v1.20.2"
 """What Debian 12's source package ``kubernetes`` (1.20.5+really1.20.2) really is."""
 
+WORKSPACE = ".incomplete-"
+"""What the names of working directories beside a destination begin with."""
+
 _SUITE = "bookworm"
 _GO = Path("/usr/lib/go-1.19/bin/go")
 _PACKAGES = ("golang-1.19-go", "dpkg-dev")
@@ -48,7 +51,7 @@ def build_from_source(destination: Path, names: Sequence[str]) -> None:
     _require_tools()
     try:
         destination.mkdir(parents=True, exist_ok=True)
-        workspace = tempfile.TemporaryDirectory(prefix=".build-", dir=destination.parent)
+        workspace = tempfile.TemporaryDirectory(prefix=WORKSPACE, dir=destination.parent)
     except OSError as error:
         raise BuildError(f"{destination} cannot be written: {error.strerror}") from error
     with workspace as directory:
@@ -58,6 +61,7 @@ def build_from_source(destination: Path, names: Sequence[str]) -> None:
             **os.environ,
             "GOPATH": str(work / "go"),
             "GOCACHE": str(work / "cache"),
+            "GOTMPDIR": str(work),
             "GO111MODULE": "off",  # the tree builds in GOPATH mode only
             "GOFLAGS": "",
             "CGO_ENABLED": "0",

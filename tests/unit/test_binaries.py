@@ -6,6 +6,7 @@ import io
 import tarfile
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_release_is_downloaded_once(releases: Path, tmp_path: Path, algorithm: s
     found = binaries.find(cache=tmp_path / "cache")
     assert found["kube-apiserver"].read_text().endswith("echo kube-apiserver\n")
     assert found["kube-apiserver"].stat().st_mode & 0o111
-    assert sorted(path.name for path in files(tmp_path / "cache")) == sorted(NAMES)
+    assert sorted(path.name for path in files(tmp_path / "cache")) == sorted([".lock", *NAMES])
     releases.unlink()
     assert binaries.find(cache=tmp_path / "cache") == found
 
@@ -99,13 +100,13 @@ def test_wrong_checksum_names_both_sums_and_leaves_nothing(releases: Path, tmp_p
         binaries.find(cache=tmp_path / "cache")
     assert right in str(error.value)
     assert wrong in str(error.value)
-    assert not files(tmp_path / "cache")
+    assert [path.name for path in files(tmp_path / "cache")] == [".lock"]
 
 
 def test_release_without_checksum_is_not_used(releases: Path, tmp_path: Path) -> None:
     with pytest.raises(binaries.BinariesError, match="no checksum"):
         binaries.find(cache=tmp_path / "cache")
-    assert not files(tmp_path / "cache")
+    assert [path.name for path in files(tmp_path / "cache")] == [".lock"]
 
 
 def test_truncated_release_is_not_used(releases: Path, tmp_path: Path) -> None:
@@ -173,3 +174,33 @@ def test_error_names_everything_that_was_tried(tmp_path: Path) -> None:
         binaries.find(cache=tmp_path / "cache")
     for part in ("FLEET_KUBERNETES", "the official release", "127.0.0.1:9", "Debian 12"):
         assert part in str(error.value)
+
+
+def test_processes_share_one_download(releases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(releases, "sha512")
+    downloads = []
+    fetch = binaries._fetch
+
+    def count(url: str, target: Path, algorithm: str) -> str:
+        downloads.append(url)
+        return fetch(url, target, algorithm)
+
+    monkeypatch.setattr(binaries, "_fetch", count)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: binaries.find(cache=tmp_path / "cache"), range(4)))
+    assert found == [found[0]] * 4
+    assert len(downloads) == 1
+
+
+def test_what_a_killed_process_left_is_cleared_away(releases: Path, tmp_path: Path) -> None:
+    publish(releases, "sha512")
+    left = tmp_path / "cache" / "kubernetes" / f"{kubernetes_build.WORKSPACE}x"
+    left.mkdir(parents=True)
+    binaries.find(cache=tmp_path / "cache")
+    assert not left.exists()
+
+
+def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(binaries.BinariesError, match="cannot be written"):
+        binaries.find(cache=tmp_path / "file")
