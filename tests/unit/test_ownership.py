@@ -1,0 +1,81 @@
+"""DESIGN's rule 4: whatever others do meanwhile, a run undoes only what it did itself."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleet.k8s import nodes
+from fleet.k8s.client import ApiError
+
+
+class FakeApi:
+    """Holds one node and applies merge patches as the API does, conflicts included."""
+
+    def __init__(self, conflicts: Sequence[bool]) -> None:
+        self.version = 1
+        self.conflicts = itertools.chain(conflicts, itertools.repeat(False))
+        self.unschedulable = False
+        self.annotations: dict[str, str] = {}
+        self.taints: list[dict[str, str]] = [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}]
+
+    def get(self, path: str) -> dict[str, Any]:
+        metadata = {"name": "w1", "annotations": dict(self.annotations), "resourceVersion": str(self.version)}
+        return {"metadata": metadata, "spec": {"unschedulable": self.unschedulable, "taints": list(self.taints)}}
+
+    def patch(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        if next(self.conflicts):
+            self.version += 1  # a kubelet wrote in between
+        if body["metadata"]["resourceVersion"] != str(self.version):
+            raise ApiError("PATCH w1", 409, "Conflict", "changed meanwhile")
+        self.version += 1
+        for key, value in (body["metadata"].get("annotations") or {}).items():
+            if value is None:
+                self.annotations.pop(key, None)
+            else:
+                self.annotations[key] = value
+        spec = body.get("spec") or {}
+        if "unschedulable" in spec:
+            self.unschedulable = bool(spec["unschedulable"])
+        if "taints" in spec:
+            self.taints = spec["taints"] or []
+        return {}
+
+
+steps = st.lists(
+    st.sampled_from(["a cordons", "a uncordons", "b cordons", "b uncordons", "a taints", "a clears", "b clears"]),
+    max_size=12,
+)
+
+
+@given(st.booleans(), steps, st.lists(st.booleans(), max_size=3))
+def test_runs_put_back_what_they_found(cordoned_before, history, conflicts):
+    api: Any = FakeApi(conflicts)
+    api.unschedulable = cordoned_before
+    holder = None
+    for what in history:
+        who, verb = what.split()
+        if verb == "cordons":
+            outcome = nodes.cordon(api, "w1", nodes.Owner(who, "ann", "why"))
+            assert (outcome is nodes.CordonOutcome.OTHER_RUN) == (holder not in (None, who))
+            holder = holder or who
+            assert api.unschedulable
+        elif verb == "uncordons":
+            nodes.uncordon(api, "w1", who)
+            if holder == who:
+                holder = None
+                assert api.unschedulable == cordoned_before
+        elif verb == "taints":
+            nodes.set_pending_taint(api, ["w1"], who)
+        else:
+            before = list(api.taints)
+            nodes.clear_pending_taint(api, ["w1"], who)
+            assert [taint for taint in before if taint.get("value") != who] == api.taints
+    for who in "ab":
+        nodes.uncordon(api, "w1", who)
+        nodes.clear_pending_taint(api, ["w1"], who)
+    assert api.unschedulable == cordoned_before
+    assert api.annotations == {}
+    assert api.taints == [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}]

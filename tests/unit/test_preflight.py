@@ -1,0 +1,128 @@
+"""The preflight's judgements, over plain data."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleet.k8s.disruption import Risk, RiskKind
+from fleet.k8s.model import Node, Taint, parse_node
+from fleet.k8s.nodes import OWNER_ANNOTATION
+from fleet.maintenance.model import Limits, Unit
+from fleet.procedures import preflight
+from fleet.procedures.findings import Level, ask, note, stop
+from fleet.procedures.inventory import match
+from fleet.procedures.nodes import absent, group_of
+
+ROW = "topology.kubernetes.io/zone"
+
+
+def node(name, row="row-a", *, ready=True, cordoned=False, owner=None, taints=()) -> Node:
+    annotations = {}
+    if owner:
+        value = {"run": owner, "operator": "ann@here", "reason": "disk", "was_cordoned": False}
+        annotations[OWNER_ANNOTATION] = json.dumps(value)
+    return parse_node(
+        {
+            "metadata": {
+                "name": name,
+                "labels": {ROW: row} if row else {},
+                "annotations": annotations,
+                "resourceVersion": "1",
+            },
+            "spec": {"unschedulable": cordoned, "taints": [{"key": k, "value": v, "effect": e} for k, v, e in taints]},
+            "status": {"conditions": [{"type": "Ready", "status": "True" if ready else "Unknown"}]},
+        }
+    )
+
+
+def fleet(*nodes):
+    return {node.name: node for node in nodes}
+
+
+def units(*names):
+    return [Unit(name, "row-a") for name in names]
+
+
+def levels(findings):
+    return [finding.level for finding in findings]
+
+
+def test_a_healthy_fleet_has_no_findings():
+    known = fleet(node("w1"), node("w2"))
+    assert preflight.of_nodes(known, units("w1", "w2"), ROW, "r1") == []
+    assert preflight.of_limits(known, units("w1", "w2"), Limits(), ROW) == []
+
+
+def test_a_target_that_is_not_ready_stops_the_run_and_another_node_does_not():
+    known = fleet(node("w1", ready=False), node("w2", ready=False))
+    found = preflight.of_nodes(known, units("w1"), ROW, "r1")
+    assert levels(found) == [Level.STOP, Level.NOTE]
+    assert found[0].what == "w1 is NotReady."
+    assert found[0].todo == "Repair it, or --exclude w1."
+
+
+def test_a_cordon_of_others_is_noted_and_one_of_another_run_stops():
+    known = fleet(
+        node("w1", cordoned=True), node("w2", cordoned=True, owner="r0"), node("w3", cordoned=True, owner="r1")
+    )
+    found = preflight.of_nodes(known, units("w1", "w2", "w3"), ROW, "r1")
+    assert levels(found) == [Level.NOTE, Level.STOP, Level.NOTE]
+    assert "it will be done, and stay cordoned" in found[0].what
+    assert found[1].what == "w2 is under the maintenance of run r0 (ann@here: disk)."
+
+
+def test_nodes_without_a_domain_are_named():
+    found = preflight.of_nodes(fleet(node("w1", row="")), units("w1"), ROW, "r1")
+    assert levels(found) == [Level.ASK]
+    assert "w1" in found[0].what
+
+
+def test_limits_that_let_nothing_start_are_found():
+    known = fleet(node("w1"), node("w2", cordoned=True), node("w3", cordoned=True))
+    found = preflight.of_limits(known, units("w1"), Limits(max_unavailable=2), ROW)
+    assert levels(found) == [Level.STOP]
+    assert found[0].what == "Nothing can start: w2, w3 unavailable, the limit is 2."
+
+
+@pytest.mark.parametrize("kind", list(RiskKind))
+def test_what_is_bound_to_fail_stops_and_names_the_nodes(kind):
+    finding = preflight.of_risk(Risk(kind, "what", "todo.", ("w1", "w2")))
+    assert (finding.level is Level.STOP) == kind.is_fatal
+    if kind.is_fatal:
+        assert finding.todo == "todo. Or --exclude w1,w2."
+
+
+def test_findings_are_told_worst_first():
+    assert levels(preflight.worst_first([note("a"), stop("b", "x"), ask("c", "y")])) == list(Level)
+
+
+def test_a_node_is_absent_when_cordoned_or_not_ready():
+    gone = absent(fleet(node("w1"), node("w2", cordoned=True), node("w3", "row-b", ready=False)), ROW)
+    assert {name: (a.domain, a.down) for name, a in gone.items()} == {"w2": ("row-a", False), "w3": ("row-b", True)}
+
+
+def test_a_taint_group_is_what_keeps_pods_off():
+    taints = [
+        ("gpu", "yes", "NoSchedule"),
+        ("node.kubernetes.io/unreachable", "", "NoExecute"),
+        ("fleet-cookbooks/pending-maintenance", "r1", "PreferNoSchedule"),
+    ]
+    assert group_of(node("w1", taints=taints)) == "gpu=yes:NoSchedule"
+    assert Taint("gpu", "yes", "NoSchedule") in node("w1", taints=taints).taints
+
+
+names = st.sets(st.from_regex(r"w[0-9]{1,2}(\.example\.org)?", fullmatch=True), max_size=8)
+
+
+@given(names, names, names, st.sampled_from(["fqdn", "short"]))
+def test_every_host_is_a_target_excluded_or_found_missing(hosts, known, excluded, naming):
+    targets = match(hosts, known, excluded, naming)
+    assert set(targets.hosts) <= known
+    assert set(targets.hosts.values()) <= hosts - excluded
+    text = " ".join(finding.what for finding in targets.findings)
+    for name in excluded - hosts:
+        if name not in {host.split(".")[0] for host in hosts}:
+            assert name in text
+    assert all(finding.level is Level.STOP for finding in targets.findings)
