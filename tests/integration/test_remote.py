@@ -214,6 +214,20 @@ def test_worker_threads(remote: Remote) -> None:
     assert threading.active_count() < 20
 
 
+def test_threads_leave_nothing_open(remote: Remote) -> None:
+    def ask() -> None:
+        assert remote.run(["good1"], "true", timeout=20, safe=True)["good1"].ok
+
+    remote.run(["good1"], "true", timeout=20, safe=True)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 @given(
     words=st.lists(
         st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs", "Cc"]), max_size=20), min_size=1

@@ -6,6 +6,7 @@ host has its own exit code, carried by a marker that is printed after the comman
 
 import re
 import shlex
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Protocol
 import ClusterShell.Worker.Ssh  # noqa: F401
 import cumin.transports.clustershell  # noqa: F401
 from ClusterShell.MsgTree import MsgTreeElem
+from ClusterShell.Task import task_terminate
 from cumin import CuminError, NodeSet, nodeset_fromlist
 from cumin.transports import Command
 from spicerack import Spicerack
@@ -111,7 +113,11 @@ class Remote:
         if not hosts or (self._dry_run and not safe):
             return {}
         started = time.monotonic()
-        outputs = self._execute(hosts, mark(command), timeout, safe=safe)
+        try:
+            outputs = self._execute(hosts, mark(command), timeout, safe=safe)
+        finally:
+            if threading.current_thread() is not threading.main_thread():
+                task_terminate()  # ClusterShell keeps a task, with three open files, for every thread there ever was
         late = time.monotonic() - started >= timeout
         return {host: parse(outputs.get(host, ""), timeout=timeout if late else None) for host in hosts}
 
