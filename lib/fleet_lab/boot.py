@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fleet_lab import cgroups, image, operator, preflight, topology
+from fleet_lab import binaries, cgroups, image, operator, preflight, topology
 from fleet_lab.container import Spec
 from fleet_lab.context import make as make_context
 from fleet_lab.errors import LabError
@@ -55,14 +55,14 @@ def up(paths: Paths, say: Say, *, topology_file: Path | None = None) -> Lab:
         if not image.path(paths.cache, wanted).is_dir():
             timed("building the base image of all hosts from Debian's packages (once)")
         base = image.ensure(paths.cache, wanted)
-        timed("Kubernetes, certificates, keys, configuration")
-        context = make_context(paths, topology.load(paths.topology), fetch=True)
+        _settle_kubernetes(paths, timed)
+        context = make_context(paths, topology.load(paths.topology))
         context.ssh.write_config(context.topology)
         operator.write(context)
         Machine(paths.state).create_bridge(context.topology.network)
         lab = Lab(paths)
         new = [host for host in context.topology.hosts.values() if lab.supervisor(host.name) is None]
-        timed(f"starting {len(new)} hosts" if new else "all hosts are running")
+        timed(f"starting {len(new)} hosts" if new else "all hosts have been started")
         for host in new:
             _start(context, host, base)
         _wait(lab, timed)
@@ -124,6 +124,18 @@ def _settle_topology(paths: Paths, given: Path | None) -> None:
     temporary.replace(paths.topology)
 
 
+def _settle_kubernetes(paths: Paths, say: Say) -> None:
+    """Find the Kubernetes binaries, once for a lab: it does not change them when it is started again."""
+    if all((paths.kubernetes / name).exists() for name in binaries.CONTROL_PLANE):
+        return
+    say("finding the Kubernetes binaries (if they have to be downloaded or built: minutes, once)")
+    paths.kubernetes.mkdir(exist_ok=True)
+    for name, path in binaries.find(binaries.CONTROL_PLANE, cache=paths.cache).items():
+        link = paths.kubernetes / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.absolute())
+
+
 def _start(context: Context, host: Host, base: Path) -> None:
     """Write a host's disk and start its supervisor."""
     paths = context.paths.host(host.name)
@@ -139,6 +151,7 @@ def _start(context: Context, host: Host, base: Path) -> None:
     disk.write(role.files(context, host))
     Spec(
         name=host.name,
+        machine=machine.name(host.name),
         image=str(base),
         bridge=context.topology.network.bridge,
         cgroup=f"{machine.cgroup_name}/{host.name}",

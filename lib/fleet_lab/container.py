@@ -36,6 +36,8 @@ class Spec:
     """What is needed to boot a host."""
 
     name: str
+    machine: str
+    """Its name for systemd-nspawn, which no host of another lab has; ``vb-MACHINE`` is its end of the network."""
     image: str
     """The folder of the base image."""
     bridge: str
@@ -122,7 +124,7 @@ def nspawn_command(spec: Spec, paths: HostPaths) -> list[str]:
         "--quiet",
         "--boot",
         f"--directory={paths.mountpoint}",
-        f"--machine={spec.name}",
+        f"--machine={spec.machine}",
         f"--hostname={spec.name}",
         f"--network-bridge={spec.bridge}",
         "--register=no",

@@ -26,6 +26,7 @@ class Machine:
         mark = hashlib.sha256(str(state).encode()).hexdigest()
         self.cgroup_name = f"fleet-lab-{mark[:6]}"
         """The lab's cgroup, below which every host has its own."""
+        self._mark = mark[:3]
         # A locally administered address that is there from the moment the bridge is.
         self._mac = ":".join(["02", "66", "6c", mark[0:2], mark[2:4], mark[4:6]])
 
@@ -33,6 +34,10 @@ class Machine:
     def _cgroup(self) -> Path | None:
         mountpoint = cgroups.mountpoint()
         return mountpoint / self.cgroup_name if mountpoint else None
+
+    def name(self, host: str) -> str:
+        """Return a host's name among all that run on the machine."""
+        return f"{host}-{self._mark}"
 
     def host_cgroup(self, host: str) -> Path:
         """Return the cgroup of a host and its supervisor.

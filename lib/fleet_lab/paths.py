@@ -83,6 +83,11 @@ class Paths:
         return self.state / "topology.yaml"
 
     @property
+    def kubernetes(self) -> Path:
+        """Links to the Kubernetes binaries that the lab was made with."""
+        return self.state / "kubernetes"
+
+    @property
     def pki(self) -> Path:
         """Certificate authorities, certificates and keys."""
         return self.state / "pki"

@@ -108,7 +108,7 @@ class Supervisor:
         cgroup = Path("/sys/fs/cgroup") / self._spec.cgroup / "host"
         if cgroup.exists():
             cgroups.kill(cgroup)
-        subprocess.run(["ip", "link", "delete", f"vb-{self._spec.name}"], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "delete", f"vb-{self._spec.machine}"], capture_output=True, check=False)
 
     def _say(self, state: str) -> None:
         status = {"state": state, "boots": self._boots, "since": time.time()}

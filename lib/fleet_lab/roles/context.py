@@ -1,6 +1,5 @@
 """What roles are made from."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -22,8 +21,6 @@ class Context:
     ssh: Ssh
     kubernetes_ca: Authority
     etcd_ca: Authority
-    kubernetes: Mapping[str, Path]
-    """The Kubernetes binaries, by name."""
     host_files: Path
     """The folder ``config/hosts`` of the repository: what every host of a fleet must have."""
 

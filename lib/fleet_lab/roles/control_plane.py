@@ -156,7 +156,7 @@ class ControlPlane(Role):
 
     def binds(self, context: Context) -> Mapping[str, str]:
         """Return the binaries: the machine's, not copied."""
-        return {str(context.kubernetes[name]): f"/usr/local/bin/{name}" for name in CONTROL_PLANE}
+        return {str((context.paths.kubernetes / name).resolve()): f"/usr/local/bin/{name}" for name in CONTROL_PLANE}
 
 
 ROLE = ControlPlane(

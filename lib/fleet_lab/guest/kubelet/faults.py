@@ -21,20 +21,14 @@ class Faults:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._seen = -1
         self._active: dict[str, str] = {}
 
     def refresh(self) -> bool:
-        """Read the faults if the folder has changed; return whether it has."""
-        try:
-            changed = self._folder.stat().st_mtime_ns
-        except OSError:
-            return False
-        if changed == self._seen:
-            return False
-        self._seen = changed
-        self._active = {path.name: path.read_text(encoding="utf-8") for path in self._folder.iterdir()}
-        return True
+        """Read the faults; return whether they have changed. Trouble with one that just goes shows as an OSError."""
+        active = {path.name: path.read_text(encoding="utf-8") for path in self._folder.iterdir()}
+        changed = active != self._active
+        self._active = active
+        return changed
 
     def __contains__(self, name: str) -> bool:
         return name in self._active
