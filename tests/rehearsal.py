@@ -178,12 +178,12 @@ class Watcher:
 
     def __init__(self, lab: Lab) -> None:
         self._api = lab.api()
-        self._rows = {host.name: host.row for host in lab.hosts.values() if host.role == "worker"}
+        self._rows = {host.name: str(host.row) for host in lab.hosts.values() if host.role == "worker"}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.looks = 0
         self.most_unavailable: set[str] = set()
-        self.most_rows: set[str | None] = set()
+        self.most_rows: set[str] = set()
         self.found_cordoned: set[str] = set()
         self.boots: dict[str, set[str]] = defaultdict(set)
         self.least_ready: dict[str, int] = {name: deployment.replicas for name, deployment in DEPLOYMENTS.items()}

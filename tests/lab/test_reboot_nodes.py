@@ -325,7 +325,7 @@ def test_a_budget_that_allows_nothing_is_found_before(rehearsal, lab):
         (["--cluster", "lab", "-r", "x", "--max-unavailable", "0"], "would let nothing be done"),
         (["--cluster", "lab", "-r", "x", "--max-unavailable", "101%"], "is above 100%"),
         (["--cluster", "lab", "-r", "x", "--max-unavailable", "1%"], "1% of 6 is less than one"),
-        (["--cluster", "lab", "-r", "x", "--max-failed", "-1"], "expected one argument"),
+        (["--cluster", "lab", "-r", "x", "--max-failed", "-1"], "is no number of nodes"),
         (["--resume", "nope"], "There is no run 'nope'"),
         (["--resume", "a", "--abort", "b"], "not allowed with"),
     ],

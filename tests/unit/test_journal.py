@@ -1,8 +1,10 @@
 """The journal: what is written survives, and only one process writes."""
 
+import json
 import os
 import stat
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -75,7 +77,7 @@ def test_a_broken_journal_is_named(tmp_path):
 
 def test_a_state_directory_that_cannot_be_written(info):
     with pytest.raises(j.JournalError, match="cannot be created"):
-        j.Journal.create(j.Path("/proc/nope"), info)
+        j.Journal.create(Path("/proc/nope"), info)
 
 
 def event(at, unit, step, kind):
@@ -100,7 +102,7 @@ def test_the_report_is_json(book):
     book.record("nodes", [held], step="drain", kind="held")
     data = summary(j.read(book.folder), "nodes", {"Go on": "cookbook x"})
     path = write_json(book.folder, data)
-    unit = j.json.loads(path.read_text())["units"][0]
+    unit = json.loads(path.read_text())["units"][0]
     assert (unit["unit"], unit["status"], unit["detail"]) == ("w1", "held", "drain: blocked by b")
     assert list(unit["steps"]) == ["drain"]
-    assert j.json.loads(path.read_text())["next"] == {"Go on": "cookbook x"}
+    assert json.loads(path.read_text())["next"] == {"Go on": "cookbook x"}

@@ -72,7 +72,7 @@ def run(procedure, book, cancel=None):
 
 
 def test_every_unit_goes_through_every_step_in_order(book):
-    log = []
+    log: list[tuple[str, str]] = []
     procedure = FakeProcedure(["a", "b", "c"], {"drain": Fake(log, "drain"), "reboot": Fake(log, "reboot", delay=0.05)})
     assert run(procedure, book) == ""
     assert log == [*((step, unit) for unit in "abc" for step in ("drain", "reboot")), ("tidy", "all")]
@@ -82,7 +82,7 @@ def test_every_unit_goes_through_every_step_in_order(book):
 
 
 def test_an_effect_that_breaks_holds_its_unit_and_stops_the_run(book):
-    log = []
+    log: list[tuple[str, str]] = []
     procedure = FakeProcedure(["a", "b"], {"drain": Fake(log, "drain", broken=RuntimeError("boom"))})
     assert run(procedure, book) == "1 held, and no more than 0 may fail"
     assert log == [("drain", "a"), ("tidy", "all")]
@@ -92,7 +92,7 @@ def test_an_effect_that_breaks_holds_its_unit_and_stops_the_run(book):
 
 
 def test_an_effect_that_cannot_be_done_is_tried_until_its_deadline(book):
-    log = []
+    log: list[tuple[str, str]] = []
     procedure = FakeProcedure(["a"], {"drain": Fake(log, "drain", broken=FleetError("no answer"))})
     begin = time.monotonic()
     assert run(procedure, book) == "1 held"
@@ -103,7 +103,7 @@ def test_an_effect_that_cannot_be_done_is_tried_until_its_deadline(book):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_at_once_and_a_second_session_finishes(book, number):
-    log = []
+    log: list[tuple[str, str]] = []
     steps = {"drain": Fake(log, "drain"), "reboot": Fake(log, "reboot", delay=1.0)}
     procedure = FakeProcedure(["a", "b"], steps)
     threading.Timer(0.3, os.kill, (os.getpid(), number)).start()
@@ -117,7 +117,7 @@ def test_a_signal_leaves_at_once_and_a_second_session_finishes(book, number):
 
 
 def test_the_first_interrupt_finishes_what_is_in_flight(book):
-    log = []
+    log: list[tuple[str, str]] = []
     procedure = FakeProcedure(["a", "b"], {"drain": Fake(log, "drain", delay=0.6)})
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     assert run(procedure, book) == "interrupted by the operator"
