@@ -44,7 +44,9 @@ def up(paths: Paths, say: Say, *, topology_file: Path | None = None) -> Lab:
         LabError: something is missing on the machine, or a part does not come up.
     """
     started = time.monotonic()
-    preflight.check(paths.state, paths.cache)
+    lab = Lab(paths)
+    given = topology.load(paths.topology if lab.exists else topology_file or topology.DEFAULT)
+    preflight.check(paths.state, paths.cache, hosts=sum(lab.supervisor(name) is None for name in given.hosts))
 
     def timed(text: str) -> None:
         say(f"{time.monotonic() - started:6.1f} s  {text}")
@@ -60,7 +62,6 @@ def up(paths: Paths, say: Say, *, topology_file: Path | None = None) -> Lab:
         context.ssh.write_config(context.topology)
         operator.write(context)
         Machine(paths.state).create_bridge(context.topology.network)
-        lab = Lab(paths)
         new = [host for host in context.topology.hosts.values() if lab.supervisor(host.name) is None]
         timed(f"starting {len(new)} hosts" if new else "all hosts have been started")
         for host in new:

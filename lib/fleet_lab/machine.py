@@ -26,7 +26,7 @@ class Machine:
         mark = hashlib.sha256(str(state).encode()).hexdigest()
         self.cgroup_name = f"fleet-lab-{mark[:6]}"
         """The lab's cgroup, below which every host has its own."""
-        self._mark = mark[:3]
+        self._mark = mark[:2]
         # A locally administered address that is there from the moment the bridge is.
         self._mac = ":".join(["02", "66", "6c", mark[0:2], mark[2:4], mark[4:6]])
 

@@ -1,5 +1,6 @@
 """What the machine must have before a lab is made: everything that is missing is said at once."""
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -21,12 +22,17 @@ _MEMORY = 4
 """GB for a fleet of the default size."""
 
 
-def missing(state: Path, cache: Path) -> list[str]:
+_INOTIFY = 5
+"""inotify instances that a host's systemd has."""
+
+
+def missing(state: Path, cache: Path, *, hosts: int) -> list[str]:
     """Return what is missing, each with how to get it.
 
     Args:
         state: where the lab's state will be.
         cache: where the base image will be.
+        hosts: how many hosts are to be started.
     """
     found = []
     if os.geteuid() != 0:
@@ -44,6 +50,12 @@ def missing(state: Path, cache: Path) -> list[str]:
     memory = _available_memory()
     if memory < _MEMORY:
         found.append(f"{memory:.1f} GB of memory are free, {_MEMORY} are needed: end other programs, or add memory")
+    allowed, used = _inotify_instances()
+    if used + hosts * _INOTIFY > allowed:
+        found.append(
+            f"{allowed - used} inotify instances are free, {hosts} hosts need {hosts * _INOTIFY}: "
+            f"sysctl fs.inotify.max_user_instances={max(512, used + 2 * hosts * _INOTIFY)}"
+        )
     if cgroups.mountpoint() is None:
         found.append(
             "the unified cgroup hierarchy is not mounted: "
@@ -57,9 +69,9 @@ def missing(state: Path, cache: Path) -> list[str]:
     return found
 
 
-def check(state: Path, cache: Path) -> None:
-    """Raise :class:`LabError` with everything that is missing."""
-    found = missing(state, cache)
+def check(state: Path, cache: Path, *, hosts: int) -> None:
+    """Raise :class:`LabError` with everything that is missing; the arguments are those of :func:`missing`."""
+    found = missing(state, cache, hosts=hosts)
     if found:
         raise LabError("The lab cannot be started here:\n" + "\n".join(f"  - {what}" for what in found))
 
@@ -72,6 +84,17 @@ def _available_memory() -> float:
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     return kilobytes * 1024 / 1e9
+
+
+def _inotify_instances() -> tuple[int, int]:
+    """Return how many instances a user may have, and how many root has."""
+    allowed = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text(encoding="ascii"))
+    used = 0
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        with contextlib.suppress(OSError):  # it has just ended, or is another user's
+            if folder.stat().st_uid == 0:
+                used += sum(str(file.readlink()) == "anon_inode:inotify" for file in folder.iterdir())
+    return allowed, used
 
 
 def _loadable(module: str) -> bool:

@@ -14,8 +14,8 @@ DEFAULT = Path(__file__).with_name("topology.yaml")
 """The topology of a lab that is made without naming one."""
 
 RoleName = Literal["control-plane", "etcd", "load-balancer", "worker", "alertmanager", "lock-store"]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{0,7}$")]
-"""A host's name: eight characters, so that the lab's mark and it fit into the name of a network interface."""
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,8}$")]
+"""A host's name: nine characters, so that the lab's mark and it fit into the name of a network interface."""
 
 _FIRST_HOST = 11
 _SINGLE: tuple[RoleName, ...] = ("load-balancer", "alertmanager", "lock-store")
