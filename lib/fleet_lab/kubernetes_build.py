@@ -67,14 +67,24 @@ def build_from_source(destination: Path, names: Sequence[str]) -> None:
             "CGO_ENABLED": "0",
         }
         _generate_openapi(tree, work, environment)
-        major, minor, _ = VERSION.removeprefix("v").split(".")
-        stamp = "k8s.io/component-base/version.git"
-        flags = f"-s -w -X {stamp}Version={VERSION} -X {stamp}Major={major} -X {stamp}Minor={minor}"
         for name in names:
             logger.info("Building %s %s", name, VERSION)
             built = work / name
-            _run([str(_GO), "build", "-ldflags", flags, "-o", str(built), f"{_MODULE}/cmd/{name}"], tree, environment)
+            _run(
+                [str(_GO), "build", "-ldflags", _stamp(), "-o", str(built), f"{_MODULE}/cmd/{name}"], tree, environment
+            )
             built.replace(destination / name)
+
+
+def _stamp() -> str:
+    """Return the linker's flags: no debug symbols, and the version, which clients compare with their own."""
+    major, minor, _ = VERSION.removeprefix("v").split(".")
+    values = {"gitVersion": VERSION, "gitMajor": major, "gitMinor": minor}
+    packages = ("component-base/version", "client-go/pkg/version")
+    stamps = (
+        f"-X {_MODULE}/vendor/k8s.io/{package}.{key}={value}" for package in packages for key, value in values.items()
+    )
+    return " ".join(("-s -w", *stamps))
 
 
 def _require_debian() -> None:

@@ -325,7 +325,9 @@ class Api:
         """Send a request once."""
         headers = {**self._client.default_headers, "Accept": "application/json"}
         fields = [(key, _query_value(value)) for key, value in query.items() if value != ""]
-        self._client.update_params_for_auth(headers, fields, ["BearerToken"])
+        token = self._client.configuration.auth_settings().get("BearerToken")  # renewed here if it has expired
+        if token:
+            headers[token["key"]] = token["value"]
         data = None
         if body is not None:
             headers["Content-Type"] = "application/merge-patch+json" if method == "PATCH" else "application/json"
