@@ -13,13 +13,13 @@ from fleet.maintenance import model as m
 
 STEPS = (
     m.StepSpec("silence", 10),
-    m.StepSpec("cordon", 10),
+    m.StepSpec("cordon", 10, closes=True),
     m.StepSpec("drain", 60, batch=False),
     m.StepSpec("reboot", 60, pivot=True),
     m.StepSpec("ready", 30, gate=True),
     m.StepSpec("uncordon", 10),
 )
-DRAIN, REBOOT, READY = 2, 3, 4
+CORDON, DRAIN, REBOOT, READY = 1, 2, 3, 4
 
 
 def stage(units, **limits):
@@ -36,6 +36,7 @@ class World:
         self.jobs: list[tuple[d.Run, str]] = []
         self.boots: Counter[str] = Counter()
         self.drained: dict[str, bool] = {}
+        self.cordoned: set[str] = set()
         self.seen = m.Observation()
         self.blocked_since: float | None = None
         self.finished: d.Finish | None = None
@@ -49,6 +50,8 @@ class World:
             unit = units.get(name, m.Unit(name, self.rng.choice(["a", "b", "c"]), "g0"))
             if units.get(name) is None or self.states[name].status in (m.Status.PENDING, m.Status.DONE):
                 absent[name] = m.Absent(unit.domain, unit.group, self.rng.random() < 0.5, "others")
+        # What this run has cordoned is seen like everything else.
+        absent |= {name: m.Absent(units[name].domain, units[name].group, False, "ours") for name in self.cordoned}
         self.seen = m.Observation(absent, "lock lost" if self.rng.random() < self.trouble / 3 else "")
 
     def tick(self) -> None:
@@ -75,6 +78,8 @@ class World:
                 assert reason
                 self.states[unit] = replace(self.states[unit], status=m.Status.HELD, busy=False)
             case d.Run(step, phase, units):
+                if step == CORDON and phase is m.Phase.APPLY:
+                    self.check_room(units)
                 for unit in units:
                     self.check_run(unit, step, phase)
                     self.states[unit] = replace(self.states[unit], busy=True)
@@ -84,6 +89,24 @@ class World:
                     self.states[unit] = replace(self.states[unit], renew_at=self.now + self.stage.renew)
             case d.Finish():
                 self.finished = action
+
+    def check_room(self, units: tuple[str, ...]) -> None:
+        """Rule 1, at the moment that counts: when nodes are taken out of service, also after a crash."""
+        known = {unit.name: unit for unit in self.stage.units}
+        absent = self.seen.absent
+        groups = {name: gone.group for name, gone in absent.items()}
+        groups |= {name: known[name].group for name in self.cordoned.union(units)}
+        new = [name for name in units if name not in absent and name not in self.cordoned]
+        if new:
+            assert len(groups) <= self.stage.limits.max_unavailable, "rule 1: cluster, when it is cordoned"
+        for name in new:
+            group = known[name].group
+            most = self.stage.limits.groups.get(group, self.stage.limits.max_unavailable)
+            assert Counter(groups.values())[group] <= most, "rule 1: group, when it is cordoned"
+        domains = {known[name].domain for name in self.cordoned.union(units)}
+        domains |= {gone.domain for gone in absent.values() if gone.down}
+        assert not new or len(domains) <= self.stage.limits.max_domains, "rule 1: domain, when it is cordoned"
+        self.cordoned.update(units)
 
     def check_run(self, unit: str, step: int, phase: m.Phase) -> None:
         state = self.states[unit]
@@ -126,6 +149,8 @@ class World:
             state = self.states[unit]
             if (state.status, state.step, state.phase) == (m.Status.RUNNING, run.step, run.phase):
                 self.states[unit] = d.advance(self.stage, state, run.phase, verdict, self.now)
+                if self.states[unit].status is m.Status.DONE:
+                    self.cordoned.discard(unit)
                 if run.step == DRAIN:
                     self.drained[unit] = verdict.kind is m.Kind.DONE and run.phase is not m.Phase.APPLY
         self.jobs = keep
@@ -287,3 +312,12 @@ def test_getting_ready_and_tidying_up_wait_for_nobody():
     seen = m.Observation({"x": m.Absent("a", "g", True, "NotReady")}, "lock lost")
     states = {"all": m.UnitState(tidy.units[0])}
     assert d.decide(tidy, d.Progress(states, stopping="interrupted"), seen, 0.0).actions == (d.Start("all"),)
+
+
+def test_a_unit_is_not_closed_when_others_took_its_room_meanwhile():
+    fleet = stage(units("w1", "w2"), max_unavailable=1)
+    state = replace(d.enter(fleet, m.UnitState(fleet.units[0]), CORDON, 0.0), phase=m.Phase.APPLY)
+    progress = d.Progress({"w1": state})
+    seen = m.Observation({"w2": m.Absent("a", "g", False, "cordoned")})
+    assert d.decide(fleet, progress, seen, 0.0).actions == ()
+    assert d.decide(fleet, progress, m.Observation(), 0.0).actions == (d.Run(CORDON, m.Phase.APPLY, ("w1",)),)

@@ -5,7 +5,7 @@ are held. :func:`advance` says what a step's verdict means for its unit, :func:`
 on. None of them does any I/O, none of them changes its arguments.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fleet.maintenance.model import (
@@ -20,6 +20,7 @@ from fleet.maintenance.model import (
     Verdict,
     When,
 )
+from fleet.maintenance.room import Room
 
 OVERDUE = 120.0
 """Seconds past its deadline after which a call that does not return is given up."""
@@ -115,7 +116,8 @@ def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> D
 
     actions: list[Action] = [Hold(*overdue) for overdue in _overdue(stage, running, now)]
     just_held = {action.unit for action in actions if isinstance(action, Hold)}
-    actions += _runs(stage, (state for state in running if state.unit.name not in just_held), seen, now)
+    going = [state for state in running if state.unit.name not in just_held]
+    actions += _runs(stage, going, held, seen, now)
     actions += _renewals(stage, [*running, *held], now)
 
     occupied = [state.unit for state in [*running, *held]]
@@ -209,18 +211,33 @@ def _overdue(stage: Stage, running: list[UnitState], now: float) -> Iterator[tup
             yield state.unit.name, f"{step.name}: not within {step.timeout:.0f} s: {why}"
 
 
-def _runs(stage: Stage, running: Iterator[UnitState], seen: Observation, now: float) -> list[Run]:
+def _runs(
+    stage: Stage, running: Sequence[UnitState], held: list[UnitState], seen: Observation, now: float
+) -> list[Run]:
+    """Return the calls that are due; what takes a unit out of service only if there is room for it at this moment."""
+    closed = [s.unit for s in [*running, *held] if s.unit.name in seen.absent or _is_closed(stage, s)]
+    room = Room(stage.limits, closed, seen.absent)
     due: dict[tuple[int, Phase, str], list[str]] = {}
     for state in running:
         if state.busy or state.due > now:
             continue
         step = stage.steps[state.step]
-        if step.pivot and state.phase is Phase.APPLY and seen.blocked:
-            continue
+        if state.phase is Phase.APPLY:
+            if step.pivot and seen.blocked:
+                continue
+            if step.closes and not room.take(state.unit):
+                continue
         # Units at the same step and phase share one call, unless each call takes as long as its unit needs.
         shared = "" if step.batch else state.unit.name
         due.setdefault((state.step, state.phase, shared), []).append(state.unit.name)
     return [Run(step, phase, tuple(names)) for (step, phase, _), names in due.items()]
+
+
+def _is_closed(stage: Stage, state: UnitState) -> bool:
+    """Say whether a unit in flight is, or may be, out of service already."""
+    closing = next((index for index, step in enumerate(stage.steps) if step.closes), 0)
+    applied = state.step == closing and (state.phase is Phase.VERIFY or (state.phase is Phase.APPLY and state.busy))
+    return state.step > closing or applied or state.status is Status.HELD
 
 
 def _renewals(stage: Stage, in_flight: list[UnitState], now: float) -> list[Renew]:
@@ -253,40 +270,15 @@ def _starts(
     limits: Limits, waiting: list[UnitState], occupied: list[Unit], seen: Observation
 ) -> tuple[list[Start], str]:
     """Return the units that may start, and what keeps the first one that may not."""
-    taken = {unit.name: unit.group for unit in occupied} | {name: gone.group for name, gone in seen.absent.items()}
-    domains = {unit.domain for unit in occupied} | {gone.domain for gone in seen.absent.values() if gone.down}
-    groups: dict[str, int] = {}
-    for group in taken.values():
-        groups[group] = groups.get(group, 0) + 1
-
-    starts: list[Start] = []
+    room = Room(limits, occupied, seen.absent)
+    starts = []
     reason = ""
     for state in waiting:
-        unit = state.unit
-        new = unit.name not in taken
-        full = len(taken) + new > limits.max_unavailable
-        group_full = groups.get(unit.group, 0) + new > limits.groups.get(unit.group, limits.max_unavailable)
-        domains_full = len(domains) + (unit.domain not in domains) > limits.max_domains
-        if not (full or group_full or domains_full):
-            starts.append(Start(unit.name))
-            groups[unit.group] = groups.get(unit.group, 0) + new
-            taken[unit.name] = unit.group
-            domains.add(unit.domain)
-        elif reason:
-            continue  # The first reason is told; a large fleet has thousands.
-        elif full:
-            reason = f"{_names(taken)} unavailable, the limit is {limits.max_unavailable}"
-        elif group_full:
-            reason = f"{unit.name}: the limit of its taint group ({unit.group}) is reached"
+        if room.take(state.unit):
+            starts.append(Start(state.unit.name))
         else:
-            others = ", ".join(sorted(domains - {unit.domain}))
-            reason = f"{unit.name}: {others} is being worked on or degraded; {limits.max_domains} domain at a time"
+            reason = reason or room.problem(state.unit)
     return starts, reason
-
-
-def _names(taken: Mapping[str, str]) -> str:
-    names = sorted(taken)
-    return ", ".join(names) if len(names) <= 5 else f"{', '.join(names[:5])} and {len(names) - 5} more"
 
 
 def _is_final(stage: Stage, progress: Progress, waiting: list[UnitState], occupied: list[Unit], now: float) -> bool:

@@ -105,6 +105,7 @@ class StepSpec:
         poll: seconds between two checks.
         batch: whether one call serves many units.
         gate: a step without an effect of its own: it only waits.
+        closes: the effect that takes the unit out of service: it needs room within the limits at that very moment.
         pivot: the effect that must happen at most once (a reboot): a unit that was interrupted before it starts over,
             one that was interrupted after it does not.
     """
@@ -114,6 +115,7 @@ class StepSpec:
     poll: float = 1.0
     batch: bool = True
     gate: bool = False
+    closes: bool = False
     pivot: bool = False
 
 

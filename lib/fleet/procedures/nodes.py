@@ -81,7 +81,7 @@ def closing_steps(cluster: Cluster) -> tuple[Step, ...]:
     deadlines = cluster.config.deadlines
     return (
         Step(StepSpec("silence", _API_DEADLINE, poll=_SLOW), steps.SilenceNode(cluster)),
-        Step(StepSpec("cordon", _API_DEADLINE, poll=_FAST), steps.Cordon(cluster)),
+        Step(StepSpec("cordon", _API_DEADLINE, poll=_FAST, closes=True), steps.Cordon(cluster)),
         Step(StepSpec("drain", deadlines.drain, poll=_FAST, batch=False), steps.Drain(cluster)),
     )
 
