@@ -174,7 +174,7 @@ class ClusterConfig(_Model):
     """A cluster: its hosts, limits, deadlines, alerts and Puppet."""
 
     kubeconfig: AbsolutePath
-    """The kubeconfig of an identity that may read nodes, pods and budgets, patch nodes, evict pods, write one Lease."""
+    """The kubeconfig of an identity with the permissions in ``config/kubernetes-rbac.yaml``."""
     hosts: HostsConfig
     node_names: Literal["fqdn", "short"] = "fqdn"
     """Whether Kubernetes knows a host by the name Cumin has for it, or by that name's first label."""

@@ -23,6 +23,7 @@ from fleet.k8s.reflector import Reflector
 from fleet_lab import binaries
 
 TOKEN = "integration"
+MAINTENANCE_TOKEN = "maintenance"
 
 
 def free_port() -> int:
@@ -58,7 +59,9 @@ class Cluster:
         self._start_etcd()
         key = self.directory / "service-account.key"
         subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
-        (self.directory / "tokens.csv").write_text(f"{TOKEN},admin,admin,system:masters\n")
+        (self.directory / "tokens.csv").write_text(
+            f"{TOKEN},admin,admin,system:masters\n{MAINTENANCE_TOKEN},fleet-maintenance,fleet-maintenance\n"
+        )
         self.start_apiserver()
         authority = self.directory / "certificates" / "apiserver.crt"
         eventually(authority.exists)
@@ -115,7 +118,7 @@ class Cluster:
     def start_apiserver(self) -> None:
         self.apiserver = self.spawn_apiserver(self.port)
 
-    def spawn_apiserver(self, port: int) -> "subprocess.Popen[bytes]":
+    def spawn_apiserver(self, port: int, *, authorization: str = "AlwaysAllow") -> "subprocess.Popen[bytes]":
         """Start an API server of this cluster; several may run at the same time."""
         key = self.directory / "service-account.key"
         command = [
@@ -124,7 +127,10 @@ class Cluster:
             *(f"--cert-dir={self.directory / 'certificates'}", f"--token-auth-file={self.directory / 'tokens.csv'}"),
             *("--service-account-issuer=https://test", f"--service-account-key-file={key}"),
             *(f"--service-account-signing-key-file={key}", "--service-cluster-ip-range=10.0.0.0/24"),
-            *("--authorization-mode=AlwaysAllow", "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition"),
+            *(
+                f"--authorization-mode={authorization}",
+                "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition",
+            ),
             "--etcd-compaction-interval=0",
         ]
         return self._spawn(command, f"apiserver-{port}.log")
@@ -166,12 +172,11 @@ class Cluster:
 
         eventually(ready, 60)
 
-    def api(self, *, port: int | None = None, timeout: float = 10.0, patience: float = 10.0) -> Api:
+    def api(self, *, port: int | None = None, token: str = TOKEN, timeout: float = 10.0, patience: float = 10.0) -> Api:
         """Make a client, of the cluster's API server or of what listens on another port."""
-        kubeconfig = self.kubeconfig
-        if port:
-            kubeconfig = self.directory / f"kubeconfig-{port}"
-            kubeconfig.write_text(self.kubeconfig.read_text().replace(f":{self.port}", f":{port}"))
+        text = self.kubeconfig.read_text().replace(f":{self.port}", f":{port or self.port}")
+        kubeconfig = self.directory / f"kubeconfig-{port or self.port}-{token}"
+        kubeconfig.write_text(text.replace(f"token: {TOKEN}", f"token: {token}"))
         return Api.from_kubeconfig(kubeconfig, timeout=timeout, patience=patience)
 
     def compact(self) -> None:

@@ -228,7 +228,8 @@ class _Drain:
         """Return the UIDs of blocked pods whose budgets allow a disruption by now, no more than they allow."""
         if not self.budgets or not self.budgets.done() or self.budgets.exception():
             return set()
-        budgets = self.budgets.result().snapshot().values()
+        namespaces = {pod.ref.namespace for pod in left}
+        budgets = [each for each in self.budgets.result().snapshot().values() if each.namespace in namespaces]
         allowed = Counter({str(budget): budget.allowed for budget in budgets})
         opened = set()
         for pod in left:

@@ -1,0 +1,111 @@
+"""The permissions in config/kubernetes-rbac.yaml are enough for a maintenance, and for nothing worse."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fleet.config import LeaseConfig
+from fleet.k8s.client import Api, ApiError, KubernetesError
+from fleet.k8s.drain import DrainPolicy, drain, pods_left
+from fleet.k8s.nodes import NodeWatch, Owner, clear_pending_taint, cordon, set_pending_taint, uncordon
+from integration.support import MAINTENANCE_TOKEN, Cluster, FakeKubelet, World, eventually, free_port
+
+PERMISSIONS = Path(__file__).parents[2] / "config" / "kubernetes-rbac.yaml"
+
+
+@pytest.fixture
+def restricted(cluster: Cluster, api: Api) -> Iterator[Api]:
+    """A client with the permissions of a maintenance."""
+    paths = []
+    for item in yaml.safe_load_all(PERMISSIONS.read_text()):
+        namespace = item["metadata"].get("namespace")
+        middle = f"namespaces/{namespace}/" if namespace else ""
+        collection = f"/apis/rbac.authorization.k8s.io/v1/{middle}{item['kind'].lower()}s"
+        api.create(collection, item)
+        paths.append(f"{collection}/{item['metadata']['name']}")
+    port = free_port()
+    process = cluster.spawn_apiserver(port, authorization="RBAC")
+    client = cluster.api(port=port, token=MAINTENANCE_TOKEN)
+
+    def is_ready() -> bool:
+        try:  # its own default roles come a moment after its start
+            return client.serves("apps/v1") and client.list_all("/api/v1/nodes") is not None
+        except KubernetesError:
+            return False
+
+    try:
+        eventually(is_ready, 60)
+        yield client
+    finally:
+        process.kill()
+        process.wait()
+        for path in paths:
+            with contextlib.suppress(ApiError):
+                api.delete(path)
+
+
+def test_permissions(restricted: Api, api: Api, world: World, kubelet: FakeKubelet) -> None:
+    name, run = world.node(), Owner("run-1", "operator", "kernel")
+    world.web_pods(name, 3)
+    world.pod("agent", name, owner=world.controller("DaemonSet", "agent"))
+    world.budget("web-budget", 0)
+    said: list[str] = []
+
+    def progress(line: str) -> None:
+        said.append(line)
+        if "web-budget" in line:
+            world.allow("web-budget", 3)
+
+    assert restricted.version()
+    with NodeWatch(restricted) as watch:
+        set_pending_taint(restricted, [name], run.run)
+        cordon(restricted, name, run)
+        result = drain(restricted, name, DrainPolicy(), deadline=30, cancel=threading.Event(), progress=progress)
+        assert result.done, result
+        assert any("web-budget" in line for line in said)
+        assert not pods_left(restricted, name, DrainPolicy())
+        uncordon(restricted, name, run.run)
+        clear_pending_taint(restricted, [name], run.run)
+        eventually(lambda: not watch.snapshot()[name].unschedulable and not watch.snapshot()[name].taints)
+    restricted.list_all("/apis/apps/v1/daemonsets")
+
+    lease = LeaseConfig()
+    leases = f"/apis/coordination.k8s.io/v1/namespaces/{lease.namespace}/leases"
+    made = restricted.create(leases, {"metadata": {"name": lease.name}, "spec": {"holderIdentity": "x"}})
+    restricted.replace(f"{leases}/{lease.name}", restricted.get(f"{leases}/{lease.name}"))
+    assert made["metadata"]["name"] == lease.name
+
+    for forbidden in (
+        lambda: restricted.delete(f"{world.pods}/agent"),
+        lambda: restricted.delete(f"/api/v1/nodes/{name}"),
+        lambda: restricted.get("/api/v1/secrets"),
+        lambda: restricted.patch(f"/apis/policy/v1beta1/namespaces/{world.namespace}/poddisruptionbudgets/x", {}),
+        lambda: restricted.delete(f"{leases}/{lease.name}"),
+    ):
+        with pytest.raises(ApiError) as error:
+            forbidden()
+        assert error.value.status == 403
+    api.delete(f"{leases}/{lease.name}")
+
+
+def test_missing_permission_is_a_result(restricted: Api, api: Api, world: World) -> None:
+    api.delete("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/fleet-maintenance")
+    eventually(lambda: is_forbidden(restricted))
+    result = drain(
+        restricted, world.node(), DrainPolicy(), deadline=30, cancel=threading.Event(), progress=lambda _: None
+    )
+    assert not result.done
+    assert "403 Forbidden" in result.reason
+    assert result.seconds < 5
+
+
+def is_forbidden(client: Api) -> bool:
+    try:
+        client.list_all("/api/v1/pods")
+    except ApiError as error:
+        return error.status == 403
+    return False
