@@ -1,6 +1,8 @@
 """The lab for its tests: one that is running, or one that is brought up for the session and taken down after it."""
 
+import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +38,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def lab() -> Iterator[Lab]:
     """The lab, with no faults; brought up if it is not running, and taken down again in that case."""
     paths = Paths.from_environment()
+    with Path(tempfile.gettempdir(), "fleet-lab-tests.lock").open("w", encoding="ascii") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # Faults and reboots of two test sessions would meet.
+        yield from _lab(paths)
+
+
+def _lab(paths: Paths) -> Iterator[Lab]:
     existed = Lab(paths).exists
     running = boot.up(paths, print)
     running.heal()
