@@ -23,6 +23,13 @@ from fleet_lab.roles import Context
 from fleet_lab.topology import Host, RoleName
 from fleet_lab.waiting import is_listening, wait_for
 
+# At once, as an apiserver would wait for its watchers; its main process only, as open SSH sessions are not the fault.
+_STOP = """\
+systemctl stop --no-block "$1"
+systemctl kill --kill-whom=main --signal=KILL "$1" 2>/dev/null
+systemctl stop "$1"
+"""
+
 _BACK = 60.0
 """Seconds for a host to be back once nothing keeps it down any more."""
 
@@ -200,7 +207,7 @@ class Lab:
         temporary.replace(paths.faults / fault.name)
         self._nudge(name)
         if fault.unit and self._leader(name):
-            self.enter(name, "systemctl", "stop", fault.unit)
+            self.enter(name, "sh", "-c", _STOP, "sh", fault.unit)
 
     def heal(self, *hosts: str) -> list[str]:
         """Undo all faults of hosts, and wait until these are back.

@@ -10,8 +10,9 @@ from typing import Any
 Json = dict[str, Any]
 
 _TIMEOUT = 5.0
-_WATCH_SECONDS = 30
-"""How long one watch request lasts: a connection that died unnoticed is replaced not much later."""
+_WATCH_SECONDS = 10
+"""How long one watch request lasts: a connection that died unnoticed is replaced not much later, and an apiserver that
+stops, which waits for watches over HTTP/1.1, need not wait long."""
 
 
 class ApiError(Exception):
@@ -57,20 +58,29 @@ class Api:
             ApiError: the API refused.
             OSError: it could not be reached.
         """
+        used_before = self._connection is not None
+        try:
+            status, answer = self._exchange(method, path, body, kind)
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
+            if not used_before:
+                raise
+            status, answer = self._exchange(method, path, body, kind)  # it was closed while it was not used
+        if status >= 400:
+            raise ApiError(status, str(answer.get("message")))
+        return answer
+
+    def _exchange(self, method: str, path: str, body: Json | None, kind: str) -> tuple[int, Json]:
         if self._connection is None:
             self._connection = self._connect(_TIMEOUT)
         try:
             content = None if body is None else json.dumps(body)
             self._connection.request(method, path, content, {"Content-Type": kind})
             response = self._connection.getresponse()
-            answer = json.loads(response.read())
+            return response.status, dict(json.loads(response.read()))
         except (OSError, http.client.HTTPException, ValueError):
             self._connection.close()
             self._connection = None
             raise
-        if response.status >= 400:
-            raise ApiError(response.status, str(answer.get("message")))
-        return dict(answer)
 
     def patch(self, path: str, body: Json) -> Json:
         """Apply a strategic merge patch."""
