@@ -6,8 +6,11 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 ROOT := $(shell id -u | grep -qx 0 && echo yes)
-# What the lab and the tests need of Debian; the rest comes with the virtual environment and the lab's base image.
-PACKAGES := python3-venv systemd-container mmdebstrap iproute2 openssh-client openssh-server xz-utils prometheus-alertmanager
+# What the lab needs of Debian on this machine; the rest comes with the virtual environment and the lab's base image.
+PACKAGES := python3-venv systemd-container mmdebstrap iproute2 openssh-client openssh-server xz-utils openssl curl
+# Only the tests need Alertmanager here: unpacked, not installed, so that no service starts.
+TOOLS := $(VENV)/debian
+export PATH := $(CURDIR)/$(TOOLS)/usr/bin:$(PATH):/usr/sbin:/sbin
 
 .PHONY: help demo test lint unit integration lab bench packages clean
 
@@ -19,15 +22,23 @@ help:
 
 packages:
 ifeq ($(ROOT),yes)
-	@missing=$$(dpkg-query -W -f='$${binary:Package} $${db:Status-Status}\n' $(PACKAGES) 2>/dev/null \
-	    | awk '$$2 == "installed" {sub(":.*", "", $$1); print $$1}' | sort \
-	    | comm -13 - <(printf '%s\n' $(PACKAGES) | sort)); \
+	@missing=$$(for package in $(PACKAGES); do \
+	    dpkg-query -W -f='$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed || echo $$package; done); \
 	if [ -n "$$missing" ]; then \
 	    echo "== Installing Debian packages:" $$missing; \
 	    apt-get update -qq; \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	    case " $$missing " in *openssh-server*) \
+	        if [ -d /run/systemd/system ]; then systemctl disable --now ssh; fi;; esac; \
 	fi
 endif
+
+$(TOOLS)/.unpacked: | $(BIN)/.installed
+	@echo "== Unpacking Alertmanager for the tests"
+	@mkdir -p $(TOOLS)
+	@cd $(TOOLS) && { apt-get download -qq prometheus-alertmanager 2>/dev/null || { apt-get update -qq && apt-get download -qq prometheus-alertmanager; }; }
+	@dpkg-deb -x $(TOOLS)/prometheus-alertmanager_*.deb $(TOOLS) && rm $(TOOLS)/*.deb
+	@touch $@
 
 $(BIN)/.installed: setup.py pyproject.toml | packages
 	@echo "== Setting up the virtual environment in $(VENV)"
@@ -68,7 +79,7 @@ unit: $(BIN)/.installed
 	@echo "== Unit tests"
 	@$(BIN)/python -m pytest -q tests/unit
 
-integration: $(BIN)/.installed
+integration: $(BIN)/.installed $(TOOLS)/.unpacked
 	@echo "== Integration tests: real etcd, kube-apiserver, sshd, Alertmanager"
 	@$(BIN)/python -m pytest -q tests/integration
 
