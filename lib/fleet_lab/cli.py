@@ -41,8 +41,9 @@ def _say(text: str) -> None:
 
 
 def _status(lab: Lab) -> int:
+    found = lab.status()
     print(f"{'host':10}{'role':15}{'row':8}{'address':16}{'state':14}{'boots':>6}  {'since':10}faults")
-    for status in lab.status():
+    for status in found:
         host = status.host
         since = time.strftime("%H:%M:%S", time.localtime(status.since)) if status.since else "-"
         row = host.row if host.role == "worker" else "-"
@@ -50,7 +51,7 @@ def _status(lab: Lab) -> int:
             f"{host.name:10}{host.role:15}{row:8}{host.ipv4!s:16}{status.state:14}{status.boots:>6}  {since:10}"
             f"{', '.join(status.faults)}"
         )
-    return 0 if all(status.state == "running" for status in lab.status()) else 1
+    return 0 if all(status.state == "running" for status in found) else 1
 
 
 def _execute(lab: Lab, host: str, words: list[str]) -> int:

@@ -7,6 +7,7 @@ Mounts are made in its private mount namespace: they are gone as soon as supervi
 import ctypes
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Mapping
@@ -72,11 +73,15 @@ def _mount(source: str, target: Path | str, kind: str, flags: int = 0, options: 
 def enter_private_mounts() -> None:
     """Leave the machine's mount namespace, and see only the unified cgroup hierarchy.
 
-    On machines with cgroup v1 the hosts therefore find the same layout as everywhere else.
+    On machines with cgroup v1 the hosts therefore find the same layout as everywhere else. What systemd-nspawn keeps
+    below ``/run``, and leaves there when it is killed, is private as well.
     """
     _check(_libc.unshare(_CLONE_NEWNS), "a mount namespace of the host's own")
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE)
     _mount("cgroup2", "/sys/fs/cgroup", "cgroup2")
+    nspawn = Path("/run/systemd/nspawn")
+    nspawn.mkdir(parents=True, exist_ok=True)
+    _mount("tmpfs", nspawn, "tmpfs", options="mode=0755")
 
 
 def mount_disk(spec: Spec, paths: HostPaths) -> None:
@@ -87,10 +92,7 @@ def mount_disk(spec: Spec, paths: HostPaths) -> None:
     """
     for directory in (paths.upper, paths.work, paths.mountpoint):
         directory.mkdir(parents=True, exist_ok=True)
-    mark = paths.work / "work" / "incompat" / "volatile"
-    if mark.is_dir():
-        mark.rmdir()
-        mark.parent.rmdir()
+    shutil.rmtree(paths.work / "work" / "incompat", ignore_errors=True)
     options = f"lowerdir={spec.image},upperdir={paths.upper},workdir={paths.work},volatile"
     _mount("overlay", paths.mountpoint, "overlay", options=options)
 

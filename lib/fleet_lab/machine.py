@@ -55,7 +55,7 @@ class Machine:
         Raises:
             LabError: an interface of that name is not the lab's, or the machine has a route to the lab's network.
         """
-        link = _link(network.bridge)
+        link = next((link for link in _links() if link["ifname"] == network.bridge), None)
         if link is None:
             for version, net in (("-4", network.ipv4), ("-6", network.ipv6)):
                 routes = json.loads(run(["ip", "-json", version, "route", "show", "root", str(net)]) or "[]")
@@ -82,11 +82,15 @@ class Machine:
         if cgroup and cgroup.exists():
             cgroups.kill(cgroup)
             cgroups.remove(cgroup)
-        for link in json.loads(run(["ip", "-json", "link", "show", "type", "bridge"]) or "[]"):
-            if link.get("address") == self._mac:
-                run(["ip", "link", "delete", link["ifname"]])
+        for bridge in _links("type", "bridge"):
+            if bridge.get("address") != self._mac:
+                continue
+            # Those of the hosts go with their network namespaces, but the kernel takes its time for that.
+            for port in _links("master", str(bridge["ifname"])):
+                subprocess.run(["ip", "link", "delete", str(port["ifname"])], capture_output=True, check=False)
+            run(["ip", "link", "delete", str(bridge["ifname"])])
 
 
-def _link(name: str) -> dict[str, object] | None:
-    done = subprocess.run(["ip", "-json", "link", "show", name], capture_output=True, text=True, check=False)
-    return dict(json.loads(done.stdout)[0]) if done.returncode == 0 else None
+def _links(*selection: str) -> list[dict[str, object]]:
+    found = json.loads(run(["ip", "-json", "link", "show", *selection]) or "[]")
+    return [link for link in found if link]  # iproute2 leaves empty ones for what was not selected
