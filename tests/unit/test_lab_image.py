@@ -1,0 +1,74 @@
+"""Where the base image's packages come from."""
+
+from pathlib import Path
+
+import pytest
+
+from fleet_lab import image
+
+THIRD_PARTIES = {
+    "cloud.list": "deb https://packages.cloud.google.com/apt cloud-sdk-bookworm main\n",
+    "node.sources": "Types: deb\nURIs: https://deb.nodesource.com/node_20.x\nSuites: nodistro\nComponents: main\n",
+}
+DEB822 = """\
+Types: deb deb-src
+# http://snapshot.debian.org/archive/debian/20250520T000000Z
+URIs: http://mirror.example.org/debian
+Suites: bookworm bookworm-updates bookworm-backports
+Components: main contrib
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb
+URIs: http://mirror.example.org/debian-security/
+Suites: bookworm-security
+Components: main
+
+Enabled: no
+Types: deb
+URIs: http://off.example.org/debian
+Suites: bookworm
+Components: main
+"""
+ONE_LINE = """\
+deb [arch=amd64 signed-by=/x.gpg] http://mirror.example.org/debian bookworm main non-free
+deb-src http://mirror.example.org/debian bookworm main
+# deb http://off.example.org/debian bookworm main
+deb http://mirror.example.org/debian trixie main
+"""
+
+
+def apt(folder: Path, files: dict[str, str], one_line: str = "") -> Path:
+    (folder / "sources.list.d").mkdir()
+    for name, text in files.items():
+        (folder / "sources.list.d" / name).write_text(text, encoding="utf-8")
+    (folder / "sources.list").write_text(one_line, encoding="utf-8")
+    return folder
+
+
+def entries(text: str) -> list[str]:
+    return [line.split("] ")[1] for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("third_parties", [{}, THIRD_PARTIES])
+def test_the_machines_mirror_is_used_and_nobody_elses(tmp_path: Path, third_parties: dict[str, str]) -> None:
+    found = entries(image.sources(apt(tmp_path, {"debian.sources": DEB822, **third_parties})))
+    assert found == [
+        "http://mirror.example.org/debian bookworm main",
+        "http://mirror.example.org/debian bookworm-updates main",
+        "http://mirror.example.org/debian-security/ bookworm-security main",
+    ]
+
+
+def test_the_one_line_style(tmp_path: Path) -> None:
+    found = entries(image.sources(apt(tmp_path, THIRD_PARTIES, ONE_LINE)))
+    assert found == ["http://mirror.example.org/debian bookworm main"]
+
+
+def test_debians_own_where_there_is_none(tmp_path: Path) -> None:
+    found = entries(image.sources(apt(tmp_path, THIRD_PARTIES)))
+    assert found == ["http://deb.debian.org/debian bookworm main"]
+
+
+def test_another_list_of_packages_is_another_image(tmp_path: Path) -> None:
+    assert image.path(tmp_path, ["a", "b"]) == image.path(tmp_path, ["b", "a"])
+    assert image.path(tmp_path, ["a", "b"]) != image.path(tmp_path, ["a"])
