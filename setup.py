@@ -1,5 +1,7 @@
 """Installs the library (``lib/``) and the cookbooks (``cookbooks/``)."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 INSTALL_REQUIRES = [
@@ -24,8 +26,6 @@ EXTRAS_REQUIRE = {
     "lab": [
         # The lab's certificate authority and its SSH host keys.
         "cryptography>=42",
-        # Templates of the files in config/, which the lab renders.
-        "jinja2>=3.1,<4",
     ],
     "tests": [
         "pytest>=8,<10",
@@ -53,6 +53,11 @@ setup(
     packages=[*find_packages("lib"), "cookbooks.sre.hosts", "cookbooks.sre.k8s"],
     package_dir={"": "lib", "cookbooks": "cookbooks"},
     package_data={"fleet_lab": ["**/*"]},
+    # The examples: the lab renders its configuration from them, also where there is no repository.
+    data_files=[
+        ("share/fleet-cookbooks/config", [str(path) for path in Path("config").glob("*.yaml")]),
+        ("share/fleet-cookbooks/config/hosts", [str(path) for path in Path("config/hosts").iterdir()]),
+    ],
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={

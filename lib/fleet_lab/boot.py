@@ -185,6 +185,7 @@ def _wait(lab: Lab, say: Say) -> None:
         trouble=TROUBLE,
     )
     say("the Kubernetes API answers")
+    wait_for(lambda: _ungranted(lab), what="the cluster's roles", timeout=_API, trouble=TROUBLE)
     lab.wait_for_nodes([name for name in lab.names("worker") if name not in faulty], timeout=_NODES)
     say("all nodes are Ready")
     configured = [
@@ -206,3 +207,8 @@ def _wait(lab: Lab, say: Say) -> None:
                 what=host.name,
                 timeout=_SSH,
             )
+
+
+def _ungranted(lab: Lab) -> str:
+    operator.grant(lab.api())
+    return ""

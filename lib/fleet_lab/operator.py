@@ -15,6 +15,7 @@ import yaml
 
 from fleet_lab import kubeconfig
 from fleet_lab.errors import LabError
+from fleet_lab.guest.kubelet.api import Api, ApiError
 from fleet_lab.roles import Context
 from fleet_lab.roles.alertmanager import PORT
 
@@ -114,7 +115,30 @@ def environment(context: Context) -> dict[str, str]:
         "PATH": f"{context.paths.bin}:{os.environ.get('PATH', os.defpath)}",
         "KUBECONFIG": str(admin_kubeconfig(context)),
         "FLEET_CONFIG": str(fleet_config(context)),
+        "FLEET_LAB_DIR": str(context.paths.state),
     }
+
+
+def grant(api: Api) -> None:
+    """Allow the maintenance's user what ``config/kubernetes-rbac.yaml`` says, and no more.
+
+    Args:
+        api: the cluster's API, with the rights of its administrator.
+
+    Raises:
+        ApiError: the API is not ready for it.
+    """
+    text = (examples() / "kubernetes-rbac.yaml").read_text(encoding="utf-8")
+    for item in yaml.safe_load_all(text):
+        namespace = item["metadata"].get("namespace")
+        scope = f"/namespaces/{namespace}" if namespace else ""
+        path = f"/apis/{item['apiVersion']}{scope}/{item['kind'].lower()}s"
+        try:
+            api.request("POST", path, item)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            api.request("PUT", f"{path}/{item['metadata']['name']}", item)
 
 
 def _maintenance_kubeconfig(context: Context) -> Path:
@@ -124,7 +148,7 @@ def _maintenance_kubeconfig(context: Context) -> Path:
 def _write_kubeconfigs(context: Context) -> None:
     for path, user, group in (
         (admin_kubeconfig(context), "admin", "system:masters"),
-        (_maintenance_kubeconfig(context), "fleet-maintenance", "system:masters"),
+        (_maintenance_kubeconfig(context), "fleet-maintenance", ""),  # with what config/kubernetes-rbac.yaml allows
     ):
         credential = context.kubernetes_ca.issue(user, organization=group)
         _write(path, kubeconfig.render(context.api_url, context.kubernetes_ca, credential, user))
@@ -160,16 +184,18 @@ def _write(path: Path, text: str) -> None:
 
 def _write_commands(context: Context, spicerack_config: Path) -> None:
     shutil.rmtree(context.paths.bin, ignore_errors=True)
-    beside = Path(sys.executable).with_name("cookbook")
-    cookbook = str(beside) if beside.exists() else shutil.which("cookbook")
-    kubectl = shutil.which("kubectl")
-    commands = {
-        "cookbook": [cookbook, "-c", str(spicerack_config)],
-        "kubectl": [kubectl, "--kubeconfig", str(admin_kubeconfig(context))],
+    arguments = {
+        "cookbook": ["-c", str(spicerack_config)],
+        "kubectl": ["--kubeconfig", str(admin_kubeconfig(context))],
+        "fleet": [],
+        "fleet-lab": [],
     }
-    for name, command in commands.items():
-        if command[0] is None:
+    # Those of this Python's environment first: it need not be the active one where they are used.
+    search = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
+    for name, words in arguments.items():
+        command = shutil.which(name, path=search)
+        if command is None:
             continue
         path = context.paths.bin / name
-        _write(path, f'#!/bin/sh\nexec {shlex.join(map(str, command))} "$@"\n')
+        _write(path, f'#!/bin/sh\nexec {shlex.join([command, *words])} "$@"\n')
         path.chmod(0o700)
