@@ -46,7 +46,8 @@ def up(paths: Paths, say: Say, *, topology_file: Path | None = None) -> Lab:
     started = time.monotonic()
     lab = Lab(paths)
     given = topology.load(paths.topology if lab.exists else topology_file or topology.DEFAULT)
-    preflight.check(paths.state, paths.cache, hosts=sum(lab.supervisor(name) is None for name in given.hosts))
+    starting = sum(lab.supervisor(name) is None for name in given.hosts)
+    preflight.check(paths.state, paths.cache, hosts=starting, bridge=given.network.bridge)
 
     def timed(text: str) -> None:
         say(f"{time.monotonic() - started:6.1f} s  {text}")

@@ -60,16 +60,21 @@ class Lab:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a lab, running or not."""
-        return self.paths.topology.exists()
+        """Whether there is a lab, running or not; nobody but root can tell."""
+        try:
+            return self.paths.topology.exists()
+        except PermissionError:
+            return False
 
     @cached_property
     def context(self) -> Context:
         """All of the lab's parts.
 
         Raises:
-            LabError: there is no lab.
+            LabError: there is no lab, or this is not root.
         """
+        if os.geteuid() != 0:
+            raise LabError("The lab is root's alone: run this with sudo.")
         if not self.exists:
             raise LabError("There is no lab: start one with `fleet-lab up`.")
         return make_context(self.paths, topology.load(self.paths.topology))

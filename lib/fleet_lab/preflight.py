@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from fleet_lab import cgroups
@@ -26,13 +27,14 @@ _INOTIFY = 5
 """inotify instances that a host's systemd has."""
 
 
-def missing(state: Path, cache: Path, *, hosts: int) -> list[str]:
+def missing(state: Path, cache: Path, *, hosts: int, bridge: str) -> list[str]:
     """Return what is missing, each with how to get it.
 
     Args:
         state: where the lab's state will be.
         cache: where the base image will be.
         hosts: how many hosts are to be started.
+        bridge: the name of the lab's bridge.
     """
     found = []
     if os.geteuid() != 0:
@@ -56,6 +58,11 @@ def missing(state: Path, cache: Path, *, hosts: int) -> list[str]:
             f"{allowed - used} inotify instances are free, {hosts} hosts need {hosts * _INOTIFY}: "
             f"sysctl fs.inotify.max_user_instances={max(512, used + 2 * hosts * _INOTIFY)}"
         )
+    if _firewall_drops(bridge):
+        found.append(
+            "the machine's firewall drops what hosts send to each other (Docker sets it up so): "
+            f"iptables -I FORWARD -i {bridge} -o {bridge} -j ACCEPT"
+        )
     if cgroups.mountpoint() is None:
         found.append(
             "the unified cgroup hierarchy is not mounted: "
@@ -69,9 +76,9 @@ def missing(state: Path, cache: Path, *, hosts: int) -> list[str]:
     return found
 
 
-def check(state: Path, cache: Path, *, hosts: int) -> None:
+def check(state: Path, cache: Path, *, hosts: int, bridge: str) -> None:
     """Raise :class:`LabError` with everything that is missing; the arguments are those of :func:`missing`."""
-    found = missing(state, cache, hosts=hosts)
+    found = missing(state, cache, hosts=hosts, bridge=bridge)
     if found:
         raise LabError("The lab cannot be started here:\n" + "\n".join(f"  - {what}" for what in found))
 
@@ -95,6 +102,15 @@ def _inotify_instances() -> tuple[int, int]:
             if folder.stat().st_uid == 0:
                 used += sum(str(file.readlink()) == "anon_inode:inotify" for file in folder.iterdir())
     return allowed, used
+
+
+def _firewall_drops(bridge: str) -> bool:
+    """Whether packets on a bridge are filtered, and dropped as no rule for this bridge lets them pass."""
+    setting = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    if shutil.which("iptables") is None or not setting.exists() or setting.read_text(encoding="ascii").strip() == "0":
+        return False
+    rules = subprocess.run(["iptables", "-S", "FORWARD"], capture_output=True, text=True, check=False).stdout
+    return "-P FORWARD DROP" in rules and f"-i {bridge} " not in rules
 
 
 def _loadable(module: str) -> bool:

@@ -84,9 +84,10 @@ def test_everything_that_is_missing_is_said_at_once(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(free=2e9))
     monkeypatch.setattr(preflight, "_available_memory", lambda: 1.5)
     monkeypatch.setattr(preflight, "_inotify_instances", lambda: (128, 100))
+    monkeypatch.setattr(preflight, "_firewall_drops", lambda _: True)
     monkeypatch.setattr("fleet_lab.cgroups.mountpoint", lambda: None)
     with pytest.raises(LabError) as caught:
-        preflight.check(tmp_path / "state", tmp_path / "cache", hosts=14)
+        preflight.check(tmp_path / "state", tmp_path / "cache", hosts=14, bridge="fleetlab")
     for part in (
         "run it with sudo",
         "apt-get install systemd-container",
@@ -95,6 +96,7 @@ def test_everything_that_is_missing_is_said_at_once(tmp_path: Path, monkeypatch:
         "1.5 GB of memory are free, 4 are needed",
         "28 inotify instances are free, 14 hosts need 70: sysctl fs.inotify.max_user_instances=512",
         "mount -t cgroup2",
+        "iptables -I FORWARD -i fleetlab -o fleetlab -j ACCEPT",
     ):
         assert part in str(caught.value)
 

@@ -76,6 +76,8 @@ def files(context: Context, host: Host, units: Iterable[str]) -> Iterable[File |
         "[Unit]\nDescription=The host's role\nRequires=sysinit.target\nAfter=sysinit.target\n"
         f"AllowIsolate=yes\nWants={' '.join(units)}\n",
     )
+    for path in ("console", "wall"):  # nobody is asked for a password, and inotify instances are scarce
+        yield Link(f"/etc/systemd/system/systemd-ask-password-{path}.path", "/dev/null")
     yield File("/etc/systemd/system/lab-network.service", _NETWORK)
     yield File(
         "/etc/lab-network",
