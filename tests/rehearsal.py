@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,13 +21,14 @@ from typing import Any
 import yaml
 
 from fleet.maintenance import journal
+from fleet_lab import workload
 from fleet_lab.guest.kubelet.api import TROUBLE
 from fleet_lab.lab import Lab
 from fleet_lab.roles.alertmanager import PORT
 from fleet_lab.workload import DEPLOYMENTS, NAMESPACE
 
 # Faults show quickly in the lab; production waits for minutes where this waits for seconds.
-DEADLINES = {"drain": "25s", "reboot": "25s", "puppet": "60s", "ready": "20s", "alerts": "20s", "blocked": "10s"}
+DEADLINES = {"drain": "15s", "reboot": "20s", "puppet": "60s", "ready": "15s", "alerts": "15s", "blocked": "10s"}
 REBOOT = "sre.k8s.reboot-nodes"
 
 
@@ -150,19 +151,49 @@ class Rehearsal:
         """A host's boot id, as the host has it."""
         return self.lab.exec(host, "cat /proc/sys/kernel/random/boot_id").stdout.strip()
 
+    def busiest(self) -> str:
+        """The worker with the most pods that a drain has to evict; not the last one, so that another comes after it."""
+        pods = self.lab.api().request("GET", f"/api/v1/namespaces/{NAMESPACE}/pods")["items"]
+        count = Counter(pod["spec"]["nodeName"] for pod in pods if pod["metadata"]["labels"]["app"] != "agent")
+        workers = sorted(self.lab.names("worker"))[:-1]
+        busiest = max(workers, key=lambda name: count[name])
+        assert count[busiest], "there is nothing to drain"
+        return busiest
+
     def silences(self) -> list[str]:
         """The comments of all active silences."""
+        return [item["comment"] for item in self._alertmanager("GET", "silences") if _is_active(item)]
+
+    def _alertmanager(self, method: str, path: str) -> Any:
         alertmanager = next(host for host in self.lab.hosts.values() if host.role == "alertmanager")
-        url = f"http://{alertmanager.ipv4}:{PORT}/api/v2/silences"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return [item["comment"] for item in json.load(answer) if item["status"]["state"] == "active"]
+        request = urllib.request.Request(f"http://{alertmanager.ipv4}:{PORT}/api/v2/{path}", method=method)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            text = answer.read()
+            return json.loads(text) if text else None
+
+    def restore(self) -> None:
+        """Put the fleet in order, whatever a test has left: no fault, cordon, taint, silence; all workloads Ready."""
+        self.lab.heal()
+        workers = self.lab.names("worker")
+        self.lab.wait_for_nodes(workers, timeout=60)
+        clean: dict[str, Any] = {
+            "metadata": {"annotations": {"fleet-cookbooks/maintenance": None}},
+            "spec": {"unschedulable": None, "taints": None},
+        }
+        for name in workers:
+            self.patch_node(name, clean)
+        for item in self._alertmanager("GET", "silences"):
+            if _is_active(item):
+                self._alertmanager("DELETE", f"silence/{item['id']}")
+        workload.create(self.lab)
 
     def assert_untouched(self, *names: str) -> None:
         """Nothing of any run is left on nodes: no cordon, no taint, no annotation."""
         for name in names:
             node = self.node(name)
             assert not node["spec"].get("unschedulable"), f"{name} is cordoned"
-            assert not node["spec"].get("taints"), f"{name} is tainted"
+            taints = [taint["key"] for taint in node["spec"].get("taints", [])]
+            assert "fleet-cookbooks/pending-maintenance" not in taints, f"{name} is tainted"
             assert "fleet-cookbooks/maintenance" not in node["metadata"]["annotations"], f"{name} is annotated"
 
     def assert_held(self, name: str) -> None:
@@ -232,6 +263,10 @@ class Watcher:
         for app, least in self.least_ready.items():
             self.least_ready[app] = min(least, ready[app])
         self.looks += 1
+
+
+def _is_active(silence: dict[str, Any]) -> bool:
+    return bool(silence["status"]["state"] == "active")
 
 
 def _cordoned(node: dict[str, Any]) -> bool:

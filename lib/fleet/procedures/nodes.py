@@ -182,9 +182,11 @@ class Abort:
     """
 
     def __init__(self, cluster: Cluster, states: Sequence[UnitState], in_reboot: frozenset[str], known: Known) -> None:
-        ready = StepSpec("ready", min(cluster.config.deadlines.ready, 60.0), poll=_FAST, gate=True)
+        deadlines = cluster.config.deadlines
+        settle = StepSpec("settle", min(deadlines.reboot, 60.0), gate=True)
+        ready = StepSpec("ready", min(deadlines.ready, 60.0), poll=_FAST, gate=True)
         give_back = [
-            Step(StepSpec("settle", 60.0, gate=True), steps.Settled(cluster, in_reboot)),
+            Step(settle, steps.Settled(cluster, in_reboot)),
             Step(ready, steps.Ready(cluster)),
             *giving_steps(cluster),
         ]
