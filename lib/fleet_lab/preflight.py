@@ -23,7 +23,7 @@ _MEMORY = 4
 """GB for a fleet of the default size."""
 
 
-_INOTIFY = 5
+_INOTIFY = 3
 """inotify instances that a host's systemd has."""
 
 

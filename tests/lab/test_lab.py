@@ -21,7 +21,7 @@ from fleet_lab.roles.alertmanager import PORT
 from fleet_lab.ssh import key_pair
 from fleet_lab.waiting import is_listening
 
-NAMESPACE = "lab-test"
+NAMESPACE = f"lab-test-{os.getpid()}"  # that of a session that was killed may still be there
 
 
 def eventually(check: Callable[[], Any], *, within: float = 30.0) -> Any:
@@ -149,6 +149,22 @@ def test_a_kubelet_may_touch_its_own_node_only(lab: Lab) -> None:
     kubelet.patch("/api/v1/nodes/worker1", {"metadata": {"annotations": {"lab-test": "1"}}})
     with pytest.raises(ApiError, match="403"):
         kubelet.patch("/api/v1/nodes/worker2", {"metadata": {"annotations": {"lab-test": "1"}}})
+
+
+def test_a_maintenance_may_do_what_the_example_roles_allow_and_no_more(lab: Lab) -> None:
+    folder = lab.context.kubernetes_ca.path.parent
+    maintenance = Api(
+        {
+            "server": lab.context.api_url,
+            "ca": str(folder / "ca.pem"),
+            "certificate": str(folder / "fleet-maintenance.pem"),
+            "key": str(folder / "fleet-maintenance.key"),
+        }
+    )
+    assert len(maintenance.request("GET", "/api/v1/nodes")["items"]) == 6
+    for method, path in (("GET", "/api/v1/secrets"), ("DELETE", "/api/v1/nodes/worker1")):
+        with pytest.raises(ApiError, match="403"):
+            maintenance.request(method, path)
 
 
 def test_ssh_verifies_the_host_and_takes_only_the_labs_key(lab: Lab, tmp_path: Path) -> None:
