@@ -81,7 +81,8 @@ def start_pod(api: Api, name: str, host: str, *, annotations: dict[str, str] | N
             "containers": [{"name": "main", "image": "registry.invalid/main:1"}],
         },
     }
-    api.request("POST", f"/api/v1/namespaces/{NAMESPACE}/pods", body)
+    # A new namespace refuses pods until its service account has a token.
+    eventually(lambda: api.request("POST", f"/api/v1/namespaces/{NAMESPACE}/pods", body))
     eventually(lambda: condition(pod(api, name)) == "True")
 
 
