@@ -94,8 +94,8 @@ def _most_telling(states: Mapping[str, UnitState]) -> list[UnitState]:
 
 def console() -> Console:
     """Return the console for plans and reports; what is no terminal, a log or a pipe, has room for wide tables."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=200)
+    plain = Console(highlight=False)
+    return plain if plain.is_terminal else Console(width=200, highlight=False)
 
 
 @contextmanager
