@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fleet_lab import binaries, cgroups, image, operator, preflight, topology
@@ -16,13 +16,16 @@ from fleet_lab.context import make as make_context
 from fleet_lab.errors import LabError
 from fleet_lab.files import Disk
 from fleet_lab.guest.kubelet.api import TROUBLE
-from fleet_lab.lab import Lab, Say
+from fleet_lab.lab import Lab
 from fleet_lab.machine import Machine
 from fleet_lab.paths import Paths
 from fleet_lab.roles import ROLES, Context, common, packages, puppet
 from fleet_lab.roles.alertmanager import PORT
 from fleet_lab.topology import Host
 from fleet_lab.waiting import is_listening, wait_for
+
+Say = Callable[[str], None]
+"""Says what is being done, for people."""
 
 _SSH = 90.0
 _API = 180.0

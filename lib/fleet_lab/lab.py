@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address
@@ -305,7 +305,3 @@ class Lab:
         unknown = [name for name in names if name not in self.hosts]
         if unknown:
             raise LabError(f"The lab has no host {', '.join(unknown)}. It has: {', '.join(self.hosts)}.")
-
-
-Say = Callable[[str], None]
-"""Says what is being done, for people."""

@@ -23,7 +23,7 @@ _LEASE = 3.0
 _STATUS = 10.0
 _FAULTS = 1.0
 _RETRY = 1.0
-_RUNTIME = 1.0
+_RUNTIME = 2.0
 """Seconds from the kubelet's start until the node is Ready: a container runtime takes its time as well."""
 
 _FAULTS_FOLDER = Path("/run/fleet-lab/faults")
