@@ -35,6 +35,7 @@ class World:
         self.states = {unit.name: m.UnitState(unit) for unit in stage.units}
         self.jobs: list[tuple[d.Run, str]] = []
         self.boots: Counter[str] = Counter()
+        self.noted: dict[str, int] = {}
         self.drained: dict[str, bool] = {}
         self.cordoned: set[str] = set()
         self.seen = m.Observation()
@@ -77,6 +78,10 @@ class World:
             case d.Hold(unit, reason):
                 assert reason
                 self.states[unit] = replace(self.states[unit], status=m.Status.HELD, busy=False)
+            case d.Withdraw(unit, reason):
+                assert reason
+                assert unit not in self.cordoned
+                self.states[unit] = m.UnitState(self.states[unit].unit)
             case d.Run(step, phase, units):
                 if step == CORDON and phase is m.Phase.APPLY:
                     self.check_room(units)
@@ -92,6 +97,7 @@ class World:
 
     def check_room(self, units: tuple[str, ...]) -> None:
         """Rule 1, at the moment that counts: when nodes are taken out of service, also after a crash."""
+        assert not self.seen.blocked, "rule 9: cordoned without the lock"
         known = {unit.name: unit for unit in self.stage.units}
         absent = self.seen.absent
         groups = {name: gone.group for name, gone in absent.items()}
@@ -137,7 +143,8 @@ class World:
         renewed = {unit for action in decision.actions if isinstance(action, d.Renew) for unit in action.units}
         for name, state in self.states.items():
             if state.status in (m.Status.RUNNING, m.Status.HELD) and name not in renewed:
-                assert state.renew_at > self.now, "rule 10: a silence runs out while its unit is in flight"
+                ends = state.step == len(STEPS) - 1
+                assert ends or state.renew_at > self.now, "rule 10: a silence runs out while its unit is in flight"
 
     def finish_some_jobs(self) -> None:
         keep = []
@@ -160,18 +167,26 @@ class World:
             return m.failed("broken")
         if self.rng.random() < self.trouble / 2:
             return m.unknown("cannot read")
+        if run.step == CORDON and unit in self.cordoned and run.phase is not m.Phase.APPLY:
+            return m.done()
         if run.step == REBOOT:
             if run.phase is m.Phase.APPLY:
-                self.boots[unit] = 1  # The order is guarded by the boot id: a second one finds nothing to do.
+                self.reboot(unit)
                 return m.done()
-            return m.done() if self.boots[unit] else m.pending("same boot id")
+            noted = self.noted.setdefault(unit, self.boots[unit])
+            return m.done() if self.boots[unit] != noted else m.pending("same boot id")
         return m.done() if self.rng.random() < 0.7 else m.pending("not yet")
+
+    def reboot(self, unit: str) -> None:
+        """Give the order, which the host compares with its boot."""
+        if self.boots[unit] == self.noted[unit]:
+            self.boots[unit] += 1
 
     def crash(self) -> None:
         """kill -9: some orders that were under way took effect, their answers are lost."""
         for run, unit in self.jobs:
             if run.step == REBOOT and run.phase is m.Phase.APPLY and self.rng.random() < 0.5:
-                self.boots[unit] = 1
+                self.reboot(unit)
         self.jobs = []
         self.drained = {}
         self.states = {name: d.resume(self.stage, state, self.now) for name, state in self.states.items()}
@@ -319,5 +334,26 @@ def test_a_unit_is_not_closed_when_others_took_its_room_meanwhile():
     state = replace(d.enter(fleet, m.UnitState(fleet.units[0]), CORDON, 0.0), phase=m.Phase.APPLY)
     progress = d.Progress({"w1": state})
     seen = m.Observation({"w2": m.Absent("a", "g", False, "cordoned")})
-    assert d.decide(fleet, progress, seen, 0.0).actions == ()
+    withdraw = d.Withdraw("w1", "w2 unavailable, the limit is 1")
+    assert d.decide(fleet, progress, seen, 0.0).actions == (withdraw,)
+    lost = d.decide(fleet, progress, m.Observation({}, "lock lost", hopeless=True), 0.0)
+    assert lost.actions == (d.Withdraw("w1", "lock lost"),)
     assert d.decide(fleet, progress, m.Observation(), 0.0).actions == (d.Run(CORDON, m.Phase.APPLY, ("w1",)),)
+
+
+@pytest.mark.parametrize(("step", "phase"), [(DRAIN, m.Phase.VERIFY), (REBOOT, m.Phase.APPLY)])
+def test_a_unit_is_held_at_once_when_the_lock_is_lost_for_good(step, phase):
+    fleet = stage(units("w1"))
+    state = replace(d.enter(fleet, m.UnitState(fleet.units[0]), step, 0.0), phase=phase)
+    lost = m.Observation({}, "lock lost", hopeless=True)
+    name = STEPS[step].name
+    decision = d.decide(fleet, d.Progress({"w1": state}), lost, 0.0)
+    assert decision.actions[0] == d.Hold("w1", f"{name}: not gone on with: lock lost")
+
+
+def test_a_unit_that_is_down_is_not_given_up_when_the_lock_is_lost():
+    fleet = stage(units("w1"))
+    state = replace(d.enter(fleet, m.UnitState(fleet.units[0]), REBOOT, 0.0), phase=m.Phase.VERIFY)
+    lost = m.Observation({}, "lock lost", hopeless=True)
+    decision = d.decide(fleet, d.Progress({"w1": state}), lost, 0.0)
+    assert decision.actions == (d.Run(REBOOT, m.Phase.VERIFY, ("w1",)),)

@@ -60,6 +60,14 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Send a unit back that was about to be taken out of service, and may not be now: it starts again later."""
+
+    unit: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The stage is over: complete, or stopped for a reason."""
 
@@ -67,7 +75,7 @@ class Finish:
     reason: str = ""
 
 
-Action = Start | Run | Renew | Hold | Finish
+Action = Start | Run | Renew | Hold | Withdraw | Finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +122,13 @@ def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> D
     waiting = [state for state in states.values() if state.status is Status.PENDING]
     held = [state for state in states.values() if state.status is Status.HELD]
 
-    actions: list[Action] = [Hold(*overdue) for overdue in _overdue(stage, running, now)]
+    actions: list[Action] = list(_withdrawals(stage, running, held, seen))
+    withdrawn = {action.unit for action in actions if isinstance(action, Withdraw)}
+    running = [state for state in running if state.unit.name not in withdrawn]
+    actions += _holds(stage, running, seen, now)
     just_held = {action.unit for action in actions if isinstance(action, Hold)}
     going = [state for state in running if state.unit.name not in just_held]
-    actions += _runs(stage, going, held, seen, now)
+    actions += _runs(stage, going, seen, now)
     actions += _renewals(stage, [*running, *held], now)
 
     occupied = [state.unit for state in [*running, *held]]
@@ -125,7 +136,7 @@ def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> D
     actions += starts
 
     in_flight = len(running) - len(just_held) + len(starts)
-    if in_flight == 0:
+    if in_flight == 0 and not withdrawn:
         if not waiting:
             failures = len(held) + len(just_held)
             return Decision((*actions, Finish(failures == 0, f"{failures} held" if failures else "")))
@@ -202,35 +213,58 @@ def awaits_pivot(stage: Stage, state: UnitState) -> bool:
     return state.step == stage.pivot() and state.phase is not Phase.CHECK
 
 
-def _overdue(stage: Stage, running: list[UnitState], now: float) -> Iterator[tuple[str, str]]:
+def _holds(stage: Stage, running: Sequence[UnitState], seen: Observation, now: float) -> Iterator[Hold]:
+    """Give up units whose step did not come true in time, and units that may never be rebooted any more."""
     for state in running:
+        step = stage.steps[state.step]
         late = now - state.deadline
         if late >= (OVERDUE if state.busy else 0.0):
-            step = stage.steps[state.step]
             why = "its call does not return" if state.busy else state.detail or "it never became true"
-            yield state.unit.name, f"{step.name}: not within {step.timeout:.0f} s: {why}"
+            yield Hold(state.unit.name, f"{step.name}: not within {step.timeout:.0f} s: {why}")
+        elif seen.hopeless and not state.busy and _is_closed(stage, state) and _before_pivot(stage, state):
+            yield Hold(state.unit.name, f"{step.name}: not gone on with: {seen.blocked}")
 
 
-def _runs(
-    stage: Stage, running: Sequence[UnitState], held: list[UnitState], seen: Observation, now: float
-) -> list[Run]:
-    """Return the calls that are due; what takes a unit out of service only if there is room for it at this moment."""
+def _withdrawals(
+    stage: Stage, running: Sequence[UnitState], held: Sequence[UnitState], seen: Observation
+) -> Iterator[Withdraw]:
+    """Send units back that are about to be taken out of service while there is no room for them.
+
+    There was when they started; but others may have made units unavailable since, above all between a crash and its
+    resume.
+    """
     closed = [s.unit for s in [*running, *held] if s.unit.name in seen.absent or _is_closed(stage, s)]
     room = Room(stage.limits, closed, seen.absent)
+    for state in running:
+        closing = state.phase is Phase.APPLY and not state.busy and stage.steps[state.step].closes
+        if closing and state.unit.name not in seen.absent:
+            if problem := seen.blocked or room.problem(state.unit):
+                yield Withdraw(state.unit.name, problem)
+            else:
+                room.take(state.unit)
+
+
+def _runs(stage: Stage, running: Sequence[UnitState], seen: Observation, now: float) -> list[Run]:
+    """Return the calls that are due."""
     due: dict[tuple[int, Phase, str], list[str]] = {}
     for state in running:
         if state.busy or state.due > now:
             continue
         step = stage.steps[state.step]
-        if state.phase is Phase.APPLY:
-            if step.pivot and seen.blocked:
-                continue
-            if step.closes and not room.take(state.unit):
-                continue
+        if (step.pivot or step.closes) and state.phase is Phase.APPLY and seen.blocked:
+            continue
         # Units at the same step and phase share one call, unless each call takes as long as its unit needs.
         shared = "" if step.batch else state.unit.name
         due.setdefault((state.step, state.phase, shared), []).append(state.unit.name)
     return [Run(step, phase, tuple(names)) for (step, phase, _), names in due.items()]
+
+
+def _before_pivot(stage: Stage, state: UnitState) -> bool:
+    """Say whether a unit's pivot is still to be ordered."""
+    pivot = stage.pivot()
+    if pivot is None or state.step != pivot:
+        return pivot is not None and state.step < pivot
+    return state.phase in (Phase.CHECK, Phase.APPLY)
 
 
 def _is_closed(stage: Stage, state: UnitState) -> bool:
@@ -241,7 +275,9 @@ def _is_closed(stage: Stage, state: UnitState) -> bool:
 
 
 def _renewals(stage: Stage, in_flight: list[UnitState], now: float) -> list[Renew]:
-    names = tuple(state.unit.name for state in in_flight if stage.renew and state.renew_at <= now)
+    # Not in the last step, which ends what would be renewed.
+    last = len(stage.steps) - 1
+    names = tuple(s.unit.name for s in in_flight if stage.renew and s.renew_at <= now and s.step < last)
     return [Renew(names)] if names else []
 
 
@@ -296,7 +332,9 @@ def _next_due(stage: Stage, progress: Progress, in_flight: int) -> float | None:
     times = [min(state.due, state.deadline) for state in progress.units.values() if _waits(state)]
     times += [state.deadline + OVERDUE for state in progress.units.values() if state.busy]
     if stage.renew:
-        times += [state.renew_at for state in progress.units.values() if state.status in (Status.RUNNING, Status.HELD)]
+        last = len(stage.steps) - 1
+        in_flight_states = (s for s in progress.units.values() if s.status in (Status.RUNNING, Status.HELD))
+        times += [state.renew_at for state in in_flight_states if state.step < last]
     if not in_flight and progress.blocked_since is not None:
         times.append(progress.blocked_since + stage.limits.blocked)
     return min(times, default=None)

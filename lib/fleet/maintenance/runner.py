@@ -164,7 +164,8 @@ class Runner:
             elif blocked_since is None and not any(s.status is Status.RUNNING for s in self._states.values()):
                 blocked_since = now
                 self._view.tell(f"Waiting: {decision.blocked}.", level=logging.WARNING)
-            if any(isinstance(action, decisions.Start | decisions.Hold) for action in decision.actions):
+            changed = (decisions.Start, decisions.Hold, decisions.Withdraw)
+            if any(isinstance(action, changed) for action in decision.actions):
                 continue  # States have changed: decide again, at once.
             wait = LONGEST_WAIT if decision.due is None else decision.due - time.monotonic()
             self._wait(stage, min(max(wait, SHORTEST_WAIT), LONGEST_WAIT))
@@ -187,6 +188,10 @@ class Runner:
                     held = replace(self._states[unit], status=Status.HELD, busy=False, detail=reason)
                     self._set(stage, [held], kind="held", step=stage.steps[held.step].name)
                     self._tell_held(held)
+                case decisions.Withdraw(unit, reason):
+                    back = UnitState(self._states[unit].unit, facts=self._states[unit].facts, detail=reason)
+                    self._set(stage, [back], kind="withdrawn")
+                    self._view.tell(f"{unit}: waits, it is still in service: {reason}", level=logging.WARNING)
                 case decisions.Run(step, phase, units):
                     self._submit(stage, step, phase, units)
                 case decisions.Renew(units):
@@ -254,7 +259,7 @@ class Runner:
                     self._in_progress -= 1
                     self._outcome(stage, item)
                 case (unit, line) if unit in self._states:
-                    self._told(stage, self._states[unit], line)
+                    self._told(stage, self._states[unit], line, level=logging.INFO)
         if self._leaving:
             self._leave(stage)
 
@@ -285,11 +290,11 @@ class Runner:
             kind = "applied" if before.phase is Phase.APPLY and verdict.kind is Kind.DONE else verdict.kind.value
             self._set(stage, [after], kind=kind, step=step)
         else:
-            self._told(stage, after, after.detail, before=before.detail)
+            self._told(stage, after, after.detail, level=logging.DEBUG)
 
-    def _told(self, stage: Stage, state: UnitState, line: str, *, before: str | None = None) -> None:
-        if line and line != (state.detail if before is None else before):
-            self._view.tell(f"{state.unit.name}: {stage.steps[state.step].name}: {line}", level=logging.DEBUG)
+    def _told(self, stage: Stage, state: UnitState, line: str, *, level: int) -> None:
+        if line and line != self._states[state.unit.name].detail:
+            self._view.tell(f"{state.unit.name}: {stage.steps[state.step].name}: {line}", level=level)
         self._states[state.unit.name] = replace(state, detail=line)
 
     def _renewed(self, stage: Stage, state: UnitState, verdict: Verdict, now: float) -> None:
