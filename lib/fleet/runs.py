@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fleet.maintenance import journal, report
 from fleet.maintenance.journal import RunRecord
@@ -75,8 +76,8 @@ def list_runs(state_dir: Path, console: Console, *, as_json: bool) -> None:
             record.status,
             f"{finished}/{len(states)}",
             ", ".join(state.unit.name for state in in_flight(record)),
-            record.info.operator,
-            record.info.reason,
+            Text(record.info.operator),
+            Text(record.info.reason),
         )
     console.print(table if records else f"There are no runs in {state_dir}.")
     for line in broken:
@@ -96,8 +97,7 @@ def show(state_dir: Path, run_id: str, console: Console, *, as_json: bool) -> No
         JournalError: there is no such run.
     """
     record = journal.read(state_dir / run_id)
-    commands = report.next_commands(record, NODES) if record.status in OPEN else {}
-    data = report.summary(record, NODES, commands)
+    data = report.summary(record, NODES, report.next_commands(record))
     if as_json:
         console.print_json(json.dumps(data))
         return

@@ -139,8 +139,11 @@ class Session:
                 self._console.print("Dry run: this is what a real run would do. Nothing was touched.")
                 return DONE
             self._ask(proposal, unattended=request.unattended)
-            with self._locked(cluster) as lock, closing(Journal.create(self._config.state_dir, info)) as book:
-                book.put(NODES, [UnitState(unit) for unit in proposal.units])
+            states = [UnitState(unit) for unit in proposal.units]
+            with (
+                self._locked(cluster) as lock,
+                closing(Journal.create(self._config.state_dir, info, NODES, states)) as book,
+            ):
                 return self._carry_out(book, cluster, proposal.units, limits, lock)
 
     def resume(self, run_id: str) -> int:
@@ -254,7 +257,7 @@ class Session:
 
     def _report(self, book: Journal) -> None:
         record = journal.read(book.folder)
-        data = report.summary(record, NODES, report.next_commands(record, NODES))
+        data = report.summary(record, NODES, report.next_commands(record))
         path = report.write_json(book.folder, data)
         report.render(data, self._console)
         self._console.print(f"Report: {path}", soft_wrap=True)

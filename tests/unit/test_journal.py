@@ -20,7 +20,7 @@ def info():
 
 @pytest.fixture
 def book(tmp_path, info):
-    book = j.Journal.create(tmp_path / "runs", info)
+    book = j.Journal.create(tmp_path / "runs", info, "nodes", [])
     yield book
     book.close()
 
@@ -55,7 +55,7 @@ def test_a_living_run_is_not_opened_twice(tmp_path, book):
 
 def test_a_run_whose_process_is_gone_is_interrupted(tmp_path, info):
     if (child := os.fork()) == 0:
-        j.Journal.create(tmp_path, info)
+        j.Journal.create(tmp_path, info, "nodes", [])
         os._exit(9)
     os.waitpid(child, 0)
     assert j.read(tmp_path / "r1").status == "interrupted"
@@ -77,7 +77,7 @@ def test_a_broken_journal_is_named(tmp_path):
 
 def test_a_state_directory_that_cannot_be_written(info):
     with pytest.raises(j.JournalError, match="cannot be created"):
-        j.Journal.create(Path("/proc/nope"), info)
+        j.Journal.create(Path("/proc/nope"), info, "nodes", [])
 
 
 def event(at, unit, step, kind):
@@ -106,3 +106,18 @@ def test_the_report_is_json(book):
     assert (unit["unit"], unit["status"], unit["detail"]) == ("w1", "held", "drain: blocked by b")
     assert list(unit["steps"]) == ["drain"]
     assert json.loads(path.read_text())["next"] == {"Go on": "cookbook x"}
+
+
+def test_a_run_that_was_killed_at_its_birth_is_named(tmp_path):
+    (tmp_path / "r1").mkdir()
+    j._connect(tmp_path / "r1" / "journal.db").close()
+    for look in (lambda: j.read(tmp_path / "r1"), lambda: j.Journal.open(tmp_path, "r1")):
+        with pytest.raises(j.JournalError, match="killed before it touched anything"):
+            look()
+
+
+def test_a_damaged_journal_is_not_opened(tmp_path):
+    (tmp_path / "r1").mkdir()
+    (tmp_path / "r1" / "journal.db").write_text("this is no database" * 100)
+    with pytest.raises(j.JournalError, match="holds no readable journal"):
+        j.Journal.open(tmp_path, "r1")

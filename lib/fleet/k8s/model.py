@@ -1,7 +1,7 @@
 """Nodes and the values that the Kubernetes API writes as strings. Pure: no I/O."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
@@ -22,6 +22,8 @@ class Taint:
     key: str
     value: str
     effect: str
+    time_added: str | None = field(default=None, compare=False)
+    """Since when, as the API has it; only taints with the effect ``NoExecute`` have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ def parse_node(data: Mapping[str, Any]) -> Node:
         labels=metadata.get("labels") or {},
         annotations=metadata.get("annotations") or {},
         taints=tuple(
-            Taint(taint["key"], taint.get("value") or "", taint["effect"]) for taint in spec.get("taints") or ()
+            Taint(taint["key"], taint.get("value") or "", taint["effect"], taint.get("timeAdded"))
+            for taint in spec.get("taints") or ()
         ),
         unschedulable=bool(spec.get("unschedulable")),
         ready=ready.get("status") == "True",

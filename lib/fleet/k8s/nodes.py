@@ -210,7 +210,12 @@ def clear_pending_taint(api: Api, names: Iterable[str], run_id: str) -> None:
 
 
 def _with_taints(taints: list[Taint]) -> JSON:
-    return {"spec": {"taints": [asdict(taint) for taint in taints] or None}}
+    return {"spec": {"taints": [_taint(taint) for taint in taints] or None}}
+
+
+def _taint(taint: Taint) -> JSON:
+    since = {"timeAdded": taint.time_added} if taint.time_added else {}
+    return {"key": taint.key, "value": taint.value, "effect": taint.effect, **since}
 
 
 def _change_all(api: Api, names: Iterable[str], decide: Callable[[Node], tuple[JSON | None, None]]) -> None:

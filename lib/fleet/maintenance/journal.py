@@ -89,8 +89,14 @@ class Journal:
         self._db = _connect(folder / "journal.db")
 
     @classmethod
-    def create(cls, state_dir: Path, info: RunInfo) -> "Journal":
-        """Create the folder and the journal of a new run.
+    def create(cls, state_dir: Path, info: RunInfo, stage: str, states: Iterable[UnitState]) -> "Journal":
+        """Create the folder and the journal of a new run, whole or not at all.
+
+        Args:
+            state_dir: where runs are kept.
+            info: what identifies the run.
+            stage: the stage that is the run's substance.
+            states: its units.
 
         Raises:
             JournalError: the state directory cannot be written.
@@ -109,6 +115,8 @@ class Journal:
                 "INSERT INTO run VALUES (?, ?)",
                 [(key, json.dumps(getattr(info, key))) for key in RunInfo.__slots__] + [("status", '"running"')],
             )
+            for state in states:
+                journal._put(stage, state)
         return journal
 
     @classmethod
@@ -121,7 +129,14 @@ class Journal:
         folder = state_dir / run_id
         if "/" in run_id or not (folder / "journal.db").is_file():
             raise JournalError(f"There is no run {run_id!r} in {state_dir}; `fleet runs list` shows all.")
-        return cls(folder, _take_alive(folder))
+        alive = _take_alive(folder)
+        try:
+            journal = cls(folder, alive)
+            journal.info()
+        except (sqlite3.Error, KeyError, ValueError) as error:
+            alive.close()
+            raise _unreadable(folder, error) from error
+        return journal
 
     def close(self) -> None:
         """Close the database and let go of the run."""
@@ -237,7 +252,7 @@ def read(folder: Path) -> RunRecord:
         finally:
             db.close()
     except (sqlite3.Error, KeyError, ValueError) as error:
-        raise JournalError(f"{folder}: holds no readable journal: {error}") from error
+        raise _unreadable(folder, error) from error
 
 
 def read_states(folder: Path, stage: str) -> dict[str, UnitState]:
@@ -263,6 +278,11 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     db.execute("PRAGMA synchronous=FULL")
     db.executescript(_SCHEMA)
     return db
+
+
+def _unreadable(folder: Path, error: Exception) -> JournalError:
+    why = "it was killed before it touched anything" if isinstance(error, KeyError) else str(error)
+    return JournalError(f"{folder}: holds no readable journal: {why}")
 
 
 def _take_alive(folder: Path) -> IO[str]:

@@ -81,7 +81,10 @@ class ClusterLock:
             LockTaken: another run holds it; the text says which, whose, and until when.
             ApiError: the API refused.
         """
-        self._take()
+        try:
+            self._take()
+        except _Conflict:
+            self._take()  # The next look tells whether it was another run, or an answer to ourselves that was lost.
         self._thread.start()
 
     def problem(self) -> str:
@@ -192,6 +195,8 @@ def _taken_by(lease: Mapping[str, Any], ours: str) -> str:
     # Our own Lease after a crash: the lock on the run's journal proves that no other process on this host works on it.
     if not identity or identity == ours:
         return ""
+    if not spec.get("renewTime"):
+        return f"{identity}, which does not say until when"
     renewed = datetime.fromisoformat(spec["renewTime"].replace("Z", "+00:00"))
     age = (datetime.now(UTC) - renewed).total_seconds()
     if age > float(spec.get("leaseDurationSeconds") or 0) + CLOCK_SKEW:

@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from fleet.maintenance.journal import Event, RunRecord
 from fleet.maintenance.model import Stage, Status, UnitState
@@ -56,7 +57,7 @@ class LiveView(LogView):
 
     def show(self, stage: Stage, states: Mapping[str, UnitState], blocked: str) -> None:
         """Draw the table."""
-        table = Table(title=_title(stage, states, blocked), title_justify="left", expand=True)
+        table = Table(title=Text(_title(stage, states, blocked)), title_justify="left", expand=True)
         for column in ("unit", "domain", "step", "since", "what"):
             table.add_column(column, no_wrap=column != "what", ratio=1 if column == "what" else None)
         for state in _most_telling(states):
@@ -65,14 +66,15 @@ class LiveView(LogView):
                 key = self._since[state.unit.name] = (state.step, state.status, time.monotonic())
             in_flight = state.status is Status.RUNNING
             table.add_row(
-                state.unit.name,
-                state.unit.domain,
-                f"{stage.steps[state.step].name}" if in_flight else state.status.value,
+                Text(state.unit.name),
+                Text(state.unit.domain),
+                stage.steps[state.step].name if in_flight else state.status.value,
                 duration(time.monotonic() - key[2]) if in_flight else "",
-                state.detail,
+                Text(state.detail),  # Text, as rich takes what stands in brackets in a string for its markup
                 style=_STYLES[state.status],
             )
-        self._live.update(table)
+        with suppress(OSError):
+            self._live.update(table)
 
 
 def _title(stage: Stage, states: Mapping[str, UnitState], blocked: str) -> str:
@@ -99,6 +101,17 @@ def console() -> Console:
 
 
 @contextmanager
+def _until_hangup(live: Live) -> Iterator[Live]:
+    """Show a live display; a terminal that has gone away is no reason to end otherwise than orderly."""
+    live.start()
+    try:
+        yield live
+    finally:
+        with suppress(OSError):
+            live.stop()
+
+
+@contextmanager
 def view() -> Iterator[LogView]:
     """Yield the view that fits the output: a live table on a terminal, log lines otherwise."""
     errors = Console(stderr=True)
@@ -111,7 +124,7 @@ def view() -> Iterator[LogView]:
         if type(handler) is logging.StreamHandler and handler.stream is sys.stderr
     ]
     stderr = sys.stderr
-    with Live(console=errors, refresh_per_second=4, redirect_stderr=True) as live:
+    with _until_hangup(Live(console=errors, refresh_per_second=4, redirect_stderr=True)) as live:
         # Log handlers keep the stream they were made with; lines written past the live display would tear it.
         for handler in handlers:
             handler.setStream(sys.stderr)
@@ -144,9 +157,9 @@ def step_times(events: Sequence[Event], stage: str) -> dict[str, dict[str, float
     return times
 
 
-def next_commands(record: RunRecord, stage: str) -> dict[str, str]:
-    """Return what to run next, by what it is for; nothing if all units of the stage are done."""
-    if all(state.status is Status.DONE for state in record.units.get(stage, [])):
+def next_commands(record: RunRecord) -> dict[str, str]:
+    """Return what to run next, by what it is for; nothing if the run is over."""
+    if record.status in ("done", "aborted"):
         return {}
     again = shlex.join(["cookbook", record.info.procedure])
     return {
@@ -219,9 +232,9 @@ def render(data: Mapping[str, Any], console: Console) -> None:
         status = Status(unit["status"])
         cells = [_times(unit["steps"], column) for column in columns]
         total = duration(unit["seconds"]) if unit["steps"] else ""
-        table.add_row(unit["unit"], unit["domain"], status.value, *cells, total, style=_STYLES[status])
+        table.add_row(Text(unit["unit"]), Text(unit["domain"]), status.value, *cells, total, style=_STYLES[status])
     console.print(table)
-    for unit in units:
+    for unit in units if data["status"] not in ("done", "aborted") else ():
         if unit["status"] in (Status.HELD, Status.RUNNING):
             console.print(f"{unit['unit']} is {unit['status']}: {unit['detail']}", style="bold red", markup=False)
     for what, command in data["next"].items():

@@ -1,8 +1,8 @@
 """Rolling maintenance of nodes: the stages around the steps, the view of the cluster, and the way back.
 
-A maintenance is three stages. *Prepare* marks the nodes that are still to be done with a soft taint, so that evicted
-pods rather go where they can stay. *Nodes* takes each node through its steps. *Hand back* removes what is left of the
-run, except from nodes that are held.
+A maintenance is a few stages. *Prepare* marks the nodes that are still to be done with a soft taint, so that evicted
+pods rather go where they can stay. *Nodes* takes each node through its steps. Two more remove what is left of the
+run: its taints, and its silences except those of held nodes.
 """
 
 import time
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fleet.errors import FleetError
+from fleet.hosts.silences import Silence
 from fleet.k8s import nodes
 from fleet.k8s.nodes import Node
 from fleet.maintenance.lock import ClusterLock
@@ -144,12 +145,13 @@ class NodeMaintenance:
         self._cluster = cluster
         self._lock = lock
         taint = Step(StepSpec("taint", _API_DEADLINE), TaintPending(cluster, [unit.name for unit in units], known))
-        self._steps = {"prepare": [taint], NODES: list(node_steps), "hand back": [_hand_back(cluster, known)]}
+        ending = _ending(cluster, known)
+        self._steps = {"prepare": [taint], NODES: list(node_steps), **ending}
         renew = cluster.config.alerts.silence / 3
         self.stages = (
             Stage("prepare", (Unit("prepare"),), _specs(self._steps["prepare"]), when=When.START),
             Stage(NODES, tuple(units), _specs(node_steps), limits, renew=renew),
-            Stage("hand back", (Unit("hand back"),), _specs(self._steps["hand back"]), when=When.END),
+            *_stages(ending),
         )
 
     def effects(self, stage: str, step: str) -> Effects:
@@ -190,12 +192,13 @@ class Abort:
             Step(ready, steps.Ready(cluster)),
             *giving_steps(cluster),
         ]
-        self._steps = {ABORT: give_back, "hand back": [_hand_back(cluster, known)]}
+        ending = _ending(cluster, known)
+        self._steps = {ABORT: give_back, **ending}
         facts = {state.unit.name: state.facts for state in states}
         units = tuple(state.unit for state in states)
         self.stages = (
             Stage(ABORT, units, _specs(give_back), when=When.START, facts=facts),
-            Stage("hand back", (Unit("hand back"),), _specs(self._steps["hand back"]), when=When.END),
+            *_stages(ending),
         )
 
     def effects(self, stage: str, step: str) -> Effects:
@@ -239,43 +242,65 @@ class TaintPending:
         return [name for name in self._names if name not in finished and name in there]
 
 
-class HandBack:
-    """Nothing is left of the run but what keeps held nodes closed; their silences last until someone comes."""
+class Untaint:
+    """No node carries this run's soft taint."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        """Look at all nodes of the cluster."""
+        self._cluster = cluster
+
+    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
+        """Look for the taint."""
+        self._cluster.check_current()
+        tainted = self._tainted()
+        return {s.unit.name: pending(f"{len(tainted)} nodes have the taint") if tainted else done() for s in units}
+
+    def apply(self, units: Sequence[UnitState], tell: steps.Tell) -> Mapping[str, Verdict]:  # noqa: ARG002
+        """Remove it."""
+        nodes.clear_pending_taint(self._cluster.api, self._tainted(), self._cluster.run.id)
+        return {state.unit.name: done() for state in units}
+
+    def _tainted(self) -> list[str]:
+        return [name for name in self._cluster.nodes.snapshot() if _has_taint(self._cluster, name)]
+
+
+class EndSilences:
+    """No silence of this run is left but those of held nodes, which last until someone comes."""
 
     def __init__(self, cluster: Cluster, known: Known) -> None:
-        """Take as held what ``known`` says is held."""
+        """Take as held what ``known`` says is held, and the run still keeps cordoned."""
         self._cluster = cluster
         self._known = known
 
     def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
-        """Look for taints and silences of this run."""
-        self._cluster.check_current()
-        tainted = [name for name in self._cluster.nodes.snapshot() if _has_taint(self._cluster, name)]
-        held = self._held()
-        silences = self._cluster.silences.find(comment_contains=self._cluster.run.id)
-        stray = [silence for silence in silences if steps.silenced_node(silence) not in held]
-        until = time.time() + self._cluster.config.alerts.held_silence * 0.9
-        short = [silence for silence in silences if steps.silenced_node(silence) in held and silence.ends_at < until]
-        if tainted or stray or short:
-            verdict = pending(f"{len(tainted)} taints, {len(stray)} silences to remove, {len(short)} to extend")
-        else:
-            verdict = done()
+        """Look for silences to end and to extend."""
+        stray, short = self._find()
+        verdict = pending(f"{len(stray)} silences to end, {len(short)} to extend") if stray or short else done()
         return {state.unit.name: verdict for state in units}
 
     def apply(self, units: Sequence[UnitState], tell: steps.Tell) -> Mapping[str, Verdict]:  # noqa: ARG002
-        """Remove the taints, end the silences, and extend those of held nodes."""
-        tainted = [name for name in self._cluster.nodes.snapshot() if _has_taint(self._cluster, name)]
-        nodes.clear_pending_taint(self._cluster.api, tainted, self._cluster.run.id)
-        held = self._held()
-        for silence in self._cluster.silences.find(comment_contains=self._cluster.run.id):
-            if steps.silenced_node(silence) in held:
-                self._cluster.silences.extend(silence.id, self._cluster.config.alerts.held_silence)
-            else:
-                self._cluster.silences.expire(silence.id)
+        """End and extend them."""
+        stray, short = self._find()
+        for silence in stray:
+            self._cluster.silences.expire(silence.id)
+        for silence in short:
+            self._cluster.silences.extend(silence.id, self._cluster.config.alerts.held_silence)
         return {state.unit.name: done() for state in units}
 
-    def _held(self) -> set[str]:
-        return {name for name, state in self._known().items() if state.status is Status.HELD}
+    def _find(self) -> tuple[list[Silence], list[Silence]]:
+        until = time.time() + self._cluster.config.alerts.held_silence * 0.9
+        held = {name for name, state in self._known().items() if state.status is Status.HELD and self._keeps(name)}
+        stray, short = [], []
+        for name, silences in steps.silences_of(self._cluster).items():
+            if name not in held:
+                stray += silences
+            else:
+                short += [silence for silence in silences if silence.ends_at < until]
+        return stray, short
+
+    def _keeps(self, name: str) -> bool:
+        owner = nodes.ownership(self._cluster.node(name))
+        return owner is not None and owner.run == self._cluster.run.id
 
 
 def _has_taint(cluster: Cluster, name: str) -> bool:
@@ -283,8 +308,16 @@ def _has_taint(cluster: Cluster, name: str) -> bool:
     return node is not None and steps.has_taint(node, cluster.run.id)
 
 
-def _hand_back(cluster: Cluster, known: Known) -> Step:
-    return Step(StepSpec("hand back", _API_DEADLINE), HandBack(cluster, known))
+def _ending(cluster: Cluster, known: Known) -> dict[str, list[Step]]:
+    """Return the stages that end a session, each on its own: one that fails does not keep the other from its work."""
+    return {
+        "untaint": [Step(StepSpec("untaint", _API_DEADLINE), Untaint(cluster))],
+        "end silences": [Step(StepSpec("end silences", _API_DEADLINE), EndSilences(cluster, known))],
+    }
+
+
+def _stages(ending: Mapping[str, Sequence[Step]]) -> list[Stage]:
+    return [Stage(name, (Unit(name),), _specs(own), when=When.END) for name, own in ending.items()]
 
 
 def _specs(own: Sequence[Step]) -> tuple[StepSpec, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fleet.maintenance import journal, planner
 from fleet.maintenance.model import Limits, Status, Unit
@@ -57,7 +58,9 @@ def render(plan: Plan, console: Console) -> None:
         table.add_column(column, justify="right" if column in ("#", "pods to evict") else "left", no_wrap=True)
     for number, unit in enumerate(plan.units, 1):
         evictions = plan.evictions.get(unit.name)
-        table.add_row(str(number), unit.name, unit.domain or "-", "?" if evictions is None else str(evictions))
+        table.add_row(
+            str(number), Text(unit.name), Text(unit.domain or "-"), "?" if evictions is None else str(evictions)
+        )
     console.print(table)
     console.print(f"Each node: {' → '.join(plan.steps)}")
     domains = f"{limits.max_domains} domain" + ("s" if limits.max_domains > 1 else "")

@@ -6,6 +6,7 @@ was lost.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 from fleet.config import DrainConfig
@@ -66,7 +67,9 @@ class SilenceNode(_Step):
 
         def judge(state: UnitState) -> Verdict:
             found = active.get(state.unit.name)
-            return done(silence=found[0]) if found else pending("not silenced")
+            if not found:
+                return pending("not silenced")
+            return done(silence=found[0].id, alerts_before=self._alerts_before(state))
 
         return _each(units, judge)
 
@@ -75,14 +78,16 @@ class SilenceNode(_Step):
         config = self.cluster.config.alerts
 
         def create(state: UnitState) -> Verdict:
-            host = self.cluster.hosts[state.unit.name]
-            # Only the first time: a resumed run must not take the alerts of its own work for old ones.
-            before = state.facts.get("alerts_before")
-            if before is None:
-                before = [alert.name for alert in self.cluster.silences.alerts([host])]
+            before = self._alerts_before(state)
             return done(silence=_silence(self.cluster, state.unit.name, config.silence), alerts_before=before)
 
         return _each(units, create)
+
+    def _alerts_before(self, state: UnitState) -> list[str]:
+        """Return the names of the alerts that fired before; of a resumed run's own work there may be more by now."""
+        if "alerts_before" in state.facts:
+            return list(state.facts["alerts_before"])
+        return [alert.name for alert in self.cluster.silences.alerts([self.cluster.hosts[state.unit.name]])]
 
 
 def _silence(cluster: Cluster, node: str, duration: float) -> str:
@@ -98,16 +103,13 @@ def _silence(cluster: Cluster, node: str, duration: float) -> str:
     )
 
 
-def silenced_node(silence: Silence) -> str:
-    """Return the node that a silence of :class:`SilenceNode` is for."""
-    return silence.comment.rsplit(" - ", 1)[-1]
-
-
-def silences_of(cluster: Cluster) -> dict[str, list[str]]:
-    """Return the ids of this run's active silences by the node that their comment names."""
-    found: dict[str, list[str]] = {}
+def silences_of(cluster: Cluster) -> dict[str, list[Silence]]:
+    """Return this run's active silences by node; one that merely mentions the run in its comment is someone else's."""
+    found: dict[str, list[Silence]] = {}
     for silence in cluster.silences.find(comment_contains=cluster.run.id):
-        found.setdefault(silenced_node(silence), []).append(silence.id)
+        before, _, node = silence.comment.rpartition(" - ")
+        if node in cluster.hosts and before.endswith(f" - run {cluster.run.id}"):
+            found.setdefault(node, []).append(silence)
     return found
 
 
@@ -197,6 +199,16 @@ class Drain(_Step):
         return _each(units, one)
 
 
+def other_machine(node: Node, host: HostState) -> str:
+    """Return why a host cannot be the machine that a node runs on; empty if it can. Both tell the kernel's boot id."""
+    if not node.boot_id or node.boot_id == host.boot_id:
+        return ""
+    return (
+        f"Kubernetes has the boot id {node.boot_id} for {node.name}, and the host has {host.boot_id}: it is another"
+        " machine, or its kubelet has not reported since the boot"
+    )
+
+
 def _rebooted(host: HostState) -> Verdict:
     # By the host's own clock, seconds since the epoch.
     return done(new_boot_id=host.boot_id, booted_at=host.booted)
@@ -211,6 +223,8 @@ class Reboot(_Step):
         def judge(state: UnitState, host: HostState) -> Verdict:
             before = state.facts.get("boot_id")
             if before is None:
+                if problem := other_machine(self.cluster.node(state.unit.name), host):
+                    return failed(problem)
                 return pending("not rebooted", boot_id=host.boot_id)
             if host.boot_id == before:
                 return pending("still up, has not gone down yet")
@@ -224,7 +238,10 @@ class Reboot(_Step):
         The order carries the old boot id, and a host that runs under another one ignores it: no host is rebooted twice,
         however often it is given.
         """
-        verdicts = dict(_each(units, self._is_safe))
+        # At the same time, so that the first answer is not old when the last one comes.
+        with ThreadPoolExecutor(len(units)) as pool:
+            checks = pool.map(lambda state: _each([state], self._is_safe), units)
+            verdicts = {name: verdict for found in checks for name, verdict in found.items()}
         safe = [state for state in units if verdicts[state.unit.name].kind == "done"]
         if not safe:
             return verdicts
@@ -307,8 +324,8 @@ class Ready(_Step):
             node = self.cluster.node(state.unit.name)
             if not node.ready:
                 return pending("NotReady")
-            boot_id = state.facts.get("new_boot_id")
-            if boot_id and node.boot_id != boot_id:
+            # Not the new one that was noted: whoever repaired the host may have booted it once more.
+            if node.boot_id and node.boot_id == state.facts.get("boot_id") and "new_boot_id" in state.facts:
                 return pending("the kubelet still reports the old boot id")
             booted = datetime.fromtimestamp(float(state.facts.get("booted_at", 0)), UTC)
             # Heartbeats have a resolution of a second.
@@ -379,7 +396,7 @@ class Unsilence(_Step):
 
         def expire(state: UnitState) -> Verdict:
             for silence in active.get(state.unit.name, []):
-                self.cluster.silences.expire(silence)
+                self.cluster.silences.expire(silence.id)
             return done()
 
         return _each(units, expire)
