@@ -2,13 +2,14 @@
 
 import argparse
 import logging
+import sqlite3
 
 from spicerack import Spicerack
 from spicerack.cookbook import CookbookBase, CookbookRunnerBase, LockArgs
 
 from fleet import config
 from fleet.errors import FleetError
-from fleet.session import REFUSED, BuildSteps, Request, Session
+from fleet.session import INTERRUPTED, REFUSED, BuildSteps, Request, Session
 
 logger = logging.getLogger(__name__)
 
@@ -98,15 +99,27 @@ class NodeRunner(CookbookRunnerBase):
                 self._cookbook.procedure,
                 self._cookbook.build_steps,
             )
-            if args.resume:
-                return session.resume(args.resume)
-            if args.abort:
-                return session.abort(args.abort)
+            if args.resume or args.abort:
+                _check_alone(args)
+                again = session.resume if args.resume else session.abort
+                return again(args.resume or args.abort, args.cluster)
             return session.start(_request(args))
         except FleetError as error:
             for line in str(error).splitlines():
                 logger.error("%s", line)
             return REFUSED
+        except (OSError, sqlite3.Error) as error:
+            logger.debug("The run's folder", exc_info=True)
+            logger.error("The run's folder cannot be read or written: %s. See `fleet runs list`.", error)
+            return INTERRUPTED
+
+
+def _check_alone(args: argparse.Namespace) -> None:
+    """Refuse options of a new run beside a run that has its own."""
+    new = ("query", "exclude", "max_unavailable", "max_failed", "only_if_required")
+    given = [f"--{name.replace('_', '-')}" for name in new if getattr(args, name, None) not in (None, "", False)]
+    if given:
+        raise FleetError(f"A run is gone on with as it was begun: leave out {', '.join(given)}.")
 
 
 def _request(args: argparse.Namespace) -> Request:

@@ -8,8 +8,8 @@ import logging
 import queue
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -27,7 +27,7 @@ from fleet.hosts.probe import HostState
 from fleet.hosts.remote import Remote
 from fleet.hosts.silences import Silences
 from fleet.k8s.client import Api
-from fleet.k8s.nodes import NodeWatch
+from fleet.k8s.nodes import NodeWatch, ownership
 from fleet.maintenance import decide, journal, planner, report
 from fleet.maintenance.journal import Journal, RunInfo
 from fleet.maintenance.lock import ClusterLock, Holder
@@ -128,17 +128,23 @@ class Session:
             if not hosts and not any(finding.level is Level.STOP for finding in findings):
                 self._console.print("No host needs it: nothing to do.")
                 return DONE
-            limits = _limits(bare, request)
+            workers = set(remote.query(config.hosts.workers)) if request.query else set(asked)
+            control_plane = set(remote.query(config.hosts.control_plane))
+            findings += inventory.compare(hosts, bare.nodes.snapshot(), workers, control_plane, config.node_names)
+            limits = _limits(bare, request, workers)
             info = replace(info, options={"hosts": hosts, "limits": asdict(limits)})
             cluster = replace(bare, hosts=hosts, run=info)
             proposal = self._plan(cluster, limits, findings)
             plan.render(proposal, self._console)
             if proposal.worst() is Level.STOP:
                 raise Refused("The preflight found what has to be put right first (see [stop] above).")
+            if request.unattended and proposal.worst() is Level.ASK:
+                raise Refused("An unattended run does not start with open questions (see [ask] above).")
             if self._spicerack.dry_run:
                 self._console.print("Dry run: this is what a real run would do. Nothing was touched.")
                 return DONE
-            self._ask(proposal, unattended=request.unattended)
+            if not request.unattended:
+                self._ask(proposal)
             states = [UnitState(unit) for unit in proposal.units]
             with (
                 self._locked(cluster) as lock,
@@ -146,8 +152,12 @@ class Session:
             ):
                 return self._carry_out(book, cluster, proposal.units, limits, lock)
 
-    def resume(self, run_id: str) -> int:
+    def resume(self, run_id: str, cluster_name: str | None) -> int:
         """Go on with a run that was interrupted or stopped; held nodes are tried again.
+
+        Args:
+            run_id: the run.
+            cluster_name: the cluster that the operator believes it to be on, if they said so.
 
         Returns:
             An exit code.
@@ -156,14 +166,18 @@ class Session:
             FleetError: there is no such run, or it cannot go on.
         """
         if self._spicerack.dry_run:
-            return self._describe(run_id, "resume")
-        with self._reopened(run_id, "resume") as (book, cluster), self._locked(cluster) as lock:
+            return self._describe(run_id, "resume", cluster_name)
+        with self._reopened(run_id, "resume", cluster_name) as (book, cluster), self._locked(cluster) as lock:
             limits = Limits(**book.info().options["limits"])
             units = [state.unit for state in book.states(NODES).values()]
             return self._carry_out(book, cluster, units, limits, lock)
 
-    def abort(self, run_id: str) -> int:
+    def abort(self, run_id: str, cluster_name: str | None) -> int:
         """Give back what a run has in flight or held, each node only if it is Ready.
+
+        Args:
+            run_id: the run.
+            cluster_name: the cluster that the operator believes it to be on, if they said so.
 
         Returns:
             An exit code.
@@ -172,11 +186,10 @@ class Session:
             FleetError: there is no such run, or it cannot be aborted.
         """
         if self._spicerack.dry_run:
-            return self._describe(run_id, "abort")
-        with self._reopened(run_id, "abort") as (book, cluster), self._locked(cluster):
+            return self._describe(run_id, "abort", cluster_name)
+        with self._reopened(run_id, "abort", cluster_name) as (book, cluster), self._locked(cluster):
             stage = Stage(NODES, (), tuple(step.spec for step in self._build_steps(cluster)))
-            states = book.states(NODES).values()
-            in_flight = [state for state in states if state.status in (Status.RUNNING, Status.HELD)]
+            in_flight = [state for state in book.states(NODES).values() if _is_ours(cluster, state)]
             in_reboot = frozenset(state.unit.name for state in in_flight if decide.awaits_pivot(stage, state))
             folder = book.folder
             procedure = Abort(cluster, in_flight, in_reboot, lambda: journal.read_states(folder, ABORT))
@@ -214,11 +227,7 @@ class Session:
             unit_seconds=plan.unit_seconds(self._config.state_dir, run.procedure, run.cluster),
         )
 
-    def _ask(self, proposal: plan.Plan, *, unattended: bool) -> None:
-        if unattended:
-            if proposal.worst() is Level.ASK:
-                raise Refused("An unattended run does not start with open questions (see [ask] above).")
-            return
+    def _ask(self, proposal: plan.Plan) -> None:
         if not sys.stdout.isatty():
             raise Refused("There is no terminal to ask on; use --unattended to start without a question.")
         questions = " in spite of the findings marked [ask]" if proposal.worst() is Level.ASK else ""
@@ -240,7 +249,8 @@ class Session:
             incomplete = self._run(NodeMaintenance(cluster, units, steps, limits, lock, known), book, cluster)
         except Interrupted as error:
             book.set_status("interrupted")
-            self._report(book)
+            with suppress(OSError):  # The terminal may be what went away.
+                self._report(book)
             logger.error("Interrupted: %s.", error)
             return INTERRUPTED
         book.set_status("stopped" if incomplete else "done")
@@ -265,20 +275,34 @@ class Session:
     def _command(self, option: str, run_id: str) -> str:
         return shlex.join(["cookbook", self._procedure, option, run_id])
 
-    def _describe(self, run_id: str, verb: str) -> int:
+    def _describe(self, run_id: str, verb: str, cluster_name: str | None) -> int:
         record = journal.read(self._config.state_dir / run_id)
+        self._check_open(record.info, record.status, verb, cluster_name)
+        if record.status == "running":
+            raise Refused(f"Run {run_id} is being worked on by another process on this host.")
         report.render(report.summary(record, NODES, {}), self._console)
-        self._console.print(f"Dry run: a real run would {verb} this one. Nothing was touched.")
+        states = record.units.get(NODES, [])
+        touched = [s.unit.name for s in states if s.status in (Status.RUNNING, Status.HELD)]
+        if verb == "resume":
+            left = [state.unit.name for state in states if state.status is not Status.DONE]
+            self._console.print(f"Dry run: a real run would go on with {', '.join(left) or 'no node'}.")
+        else:
+            self._console.print(f"Dry run: a real run would give back {', '.join(touched) or 'no node'}.")
         return DONE
 
+    def _check_open(self, info: RunInfo, status: str, verb: str, cluster_name: str | None) -> None:
+        if cluster_name not in (None, info.cluster):
+            raise Refused(f"Run {info.id} is on the cluster {info.cluster}, not on {cluster_name}.")
+        if info.procedure != self._procedure:
+            raise Refused(f"Run {info.id} is one of {info.procedure}: {verb} it with that cookbook.")
+        if status in ("done", "aborted"):
+            raise Refused(f"Run {info.id} is {status} already; there is nothing to {verb}.")
+
     @contextmanager
-    def _reopened(self, run_id: str, verb: str) -> Iterator[tuple[Journal, Cluster]]:
+    def _reopened(self, run_id: str, verb: str, cluster_name: str | None) -> Iterator[tuple[Journal, Cluster]]:
         with closing(Journal.open(self._config.state_dir, run_id)) as book:
             info = book.info()
-            if info.procedure != self._procedure:
-                raise Refused(f"Run {run_id} is one of {info.procedure}: {verb} it with that cookbook.")
-            if book.status() in ("done", "aborted"):
-                raise Refused(f"Run {run_id} is {book.status()} already; there is nothing to {verb}.")
+            self._check_open(info, book.status(), verb, cluster_name)
             config = self._config.cluster(info.cluster)
             with self._connect(info, config, Remote(self._spicerack), info.options["hosts"]) as cluster:
                 yield book, cluster
@@ -321,9 +345,17 @@ def _nodeset(text: str) -> list[str]:
         raise Refused(f"--exclude {text!r} is no list of hosts: {error}; write worker1,worker[3-5].") from error
 
 
-def _limits(cluster: Cluster, request: Request) -> Limits:
+def _is_ours(cluster: Cluster, state: UnitState) -> bool:
+    """Say whether a run has a node in flight or held, by its journal or by what stands on the node."""
+    node = cluster.nodes.snapshot().get(state.unit.name)
+    owner = ownership(node) if node else None
+    return state.status in (Status.RUNNING, Status.HELD) or (owner is not None and owner.run == cluster.run.id)
+
+
+def _limits(cluster: Cluster, request: Request, workers: Collection[str]) -> Limits:
     config = cluster.config
-    nodes = cluster.nodes.snapshot().values()
+    names = {inventory.node_name(host, config.node_names) for host in workers}
+    nodes = [node for node in cluster.nodes.snapshot().values() if node.name in names]
     amount = config.limits.max_unavailable if request.max_unavailable is None else request.max_unavailable
     try:
         most = planner.resolve(amount, len(nodes))

@@ -175,7 +175,7 @@ def test_bad_input_is_a_line_and_changes_nothing(
     arguments: tuple[str, ...],
     message: str,
 ) -> None:
-    assert cookbook(*arguments) == 1
+    assert cookbook(*arguments) == 2
 
     errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(errors) == 1
@@ -192,7 +192,7 @@ def test_an_alertmanager_that_cannot_be_reached(
     (folder / "alertmanager" / "config.yaml").write_text(yaml.safe_dump(config))
 
     for arguments in (("sre.hosts.downtime", "-r", "r", "-H", "1", "worker1"), ("sre.hosts.remove-downtime", what)):
-        assert cookbook(*arguments) == 1
+        assert cookbook(*arguments) == 2
         errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
         assert len(errors) == 1
         assert nobody in errors[0]

@@ -126,8 +126,13 @@ def test_a_kubelet_that_stays_notready_is_held_and_resumed(rehearsal, lab):
     assert refused.code == 2
     assert "[stop] worker2 is NotReady" in refused.output
     assert f"[stop] worker2 is under the maintenance of run {outcome.run}" in refused.output
+    boot_id = rehearsal.boot_id("worker2")
+    lab.exec("worker2", "reboot-host")  # What a colleague tries first.
+    eventually(lambda: rehearsal.boot_id("worker2") not in ("", boot_id))
+    boot_id = rehearsal.boot_id("worker2")
     lab.heal()
     assert rehearsal.cookbook(REBOOT, "--resume", outcome.run).code == 0
+    assert rehearsal.boot_id("worker2") == boot_id
     rehearsal.assert_untouched("worker2")
 
 

@@ -12,7 +12,7 @@ from fleet.k8s.nodes import OWNER_ANNOTATION
 from fleet.maintenance.model import Limits, Unit
 from fleet.procedures import preflight
 from fleet.procedures.findings import Level, ask, note, stop
-from fleet.procedures.inventory import match
+from fleet.procedures.inventory import compare, match
 from fleet.procedures.nodes import absent, group_of
 
 ROW = "topology.kubernetes.io/zone"
@@ -126,3 +126,16 @@ def test_every_host_is_a_target_excluded_or_found_missing(hosts, known, excluded
         if name not in {host.split(".")[0] for host in hosts}:
             assert name in text
     assert all(finding.level is Level.STOP for finding in targets.findings)
+
+
+def test_two_hosts_of_one_name_stop_the_run():
+    targets = match({"w1.eqiad", "w1.codfw"}, {"w1"}, set(), "short")
+    assert levels(targets.findings) == [Level.STOP]
+    assert "Several hosts would be the same node: w1.codfw" in targets.findings[0].what
+
+
+def test_the_control_plane_is_no_target_and_strays_are_named():
+    findings = compare({"cp1", "w1"}, {"cp1", "w1", "w9"}, {"w1"}, {"cp1", "cp2"}, "fqdn")
+    assert levels(findings) == [Level.STOP, Level.NOTE]
+    assert findings[0].what.startswith("cp1 belongs to the control plane")
+    assert findings[1].what.endswith(": w9.")

@@ -87,6 +87,7 @@ def test_a_full_answer() -> None:
         boot_id=ANSWER["boot-id"],
         uptime=86.25,
         now=1700000100.5,
+        can_reboot=False,
         reboot_required=True,
         puppet_installed=True,
         puppet_disabled="x",

@@ -24,7 +24,7 @@ class Downtime(CookbookBase):
     With --cluster the Alertmanager, the label and the matchers are those of that cluster's configuration; without,
     spicerack's default Alertmanager and the label "instance".
     In a dry-run the hosts and their firing alerts are read, and nothing is silenced.
-    Exit code 0 if the alerts are silenced, 1 if nothing was done.
+    Exit code 0 if the alerts are silenced, 2 if nothing was done.
 
     Example:
       cookbook sre.hosts.downtime -r "disk swap" -t T123 -H 2 'worker[1-2]'
@@ -66,14 +66,14 @@ class DowntimeRunner(CookbookRunnerBase):
         """Create the silence; print its id.
 
         Returns:
-            0 if it is there, 1 if nothing was done.
+            0 if it is there, 2 if nothing was done.
         """
         try:
             return self._silence()
         except FleetError as error:
             for line in str(error).splitlines():
                 logger.error("%s", line)
-            return 1
+            return 2
 
     def _silence(self) -> int:
         args = self._args

@@ -22,7 +22,7 @@ class RemoveDowntime(CookbookBase):
         these hosts and no others; one that covers further hosts stays, and is named with its id.
 
     A silence that has ended already, or hosts without one, are fine. In a dry-run the silences are read and none ends.
-    Exit code 0 if no such silence is left, 1 if nothing was done.
+    Exit code 0 if no such silence is left, 2 if nothing was done.
 
     Examples:
       cookbook sre.hosts.remove-downtime 'worker[1-2]'
@@ -60,14 +60,14 @@ class RemoveDowntimeRunner(CookbookRunnerBase):
         """End the silences.
 
         Returns:
-            0 if none of them is left, 1 if nothing was done.
+            0 if none of them is left, 2 if nothing was done.
         """
         try:
             return self._remove()
         except FleetError as error:
             for line in str(error).splitlines():
                 logger.error("%s", line)
-            return 1
+            return 2
 
     def _remove(self) -> int:
         alerting = downtime.connect(self._spicerack, self._args.cluster)

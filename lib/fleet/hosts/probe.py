@@ -28,6 +28,7 @@ echo "fleet-boot-id=$(cat /proc/sys/kernel/random/boot_id)"
 echo "fleet-uptime=$uptime"
 echo "fleet-now=$(date +%s.%N)"
 [ -e /run/reboot-required ] && echo fleet-reboot-required=yes
+command -v reboot-host >/dev/null && echo fleet-reboot-host=yes
 {PUPPET_LOCK}
 if [ -n "$PUPPET_SUMMARY" ] && [ -f "$PUPPET_SUMMARY" ]; then
     echo "fleet-puppet-run=$(awk '$1 == "last_run:" {{ print $2 }}' "$PUPPET_SUMMARY")"
@@ -52,6 +53,8 @@ class HostState:
     """The host's clock, in seconds since the epoch: what Puppet's times are to be compared with."""
     reboot_required: bool
     """Whether ``/run/reboot-required`` exists."""
+    can_reboot: bool
+    """Whether there is a ``reboot-host``, the way to reboot it."""
     puppet_installed: bool
     """Whether the host can be asked about Puppet at all."""
     puppet_disabled: str | None
@@ -118,6 +121,7 @@ def parse(output: str) -> HostState | Unreachable:
         uptime=uptime,
         now=now,
         reboot_required="reboot-required" in said,
+        can_reboot="reboot-host" in said,
         puppet_installed="puppet" in said,
         puppet_disabled=disabled_message(said),
         puppet_last_success=run if success else None,

@@ -44,6 +44,7 @@ class RiskKind(Enum):
     NOWHERE = "pods that fit on no other node"
     BARE = "pods that nothing starts again"
     EMPTY_DIR = "pods whose local data is lost"
+    FINALIZERS = "pods that somebody has to let go"
 
     @property
     def is_fatal(self) -> bool:
@@ -129,10 +130,13 @@ def _of_policy(going: Iterable[tuple[Pod, PodClass]], policy: DrainPolicy) -> li
             found[RiskKind.BARE, PodClass.BARE.value].append(pod)
         elif pod.empty_dir:
             found[RiskKind.EMPTY_DIR, PodClass.EMPTY_DIR.value].append(pod)
+        if pod.finalizers:
+            found[RiskKind.FINALIZERS, f"has the finalizers {', '.join(pod.finalizers)}"].append(pod)
     todo = {
         RiskKind.REFUSED: "Move or delete them yourself, exclude their nodes, or allow it in the drain policy.",
         RiskKind.BARE: "They are gone after the drain: start them again elsewhere if they are needed.",
         RiskKind.EMPTY_DIR: "Make sure that it is only a cache.",
+        RiskKind.FINALIZERS: "Make sure that whatever owns the finalizers works: drains wait for it.",
     }
     return [
         Risk(kind, f"{_by_workload(pods)}: each {why}.", todo[kind], _nodes(pods))

@@ -58,7 +58,7 @@ class RunInfo:
         procedure: the cookbook, such as ``sre.k8s.reboot-nodes``.
         cluster: the cluster it works on.
         operator: who started it, ``user@host``.
-        reason: why, without quotes or newlines.
+        reason: why.
         task: the ticket, or empty.
         created: seconds since the epoch.
         options: what the procedure was asked to do; plain JSON values.

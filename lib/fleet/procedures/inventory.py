@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fleet.procedures.findings import Finding, stop
+from fleet.procedures.findings import Finding, note, stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,15 @@ def match(
         excluded: names of hosts or nodes to leave out.
         naming: how Kubernetes names hosts.
     """
-    by_node = {node_name(host, naming): host for host in hosts}
+    by_node = {node_name(host, naming): host for host in sorted(hosts)}
     findings = []
+    if twins := sorted(host for host in hosts if by_node[node_name(host, naming)] != host):
+        findings.append(
+            stop(
+                f"Several hosts would be the same node: {', '.join(twins)} and others of that name.",
+                "Correct the query, or the configuration's node_names.",
+            )
+        )
     if stray := sorted(name for name in excluded if name not in by_node and name not in hosts):
         findings.append(stop(f"--exclude names what the query does not give: {', '.join(stray)}", "Correct --exclude."))
     chosen = {node: host for node, host in by_node.items() if node not in excluded and host not in excluded}
@@ -49,3 +56,39 @@ def match(
             )
         )
     return Targets({node: host for node, host in chosen.items() if node in known}, tuple(findings))
+
+
+def compare(
+    chosen: Collection[str],
+    known: Collection[str],
+    workers: Collection[str],
+    control_plane: Collection[str],
+    naming: Literal["fqdn", "short"],
+) -> list[Finding]:
+    """Compare the chosen nodes, and all that Kubernetes knows, with the configuration's queries.
+
+    Args:
+        chosen: the nodes to be maintained.
+        known: the nodes that Kubernetes knows.
+        workers: the hosts of the workers' query.
+        control_plane: the hosts of the control plane's query.
+        naming: how Kubernetes names hosts.
+    """
+    masters = {node_name(host, naming) for host in control_plane}
+    findings = []
+    if asked := sorted(set(chosen) & masters):
+        findings.append(
+            stop(
+                f"{', '.join(asked)} belongs to the control plane: this cookbook does not know whether the others could"
+                " serve without it.",
+                f"--exclude {','.join(asked)}.",
+            )
+        )
+    if unknown := sorted(set(known) - masters - {node_name(host, naming) for host in workers}):
+        findings.append(
+            note(
+                f"Kubernetes has nodes that the configuration's queries do not give: {', '.join(unknown)}.",
+                "They are not maintained: correct hosts.workers if they should be.",
+            )
+        )
+    return findings

@@ -149,9 +149,18 @@ def of_hosts(cluster: Cluster) -> list[Finding]:
     findings = []
     silent: dict[str, list[str]] = {}
     disabled: dict[str, list[str]] = {}
-    for host, answer in probe.probe(cluster.remote, list(cluster.hosts.values())).items():
+    by_host = {host: node for node, host in cluster.hosts.items()}
+    for host, answer in probe.probe(cluster.remote, list(by_host)).items():
         if not isinstance(answer, HostState):
             silent.setdefault(answer.reason, []).append(host)
+            continue
+        if problem := steps.other_machine(cluster.node(by_host[host]), answer):
+            findings.append(stop(f"{problem}.", f"Find out which, or --exclude {by_host[host]}."))
+        if not answer.can_reboot:
+            findings.append(stop(f"{host} has no reboot-host in its PATH.", "Install it: config/hosts/ has one."))
+        if cluster.config.puppet.enabled and not answer.puppet_installed:
+            todo = "Install it: config/hosts/ has one; or set puppet.enabled to false."
+            findings.append(stop(f"{host} has no {probe.PUPPET_COMMON}.", todo))
         elif cluster.config.puppet.enabled and answer.puppet_disabled is not None:
             disabled.setdefault(answer.puppet_disabled, []).append(host)
     for reason, hosts in silent.items():

@@ -1,0 +1,71 @@
+"""Views and reports: whatever text reaches them, they show it and go on."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+from rich.live import Live
+
+from fleet import runs
+from fleet.maintenance import report
+from fleet.maintenance.journal import Journal, RunInfo
+from fleet.maintenance.model import Stage, Status, StepSpec, Unit, UnitState
+
+HOSTILE = "Puppet: File[/etc/motd] failed [/bold] [red]$(reboot)[/] \x1b[2J ☃"
+INFO = RunInfo("r1", "sre.k8s.reboot-nodes", "lab", "ann[/]@here", HOSTILE, "", 1000.0, {})
+STAGE = Stage("nodes", (Unit("w1", "row-a"),), (StepSpec("drain", 1),))
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_the_live_table_shows_any_text(status):
+    console = Console(file=io.StringIO(), force_terminal=True, width=160)
+    with Live(console=console, auto_refresh=False) as live:
+        view = report.LiveView(live)
+        view.show(STAGE, {"w1": UnitState(STAGE.units[0], status, detail=HOSTILE)}, HOSTILE)
+        live.refresh()
+    assert "File[/etc/motd] failed [/bold] [red]$(reboot)[/]" in console.file.getvalue()
+
+
+def test_a_large_fleet_shows_what_is_in_flight_first():
+    console = Console(file=io.StringIO(), force_terminal=True, width=160, height=100)
+    states = {f"w{i}": UnitState(Unit(f"w{i}")) for i in range(500)}
+    states["w499"] = replace(states["w499"], status=Status.HELD)
+    with Live(console=console, auto_refresh=False) as live:
+        report.LiveView(live).show(STAGE, states, "")
+        live.refresh()
+    text = console.file.getvalue()
+    assert "w499" in text
+    assert "w300" not in text
+
+
+def test_runs_are_listed_and_shown_with_any_text(tmp_path):
+    state = UnitState(STAGE.units[0], Status.HELD, detail=HOSTILE)
+    book = Journal.create(tmp_path, INFO, "nodes", [state])
+    book.record("nodes", [state], step="drain", kind="held")
+    book.set_status("stopped")
+    book.close()
+    console = Console(file=io.StringIO(), width=300)
+    runs.list_runs(tmp_path, console, as_json=False)
+    runs.show(tmp_path, "r1", console, as_json=False)
+    text = console.file.getvalue()
+    assert text.count("File[/etc/motd] failed [/bold]") >= 3
+    assert "cookbook sre.k8s.reboot-nodes --resume r1" in text
+
+
+def test_a_run_that_is_over_names_nothing_to_do(tmp_path):
+    state = UnitState(STAGE.units[0], Status.HELD, detail="given back")
+    book = Journal.create(tmp_path, INFO, "nodes", [state])
+    book.set_status("aborted")
+    book.close()
+    console = Console(file=io.StringIO(), width=300)
+    runs.show(tmp_path, "r1", console, as_json=False)
+    assert "--resume" not in console.file.getvalue()
+    assert "w1 is held" not in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (59.4, "59s"), (60, "1m00s"), (3599, "59m59s"), (3660, "1h01m")]
+)
+def test_durations_are_for_people(seconds, text):
+    assert report.duration(seconds) == text
