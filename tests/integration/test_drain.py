@@ -294,6 +294,7 @@ def test_pods_that_keep_coming_are_not_evicted_for_ever(api: Api, world: World, 
     world.pod("slow", node, owner=world.controller(name="other"))
     kubelet.keep.add("slow")
     draining = Draining(api, node)
+    eventually(lambda: draining.says("1 pods have to go"))  # What comes from now on is new.
     for index in range(3):
         world.pod(f"web-{index}", node, owner=owner)
         eventually(lambda: f"web-{index}" in kubelet.deleted)  # noqa: B023 (called at once)
