@@ -182,10 +182,20 @@ class Rehearsal:
         }
         for name in workers:
             self.patch_node(name, clean)
+        self.end_silences()
+        workload.create(self.lab)
+
+    def end_silences(self) -> None:
+        """End all silences, as a colleague would."""
         for item in self._alertmanager("GET", "silences"):
             if _is_active(item):
                 self._alertmanager("DELETE", f"silence/{item['id']}")
-        workload.create(self.lab)
+
+    def ended_silences(self) -> list[str]:
+        """The comments of the newest run's silences that have ended."""
+        run = self.folder().name
+        silences = self._alertmanager("GET", "silences")
+        return [item["comment"] for item in silences if not _is_active(item) and run in item["comment"]]
 
     def assert_untouched(self, *names: str) -> None:
         """Nothing of any run is left on nodes: no cordon, no taint, no annotation."""

@@ -43,7 +43,8 @@ def check(path: Path, spicerack_config: Path | None = None) -> list[str]:
     except ConfigError as error:
         mistakes += str(error).splitlines()
     if config:
-        mistakes += [f"{path}: {line}" for line in (*_state_dir(config.state_dir), *_kubeconfigs(config))]
+        mistakes += [f"{path}: {line}" for line in _state_dir(config.state_dir)]
+    mistakes += [f"{path}: {line}" for line in _kubeconfigs(_named_kubeconfigs(path))]
     if spicerack_config:
         try:
             mistakes += _Spicerack(spicerack_config).check(path, config)
@@ -67,10 +68,20 @@ def _state_dir(folder: Path) -> Iterator[str]:
         yield f"state_dir: {folder} does not exist, and this user cannot create it in {existing}"
 
 
-def _kubeconfigs(config: Config) -> Iterator[str]:
-    for name, cluster in config.clusters.items():
+def _named_kubeconfigs(path: Path) -> dict[str, Path]:
+    """Return the kubeconfigs of clusters, whatever else is wrong with the file."""
+    try:
+        clusters = read_yaml(path).get("clusters")
+    except ConfigError:
+        return {}
+    named = clusters.items() if isinstance(clusters, dict) else ()
+    found = {str(name): cluster.get("kubeconfig") for name, cluster in named if isinstance(cluster, dict)}
+    return {name: Path(value) for name, value in found.items() if isinstance(value, str) and value.startswith("/")}
+
+
+def _kubeconfigs(kubeconfigs: dict[str, Path]) -> Iterator[str]:
+    for name, path in kubeconfigs.items():
         key = f"clusters.{name}.kubeconfig"
-        path = cluster.kubeconfig
         try:
             data = read_yaml(path)
             mode = stat.S_IMODE(path.stat().st_mode)

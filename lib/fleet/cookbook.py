@@ -123,7 +123,9 @@ def _check_alone(args: argparse.Namespace) -> None:
 
 
 def _request(args: argparse.Namespace) -> Request:
-    missing = [name for name, value in (("--cluster", args.cluster), ("-r/--reason", args.reason)) if not value]
+    missing = [
+        name for name, value in (("--cluster", args.cluster), ("-r/--reason", args.reason)) if not (value or "").strip()
+    ]
     if missing:
         raise FleetError(f"A new run needs {' and '.join(missing)}.")
     return Request(

@@ -32,7 +32,7 @@ from fleet.maintenance import decide, journal, planner, report
 from fleet.maintenance.journal import Journal, RunInfo
 from fleet.maintenance.lock import ClusterLock, Holder
 from fleet.maintenance.model import Limits, Stage, Status, Unit, UnitState
-from fleet.maintenance.runner import Events, Interrupted, Procedure, Runner
+from fleet.maintenance.runner import STOPPED_BY_OPERATOR, Events, Interrupted, Procedure, Runner
 from fleet.procedures import inventory, plan, preflight
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, note
@@ -126,7 +126,8 @@ class Session:
                 hosts, more = _reboot_required(remote, hosts)
                 findings += more
             if not hosts and not any(finding.level is Level.STOP for finding in findings):
-                self._console.print("No host needs it: nothing to do.")
+                why = "no host asks for a reboot" if targets.hosts else "all hosts are excluded"
+                self._console.print(f"Nothing to do: {why}.")
                 return DONE
             workers = set(remote.query(config.hosts.workers)) if request.query else set(asked)
             control_plane = set(remote.query(config.hosts.control_plane))
@@ -190,7 +191,8 @@ class Session:
         with self._reopened(run_id, "abort", cluster_name) as (book, cluster), self._locked(cluster):
             stage = Stage(NODES, (), tuple(step.spec for step in self._build_steps(cluster)))
             in_flight = [state for state in book.states(NODES).values() if _is_ours(cluster, state)]
-            in_reboot = frozenset(state.unit.name for state in in_flight if decide.awaits_pivot(stage, state))
+            ordered = (s for s in in_flight if decide.awaits_pivot(stage, s) and s.facts.get("reboot_ordered", True))
+            in_reboot = frozenset(state.unit.name for state in ordered)
             folder = book.folder
             procedure = Abort(cluster, in_flight, in_reboot, lambda: journal.read_states(folder, ABORT))
             book.note("session", "abort")
@@ -258,7 +260,7 @@ class Session:
         self._report(book)
         if incomplete:
             logger.error("Not all is done: %s.", incomplete)
-            return INCOMPLETE
+            return INTERRUPTED if incomplete == STOPPED_BY_OPERATOR else INCOMPLETE
         return DONE
 
     def _run(self, procedure: Procedure, book: Journal, cluster: Cluster) -> str:

@@ -299,9 +299,36 @@ def test_an_interrupt_finishes_what_is_in_flight(rehearsal):
         rehearsal.wait_for_event(node, "drain", "intent")
         process.send_signal(signal.SIGINT)
         outcome = rehearsal.end(process)
-    assert outcome.code == 1, outcome.output
+    assert outcome.code == 3, outcome.output
     assert rehearsal.statuses() == {node: "done", "worker6": "pending"}
     rehearsal.assert_untouched(node, "worker6")
+
+
+def test_what_colleagues_undo_meanwhile_is_noticed(rehearsal, lab):
+    node = rehearsal.busiest()
+    lab.inject("pod-slow-to-terminate", node, seconds=6)
+    with rehearsal.in_background("--query", node) as process:
+        rehearsal.wait_for_event(node, "drain", "intent")
+        rehearsal.end_silences()
+        outcome = rehearsal.end(process)
+    assert outcome.code == 0, outcome.output
+    assert len(rehearsal.ended_silences()) >= 2, "it was rebooted without a silence"
+
+    node = rehearsal.busiest()
+    boot_id = rehearsal.boot_id(node)
+    lab.inject("pod-slow-to-terminate", node, seconds=6)
+    with rehearsal.in_background("--query", node) as process:
+        rehearsal.wait_for_event(node, "drain", "intent")
+        rehearsal.cordon(node, on=False)
+        outcome = rehearsal.end(process)
+    assert outcome.code == 1, outcome.output
+    assert f"{node}: HELD: drain: somebody has uncordoned it meanwhile" in outcome.output
+    assert rehearsal.boot_id(node) == boot_id
+    assert rehearsal.silences() == [], "a node in service is silenced"
+    lab.heal()
+    assert rehearsal.cookbook(REBOOT, "--resume", outcome.run).code == 0
+    assert rehearsal.boot_id(node) != boot_id
+    rehearsal.assert_untouched(node)
 
 
 def test_two_runs_on_a_cluster_do_not_meet(rehearsal):
@@ -356,6 +383,9 @@ def test_a_budget_that_allows_nothing_is_found_before(rehearsal, lab):
         (["--cluster", "nope", "-r", "x"], "There is no cluster 'nope' in the configuration. It has: lab."),
         (["--cluster", "lab"], "A new run needs -r/--reason."),
         (["--cluster", "lab", "-r", "x", "--query", "D{}"], "The Cumin query 'D{}'"),
+        (["--cluster", "lab", "-r", "x", "--query", "worker[1-2"], "The Cumin query 'worker[1-2'"),
+        (["--cluster", "lab", "-r", " "], "A new run needs -r/--reason."),
+        (["--resume", "nope", "--exclude", "worker1"], "leave out --exclude"),
         (["--cluster", "lab", "-r", "x", "--query", "worker1,nosuchhost"], "no nodes of the cluster: nosuchhost"),
         (["--cluster", "lab", "-r", "x", "--exclude", "worker7"], "--exclude names what the query does not give"),
         (["--cluster", "lab", "-r", "x", "--exclude", "worker["], "is no list of hosts"),

@@ -17,6 +17,7 @@ from typing import Protocol
 import ClusterShell.Worker.Ssh  # noqa: F401
 import cumin.transports.clustershell  # noqa: F401
 from ClusterShell.MsgTree import MsgTreeElem
+from ClusterShell.NodeSet import NodeSetException
 from ClusterShell.Task import task_terminate
 from cumin import CuminError, NodeSet, nodeset_fromlist
 from cumin.transports import Command
@@ -89,7 +90,7 @@ class Remote:
             raise RemoteError("The Cumin query is empty: name hosts (worker[1-6]) or an alias (A:lab-workers).")
         try:
             return sorted(self._remote.query(query).hosts)
-        except (CuminError, SpicerackError) as error:
+        except (CuminError, SpicerackError, NodeSetException) as error:
             if str(error) == "No hosts provided":
                 raise RemoteError(f"The Cumin query {query!r} finds no host.") from error
             reason = _one_line(str(error.__cause__ or error))

@@ -164,6 +164,11 @@ class ClusterLock:
                 return
             except FleetError as error:
                 logger.debug("Lease not renewed: %s", error)
+            except Exception as error:  # A Lease that cannot be understood is not ours any more.
+                logger.debug("Lease not understood", exc_info=True)
+                self._taken_by = f"the Lease cannot be understood ({type(error).__name__}: {error})"
+                self._on_change()
+                return
             fine = not self.problem()
             if fine is not was_fine:
                 was_fine = fine

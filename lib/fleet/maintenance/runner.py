@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 LEAVE_GRACE = 15.0
 """Seconds that effects in progress are given to end when the run is told to leave at once."""
+STOPPED_BY_OPERATOR = "interrupted by the operator"
+"""Why a run is not complete after the first ^C."""
 SHORTEST_WAIT = 0.05
 LONGEST_WAIT = 5.0
 """Seconds between two looks at the world when nothing happens."""
@@ -323,7 +325,7 @@ class Runner:
             if self._stopping:
                 self._leaving = "interrupted twice"
                 self._cancel.set()
-            self.stop("interrupted by the operator")
+            self.stop(STOPPED_BY_OPERATOR)
 
         def on_terminate(number: int, _frame: FrameType | None) -> None:
             self._leaving = f"received {signal.Signals(number).name}"

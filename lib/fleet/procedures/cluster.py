@@ -16,6 +16,10 @@ STALE = 30.0
 """Seconds without news from the API after which what is known of the nodes counts as unknown."""
 
 
+class NodeGone(FleetError):
+    """Kubernetes knows no such node."""
+
+
 @dataclass(frozen=True)
 class Cluster:
     """A cluster that a run works on.
@@ -51,13 +55,14 @@ class Cluster:
         """Return a node as the watch last saw it.
 
         Raises:
-            FleetError: there is no such node, or what is known is too old to be trusted.
+            NodeGone: there is no such node.
+            FleetError: what is known is too old to be trusted.
         """
         self.check_current()
         try:
             return self.nodes.snapshot()[name]
         except KeyError:
-            raise FleetError(f"Kubernetes knows no node {name}") from None
+            raise NodeGone(f"Kubernetes does not know {name} any more") from None
 
     def check_current(self) -> None:
         """Make sure that the live view of the nodes is one.

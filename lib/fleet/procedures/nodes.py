@@ -274,33 +274,39 @@ class EndSilences:
 
     def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
         """Look for silences to end and to extend."""
-        stray, short = self._find()
-        verdict = pending(f"{len(stray)} silences to end, {len(short)} to extend") if stray or short else done()
+        stray, short, bare = self._find()
+        what = f"{len(stray)} silences to end, {len(short)} to extend, {len(bare)} to create"
+        verdict = pending(what) if stray or short or bare else done()
         return {state.unit.name: verdict for state in units}
 
     def apply(self, units: Sequence[UnitState], tell: steps.Tell) -> Mapping[str, Verdict]:  # noqa: ARG002
-        """End and extend them."""
-        stray, short = self._find()
+        """End them, extend them, and create those that somebody has removed."""
+        stray, short, bare = self._find()
         for silence in stray:
             self._cluster.silences.expire(silence.id)
         for silence in short:
             self._cluster.silences.extend(silence.id, self._cluster.config.alerts.held_silence)
+        for name in bare:
+            steps.silence(self._cluster, name, self._cluster.config.alerts.held_silence)
         return {state.unit.name: done() for state in units}
 
-    def _find(self) -> tuple[list[Silence], list[Silence]]:
+    def _find(self) -> tuple[list[Silence], list[Silence], list[str]]:
         until = time.time() + self._cluster.config.alerts.held_silence * 0.9
         held = {name for name, state in self._known().items() if state.status is Status.HELD and self._keeps(name)}
         stray, short = [], []
-        for name, silences in steps.silences_of(self._cluster).items():
+        active = steps.silences_of(self._cluster)
+        for name, silences in active.items():
             if name not in held:
                 stray += silences
             else:
                 short += [silence for silence in silences if silence.ends_at < until]
-        return stray, short
+        return stray, short, sorted(held - set(active))
 
     def _keeps(self, name: str) -> bool:
-        owner = nodes.ownership(self._cluster.node(name))
-        return owner is not None and owner.run == self._cluster.run.id
+        """Say whether a held node is closed by this run, so that its alerts are expected."""
+        node = self._cluster.nodes.snapshot().get(name)
+        owner = nodes.ownership(node) if node else None
+        return node is not None and node.unschedulable and owner is not None and owner.run == self._cluster.run.id
 
 
 def _has_taint(cluster: Cluster, name: str) -> bool:

@@ -4,9 +4,11 @@ Each looks at the world before it acts, so that it can be asked again at any tim
 was lost.
 """
 
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from fleet.config import DrainConfig
@@ -16,9 +18,10 @@ from fleet.hosts.matchers import parse_matcher
 from fleet.hosts.probe import HostState
 from fleet.hosts.silences import NoSuchSilenceError, Silence
 from fleet.k8s import drain, nodes
+from fleet.k8s.client import ApiError
 from fleet.k8s.nodes import CordonOutcome, Node
 from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, unknown
-from fleet.procedures.cluster import Cluster
+from fleet.procedures.cluster import Cluster, NodeGone
 
 Verdicts = Mapping[str, Verdict]
 Tell = Callable[[str, str], None]
@@ -31,6 +34,11 @@ def _each(units: Sequence[UnitState], judge: Callable[[UnitState], Verdict]) -> 
     for state in units:
         try:
             verdicts[state.unit.name] = judge(state)
+        except NodeGone as error:
+            verdicts[state.unit.name] = failed(str(error))
+        except ApiError as error:
+            gone = error.status == 404
+            verdicts[state.unit.name] = failed("Kubernetes does not know it any more") if gone else unknown(str(error))
         except FleetError as error:
             verdicts[state.unit.name] = unknown(str(error))
     return verdicts
@@ -79,7 +87,7 @@ class SilenceNode(_Step):
 
         def create(state: UnitState) -> Verdict:
             before = self._alerts_before(state)
-            return done(silence=_silence(self.cluster, state.unit.name, config.silence), alerts_before=before)
+            return done(silence=silence(self.cluster, state.unit.name, config.silence), alerts_before=before)
 
         return _each(units, create)
 
@@ -90,7 +98,7 @@ class SilenceNode(_Step):
         return [alert.name for alert in self.cluster.silences.alerts([self.cluster.hosts[state.unit.name]])]
 
 
-def _silence(cluster: Cluster, node: str, duration: float) -> str:
+def silence(cluster: Cluster, node: str, duration: float) -> str:
     """Silence a node's alerts for some seconds; the comment tells the run and the node."""
     run = cluster.run
     task = f" - {run.task}" if run.task else ""
@@ -146,6 +154,9 @@ def _other_run(cluster: Cluster, node: str) -> str:
     return f"it is under the maintenance of run {run}; resume or abort that first"
 
 
+_UNCORDONED = "somebody has uncordoned it meanwhile; --resume cordons and drains it again"
+
+
 def drain_policy(config: DrainConfig) -> drain.DrainPolicy:
     """Return what may be done with pods that nothing protects."""
     return drain.DrainPolicy(bare_pods=config.bare_pods, empty_dir=config.empty_dir, finalizers=config.finalizers)
@@ -180,23 +191,44 @@ class Drain(_Step):
 
         def one(state: UnitState) -> Verdict:
             name = state.unit.name
-            result = drain.drain(
-                self.cluster.api,
-                name,
-                self.policy,
-                deadline=self.cluster.config.deadlines.drain,
-                cancel=self.cluster.cancel,
-                progress=lambda line: tell(name, line),
-            )
+            with self._cancelled_when_uncordoned(name) as cancel:
+                result = drain.drain(
+                    self.cluster.api,
+                    name,
+                    self.policy,
+                    deadline=self.cluster.config.deadlines.drain,
+                    cancel=cancel,
+                    progress=lambda line: tell(name, line),
+                )
             evicted = [*state.facts.get("evicted", []), *(str(pod) for pod in result.evicted)]
             if result.done:
                 return done(f"{len(result.evicted)} pods evicted", evicted=evicted)
             if self.cluster.cancel.is_set():
                 return pending("interrupted", evicted=evicted)
+            if cancel.is_set():
+                return failed(_UNCORDONED, evicted=evicted)
             remaining = "; ".join(str(pod) for pod in result.remaining[:5])
             return failed(f"{result.reason}: {remaining}" if remaining else result.reason, evicted=evicted)
 
         return _each(units, one)
+
+    @contextmanager
+    def _cancelled_when_uncordoned(self, name: str) -> Iterator[threading.Event]:
+        """Yield an event that ends a drain: the run leaves, or somebody has opened the node again meanwhile."""
+        over, cancel = threading.Event(), threading.Event()
+
+        def watch() -> None:
+            while not over.wait(0.2):
+                node = self.cluster.nodes.snapshot().get(name)
+                if self.cluster.cancel.is_set() or (node is not None and not node.unschedulable):
+                    cancel.set()
+                    return
+
+        threading.Thread(target=watch, name=f"drain-{name}-watch", daemon=True).start()
+        try:
+            yield cancel
+        finally:
+            over.set()
 
 
 def other_machine(node: Node, host: HostState) -> str:
@@ -238,6 +270,7 @@ class Reboot(_Step):
         The order carries the old boot id, and a host that runs under another one ignores it: no host is rebooted twice,
         however often it is given.
         """
+        self._silence_again(units)
         # At the same time, so that the first answer is not old when the last one comes.
         with ThreadPoolExecutor(len(units)) as pool:
             checks = pool.map(lambda state: _each([state], self._is_safe), units)
@@ -255,15 +288,23 @@ class Reboot(_Step):
                 verdicts[state.unit.name] = failed(f"the host refused: {result.output} (exit {result.exit_code})")
         return verdicts
 
+    def _silence_again(self, units: Sequence[UnitState]) -> None:
+        """Make sure that no alert pages for a reboot that is ordered: somebody may have removed the silence."""
+        active = silences_of(self.cluster)
+        for state in units:
+            if state.unit.name not in active:
+                silence(self.cluster, state.unit.name, self.cluster.config.alerts.silence)
+
     def _is_safe(self, state: UnitState) -> Verdict:
         name = state.unit.name
         node = nodes.read_node(self.cluster.api, name)
         owner = nodes.ownership(node)
         if not node.unschedulable or owner is None or owner.run != self.cluster.run.id:
-            return failed("it is not cordoned by this run any more; not rebooted")
+            return failed(f"{_UNCORDONED}; it was not rebooted", reboot_ordered=False)
         if left := drain.pods_left(self.cluster.api, name, drain_policy(self.cluster.config.drain)):
-            return failed(f"pods are on it again, not rebooted: {', '.join(str(pod) for pod in left[:5])}")
-        return done()
+            names = ", ".join(str(pod) for pod in left[:5])
+            return failed(f"pods are on it again, it was not rebooted: {names}", reboot_ordered=False)
+        return done(reboot_ordered=True)
 
 
 class Settled(_Step):
@@ -418,6 +459,6 @@ def extend(cluster: Cluster, units: Sequence[UnitState], duration: float) -> Ver
         try:
             return done(silence=cluster.silences.extend(str(silence), duration))
         except NoSuchSilenceError:
-            return done(silence=_silence(cluster, state.unit.name, duration))
+            return done(silence=silence(cluster, state.unit.name, duration))
 
     return _each(units, one)
