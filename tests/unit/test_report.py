@@ -13,6 +13,13 @@ from fleet.maintenance.journal import Journal, RunInfo
 from fleet.maintenance.model import Stage, Status, StepSpec, Unit, UnitState
 
 HOSTILE = "Puppet: File[/etc/motd] failed [/bold] [red]$(reboot)[/] \x1b[2J ☃"
+
+
+def text_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
 INFO = RunInfo("r1", "sre.k8s.reboot-nodes", "lab", "ann[/]@here", HOSTILE, "", 1000.0, {})
 STAGE = Stage("nodes", (Unit("w1", "row-a"),), (StepSpec("drain", 1),))
 
@@ -24,7 +31,7 @@ def test_the_live_table_shows_any_text(status):
         view = report.LiveView(live)
         view.show(STAGE, {"w1": UnitState(STAGE.units[0], status, detail=HOSTILE)}, HOSTILE)
         live.refresh()
-    assert "File[/etc/motd] failed [/bold] [red]$(reboot)[/]" in console.file.getvalue()
+    assert "File[/etc/motd] failed [/bold] [red]$(reboot)[/]" in text_of(console)
 
 
 def test_a_large_fleet_shows_what_is_in_flight_first():
@@ -34,7 +41,7 @@ def test_a_large_fleet_shows_what_is_in_flight_first():
     with Live(console=console, auto_refresh=False) as live:
         report.LiveView(live).show(STAGE, states, "")
         live.refresh()
-    text = console.file.getvalue()
+    text = text_of(console)
     assert "w499" in text
     assert "w300" not in text
 
@@ -48,7 +55,7 @@ def test_runs_are_listed_and_shown_with_any_text(tmp_path):
     console = Console(file=io.StringIO(), width=300)
     runs.list_runs(tmp_path, console, as_json=False)
     runs.show(tmp_path, "r1", console, as_json=False)
-    text = console.file.getvalue()
+    text = text_of(console)
     assert text.count("File[/etc/motd] failed [/bold]") >= 3
     assert "cookbook sre.k8s.reboot-nodes --resume r1" in text
 
@@ -60,8 +67,8 @@ def test_a_run_that_is_over_names_nothing_to_do(tmp_path):
     book.close()
     console = Console(file=io.StringIO(), width=300)
     runs.show(tmp_path, "r1", console, as_json=False)
-    assert "--resume" not in console.file.getvalue()
-    assert "w1 is held" not in console.file.getvalue()
+    assert "--resume" not in text_of(console)
+    assert "w1 is held" not in text_of(console)
 
 
 @pytest.mark.parametrize(
