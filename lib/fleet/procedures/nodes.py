@@ -287,7 +287,7 @@ class EndSilences:
         for silence in short:
             self._cluster.silences.extend(silence.id, self._cluster.config.alerts.held_silence)
         for name in bare:
-            steps.silence(self._cluster, name, self._cluster.config.alerts.held_silence)
+            steps.silence_node(self._cluster, name, self._cluster.config.alerts.held_silence)
         return {state.unit.name: done() for state in units}
 
     def _find(self) -> tuple[list[Silence], list[Silence], list[str]]:

@@ -87,7 +87,7 @@ class SilenceNode(_Step):
 
         def create(state: UnitState) -> Verdict:
             before = self._alerts_before(state)
-            return done(silence=silence(self.cluster, state.unit.name, config.silence), alerts_before=before)
+            return done(silence=silence_node(self.cluster, state.unit.name, config.silence), alerts_before=before)
 
         return _each(units, create)
 
@@ -98,7 +98,7 @@ class SilenceNode(_Step):
         return [alert.name for alert in self.cluster.silences.alerts([self.cluster.hosts[state.unit.name]])]
 
 
-def silence(cluster: Cluster, node: str, duration: float) -> str:
+def silence_node(cluster: Cluster, node: str, duration: float) -> str:
     """Silence a node's alerts for some seconds; the comment tells the run and the node."""
     run = cluster.run
     task = f" - {run.task}" if run.task else ""
@@ -293,7 +293,7 @@ class Reboot(_Step):
         active = silences_of(self.cluster)
         for state in units:
             if state.unit.name not in active:
-                silence(self.cluster, state.unit.name, self.cluster.config.alerts.silence)
+                silence_node(self.cluster, state.unit.name, self.cluster.config.alerts.silence)
 
     def _is_safe(self, state: UnitState) -> Verdict:
         name = state.unit.name
@@ -459,6 +459,6 @@ def extend(cluster: Cluster, units: Sequence[UnitState], duration: float) -> Ver
         try:
             return done(silence=cluster.silences.extend(str(silence), duration))
         except NoSuchSilenceError:
-            return done(silence=silence(cluster, state.unit.name, duration))
+            return done(silence=silence_node(cluster, state.unit.name, duration))
 
     return _each(units, one)
