@@ -38,6 +38,7 @@ def test_version_and_discovery(api: Api) -> None:
     assert api.serves("apps/v1")
     assert not api.serves("apps/v9")
     assert not api.serves("example.org/v1")
+    assert api.not_ready() == ""
 
 
 def test_refusals_carry_what_the_api_said(api: Api, maps: str) -> None:

@@ -280,6 +280,16 @@ class Api:
         """Return the server's version, such as ``v1.20.2``."""
         return str(self.get("/version")["gitVersion"])
 
+    def not_ready(self) -> str:
+        """Return the checks of ``/readyz`` that fail, or an empty string if the server is ready.
+
+        Raises:
+            ApiUnreachable: there was no answer.
+        """
+        answer = self._send("GET", "/readyz", {"verbose": True}, None, read_timeout=self._timeout)
+        failing = [line[3:].split(" ")[0] for line in answer.data.decode().splitlines() if line.startswith("[-]")]
+        return "" if answer.status == 200 else ", ".join(failing) or f"status {answer.status}"
+
     def serves(self, group_version: str) -> bool:
         """Tell whether the server has a version of an API group, such as ``policy/v1``."""
         try:

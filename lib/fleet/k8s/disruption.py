@@ -24,7 +24,6 @@ __all__ = [
     "RiskKind",
     "assess",
     "classify",
-    "evictable",
     "parse_budget",
     "parse_pod",
     "parse_quantity",
@@ -80,9 +79,6 @@ class Assessment:
 
     risks: tuple[Risk, ...]
     evictions: Mapping[str, int]
-
-
-evictable = classify
 
 
 def assess(

@@ -34,7 +34,6 @@ class Node:
         ready: whether the condition ``Ready`` is ``True``.
         ready_heartbeat: when the kubelet last wrote that condition; it does so at once when the condition changes and
             every five minutes otherwise (``nodeStatusReportFrequency``).
-        ready_since: when the condition last changed.
         boot_id: the kernel's, as the kubelet saw it; new with every boot.
         addresses: of every type, host name included.
         cpu_millis: allocatable CPU in thousandths of a core.
@@ -49,7 +48,6 @@ class Node:
     unschedulable: bool
     ready: bool
     ready_heartbeat: datetime | None
-    ready_since: datetime | None
     boot_id: str
     addresses: tuple[str, ...]
     cpu_millis: int
@@ -76,7 +74,6 @@ def parse_node(data: Mapping[str, Any]) -> Node:
         unschedulable=bool(spec.get("unschedulable")),
         ready=ready.get("status") == "True",
         ready_heartbeat=parse_time(ready.get("lastHeartbeatTime")),
-        ready_since=parse_time(ready.get("lastTransitionTime")),
         boot_id=(status.get("nodeInfo") or {}).get("bootID") or "",
         addresses=tuple(address["address"] for address in status.get("addresses") or ()),
         cpu_millis=int(parse_quantity(allocatable.get("cpu", "0")) * 1000),

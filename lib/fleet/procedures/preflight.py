@@ -14,6 +14,7 @@ from fleet.hosts import probe
 from fleet.hosts.probe import HostState
 from fleet.k8s import disruption, nodes
 from fleet.k8s.budgets import parse_budget
+from fleet.k8s.client import Api
 from fleet.k8s.disruption import Assessment, Risk, RiskKind
 from fleet.k8s.eviction import budgets_path, policy_version
 from fleet.k8s.model import Node
@@ -54,7 +55,7 @@ def examine(cluster: Cluster, units: Sequence[Unit], limits: Limits, state_dir: 
         return [of_risk(risk) for risk in assessment.risks]
 
     checks: list[Callable[[], list[Finding]]] = [
-        lambda: [note(f"Kubernetes {cluster.api.version()}, {len(known)} nodes.")],
+        lambda: of_api(cluster.api, len(known)),
         lambda: of_nodes(known, units, config.domain_label, cluster.run.id),
         lambda: of_limits(known, units, limits, config.domain_label),
         lambda: of_runs(cluster, state_dir),
@@ -72,6 +73,14 @@ def examine(cluster: Cluster, units: Sequence[Unit], limits: Limits, state_dir: 
     with ThreadPoolExecutor(len(checks), "preflight") as pool:
         findings = [finding for found in pool.map(run, checks) for finding in found]
     return Found(tuple(findings), evictions)
+
+
+def of_api(api: Api, nodes_known: int) -> list[Finding]:
+    """Ask the API server for its version, and whether it is healthy."""
+    findings = [note(f"Kubernetes {api.version()}, {nodes_known} nodes.")]
+    if failing := api.not_ready():
+        findings.append(stop(f"The API server is not ready: {failing}.", "Repair the control plane first."))
+    return findings
 
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
