@@ -1,8 +1,9 @@
-"""What the cookbooks of node maintenance share: their arguments, and the way from there to a session."""
+"""What the cookbooks share: how errors are told, and the arguments of node maintenance and the way to a session."""
 
 import argparse
 import logging
 import sqlite3
+from abc import abstractmethod
 
 from spicerack import Spicerack
 from spicerack.cookbook import CookbookBase, CookbookRunnerBase, LockArgs
@@ -62,13 +63,46 @@ class NodeCookbook(CookbookBase):
         return NodeRunner(args, self.spicerack, type(self))
 
 
-class NodeRunner(CookbookRunnerBase):
+class FleetRunner(CookbookRunnerBase):
+    """Base of what carries cookbooks out: an error is told as a sentence, never as a traceback."""
+
+    def __init__(self, args: argparse.Namespace, spicerack: Spicerack) -> None:
+        """Keep what is needed; everything that can go wrong happens in :meth:`act`."""
+        self._args = args
+        self._spicerack = spicerack
+
+    @abstractmethod
+    def act(self) -> int:
+        """Do the work; return the exit code.
+
+        Raises:
+            FleetError: nothing was touched.
+        """
+
+    def run(self) -> int:
+        """Do the work.
+
+        Returns:
+            0 if all is done, 1 if something is left, 2 if nothing was touched, 3 if it was interrupted.
+        """
+        try:
+            return self.act()
+        except FleetError as error:
+            for line in str(error).splitlines():
+                logger.error("%s", line)
+            return REFUSED
+        except (OSError, sqlite3.Error) as error:
+            logger.debug("The run's folder", exc_info=True)
+            logger.error("The run's folder cannot be read or written: %s. See `fleet runs list`.", error)
+            return INTERRUPTED
+
+
+class NodeRunner(FleetRunner):
     """Carries a cookbook of node maintenance out."""
 
     def __init__(self, args: argparse.Namespace, spicerack: Spicerack, cookbook: type[NodeCookbook]) -> None:
-        """Keep what is needed; everything that can go wrong happens in :meth:`run`."""
-        self._args = args
-        self._spicerack = spicerack
+        """Keep what is needed."""
+        super().__init__(args, spicerack)
         self._cookbook = cookbook
 
     @property
@@ -85,33 +119,20 @@ class NodeRunner(CookbookRunnerBase):
         """Runs are counted only: the cluster's lock is taken, and kept, by the session."""
         return LockArgs(suffix=self._args.cluster or "", concurrency=0, ttl=3600)
 
-    def run(self) -> int:
-        """Start, resume or abort a run.
-
-        Returns:
-            0 if all is done, 1 if nodes are held or left, 2 if nothing was touched, 3 if it was interrupted.
-        """
+    def act(self) -> int:
+        """Start, resume or abort a run."""
         args = self._args
-        try:
-            session = Session(
-                self._spicerack,
-                config.load(config.default_path(self._spicerack.config_dir)),
-                self._cookbook.procedure,
-                self._cookbook.build_steps,
-            )
-            if args.resume or args.abort:
-                _check_alone(args)
-                again = session.resume if args.resume else session.abort
-                return again(args.resume or args.abort, args.cluster)
-            return session.start(_request(args))
-        except FleetError as error:
-            for line in str(error).splitlines():
-                logger.error("%s", line)
-            return REFUSED
-        except (OSError, sqlite3.Error) as error:
-            logger.debug("The run's folder", exc_info=True)
-            logger.error("The run's folder cannot be read or written: %s. See `fleet runs list`.", error)
-            return INTERRUPTED
+        session = Session(
+            self._spicerack,
+            config.load(config.default_path(self._spicerack.config_dir)),
+            self._cookbook.procedure,
+            self._cookbook.build_steps,
+        )
+        if args.resume or args.abort:
+            _check_alone(args)
+            again = session.resume if args.resume else session.abort
+            return again(args.resume or args.abort, args.cluster)
+        return session.start(_request(args))
 
 
 def _check_alone(args: argparse.Namespace) -> None:

@@ -4,10 +4,9 @@ import argparse
 import logging
 
 from cumin import nodeset_fromlist
-from spicerack import Spicerack
-from spicerack.cookbook import CookbookBase, CookbookRunnerBase
+from spicerack.cookbook import CookbookBase
 
-from fleet.errors import FleetError
+from fleet.cookbook import FleetRunner
 from fleet.hosts import downtime
 from fleet.hosts.remote import Remote
 
@@ -46,15 +45,10 @@ class Downtime(CookbookBase):
         return DowntimeRunner(args, self.spicerack)
 
 
-class DowntimeRunner(CookbookRunnerBase):
+class DowntimeRunner(FleetRunner):
     """Creates the silence."""
 
     skip_start_sal = True
-
-    def __init__(self, args: argparse.Namespace, spicerack: Spicerack) -> None:
-        """Keep what is needed; everything that can go wrong happens in :meth:`run`."""
-        self._args = args
-        self._spicerack = spicerack
 
     @property
     def runtime_description(self) -> str:
@@ -62,20 +56,8 @@ class DowntimeRunner(CookbookRunnerBase):
         task = f" - {self._args.task_id}" if self._args.task_id else ""
         return f"for {self._args.hours:g} h on {self._args.query}: {self._args.reason}{task}"
 
-    def run(self) -> int:
-        """Create the silence; print its id.
-
-        Returns:
-            0 if it is there, 2 if nothing was done.
-        """
-        try:
-            return self._silence()
-        except FleetError as error:
-            for line in str(error).splitlines():
-                logger.error("%s", line)
-            return 2
-
-    def _silence(self) -> int:
+    def act(self) -> int:
+        """Create the silence; print its id."""
         args = self._args
         hosts = Remote(self._spicerack).query(args.query)
         alerting = downtime.connect(self._spicerack, args.cluster)

@@ -3,10 +3,9 @@
 import argparse
 import logging
 
-from spicerack import Spicerack
-from spicerack.cookbook import CookbookBase, CookbookRunnerBase
+from spicerack.cookbook import CookbookBase
 
-from fleet.errors import FleetError
+from fleet.cookbook import FleetRunner
 from fleet.hosts import downtime
 from fleet.hosts.remote import Remote
 from fleet.hosts.silences import Silence
@@ -41,35 +40,18 @@ class RemoveDowntime(CookbookBase):
         return RemoveDowntimeRunner(args, self.spicerack)
 
 
-class RemoveDowntimeRunner(CookbookRunnerBase):
+class RemoveDowntimeRunner(FleetRunner):
     """Ends the silences."""
 
     skip_start_sal = True
-
-    def __init__(self, args: argparse.Namespace, spicerack: Spicerack) -> None:
-        """Keep what is needed; everything that can go wrong happens in :meth:`run`."""
-        self._args = args
-        self._spicerack = spicerack
 
     @property
     def runtime_description(self) -> str:
         """The line of the server admin log."""
         return f"for {self._args.what}"
 
-    def run(self) -> int:
-        """End the silences.
-
-        Returns:
-            0 if none of them is left, 2 if nothing was done.
-        """
-        try:
-            return self._remove()
-        except FleetError as error:
-            for line in str(error).splitlines():
-                logger.error("%s", line)
-            return 2
-
-    def _remove(self) -> int:
+    def act(self) -> int:
+        """End the silences."""
         alerting = downtime.connect(self._spicerack, self._args.cluster)
         if downtime.is_silence_id(self._args.what):
             silence = alerting.silences.get(self._args.what)
