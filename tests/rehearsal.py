@@ -13,7 +13,7 @@ import time
 import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,8 @@ class Rehearsal:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             runs = journal.list_runs(self.state_dir) if self.state_dir.exists() else []
-            if runs:
-                events = journal.read(runs[-1]).events
+            with suppress(journal.JournalError):  # It may be just being created.
+                events = journal.read(runs[-1]).events if runs else []
                 if any((event.unit, event.step, event.kind) == (unit, step, kind) for event in events):
                     return
             time.sleep(0.05)
