@@ -22,7 +22,7 @@ import yaml
 
 from fleet.maintenance import journal
 from fleet_lab import workload
-from fleet_lab.guest.kubelet.api import TROUBLE
+from fleet_lab.guest.kubelet.api import TROUBLE, ApiError
 from fleet_lab.lab import Lab
 from fleet_lab.roles.alertmanager import PORT
 from fleet_lab.workload import DEPLOYMENTS, NAMESPACE
@@ -30,6 +30,7 @@ from fleet_lab.workload import DEPLOYMENTS, NAMESPACE
 # Faults show quickly in the lab; production waits for minutes where this waits for seconds.
 DEADLINES = {"drain": "15s", "reboot": "20s", "puppet": "60s", "ready": "15s", "alerts": "15s", "blocked": "10s"}
 REBOOT = "sre.k8s.reboot-nodes"
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/fleet-maintenance"
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,8 @@ class Rehearsal:
         for name in workers:
             self.patch_node(name, clean)
         self.end_silences()
+        with suppress(ApiError):
+            self.lab.api().request("DELETE", LEASE)  # Of a run that was killed and not resumed.
         workload.create(self.lab)
 
     def end_silences(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from fleet_lab import workload
 from fleet_lab.workload import DEPLOYMENTS
-from rehearsal import REBOOT, Rehearsal, Watcher, eventually
+from rehearsal import LEASE, REBOOT, Rehearsal, Watcher, eventually
 
 WORKERS = [f"worker{number}" for number in range(1, 7)]
 
@@ -347,14 +347,13 @@ def test_two_runs_on_a_cluster_do_not_meet(rehearsal):
 def test_a_run_that_lost_its_lock_starts_nothing_new(lab, running_workload, tmp_path):
     rehearsal = Rehearsal(lab, tmp_path, lease={"duration": "4s"})
     api = lab.api()
-    path = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/fleet-maintenance"
     with rehearsal.in_background("--query", "worker[1-2]") as process:
         rehearsal.wait_for_event("worker1", "reboot", "applied")
-        lease = api.request("GET", path)
+        lease = api.request("GET", LEASE)
         lease["spec"] |= {"holderIdentity": "other@elsewhere", "renewTime": "2100-01-01T00:00:00.000000Z"}
-        api.request("PUT", path, lease)
+        api.request("PUT", LEASE, lease)
         outcome = rehearsal.end(process)
-    api.request("DELETE", path)
+    api.request("DELETE", LEASE)
     assert outcome.code == 1, outcome.output
     assert "the lock of the cluster was lost" in outcome.output
     assert rehearsal.statuses() == {"worker1": "done", "worker2": "pending"}
