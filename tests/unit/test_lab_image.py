@@ -7,12 +7,12 @@ import pytest
 from fleet_lab import image
 
 THIRD_PARTIES = {
-    "cloud.list": "deb https://packages.cloud.google.com/apt cloud-sdk-bookworm main\n",
-    "node.sources": "Types: deb\nURIs: https://deb.nodesource.com/node_20.x\nSuites: nodistro\nComponents: main\n",
+    "cloud.list": "deb https://third.example.com/apt sdk-bookworm main\n",
+    "node.sources": "Types: deb\nURIs: https://fourth.example.com/node\nSuites: nodistro\nComponents: main\n",
 }
 DEB822 = """\
 Types: deb deb-src
-# http://snapshot.debian.org/archive/debian/20250520T000000Z
+# A comment in the middle of a stanza.
 URIs: http://mirror.example.org/debian
 Suites: bookworm bookworm-updates bookworm-backports
 Components: main contrib
