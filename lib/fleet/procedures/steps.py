@@ -257,9 +257,10 @@ class Reboot(_Step):
             if before is None:
                 if problem := other_machine(self.cluster.node(state.unit.name), host):
                     return failed(problem)
-                return pending("not rebooted", boot_id=host.boot_id)
+                return pending("not rebooted", boot_id=host.boot_id, reboot_ordered=True)
             if host.boot_id == before:
-                return pending("still up, has not gone down yet")
+                # From here on the order may be on its way at any time, whatever came of an earlier one.
+                return pending("still up, has not gone down yet", reboot_ordered=True)
             return _rebooted(host)
 
         return self._probe(units, judge)
