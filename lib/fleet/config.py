@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyAddress,
+    ValidationError,
+    model_validator,
+)
 
 from fleet.errors import FleetError
 from fleet.hosts.matchers import parse_matcher
@@ -44,6 +53,21 @@ def parse_duration(value: object) -> float:
         if seconds > 0:
             return seconds
     raise ValueError(f"{value!r} is no duration: write a number and a unit (s, m, h, d), such as 90s or 1h30m")
+
+
+def parse_pause(value: object) -> float:
+    """Read a duration that may be none at all: ``0s``.
+
+    Args:
+        value: what stands in the file.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        ValueError: the value is no duration.
+    """
+    return 0.0 if value == "0s" else parse_duration(value)
 
 
 def parse_amount(value: object) -> int | str:
@@ -82,12 +106,15 @@ def _matcher(text: str) -> str:
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
+Pause = Annotated[float, BeforeValidator(parse_pause)]
 Amount = Annotated[int | str, BeforeValidator(parse_amount)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Query = Annotated[str, Field(pattern=r"\S")]
 """A Cumin query."""
 ClusterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 """It becomes part of the names of runs, and so of folders."""
+RouterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+UnitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9:_.@-]+\.service$")]
 _DNS_LABEL = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 _NODE_LABEL = r"^([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"
 _ALERT_LABEL = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
@@ -123,6 +150,10 @@ class DeadlinesConfig(_Model):
     puppet: Duration = 1200.0
     ready: Duration = 600.0
     alerts: Duration = 900.0
+    restart: Duration = 300.0
+    """For a unit of systemd to be restarted and active again."""
+    bgp: Duration = 600.0
+    """Until all BGP sessions of a node are proven at all routers."""
     blocked: Duration = 1800.0
     """How long a run waits for others to free a limit, when nothing of its own is in flight."""
 
@@ -162,6 +193,45 @@ class PuppetConfig(_Model):
     """Whether a successful Puppet run since the boot is asked for before a node takes pods."""
 
 
+class RouterConfig(_Model):
+    """A router and where its NETCONF server listens."""
+
+    address: str = ""
+    """Its host name or address; empty for the router's own name."""
+    port: int = Field(default=830, ge=1, le=65535)
+
+
+class BgpConfig(_Model):
+    """The core routers, and the BGP sessions that every node keeps with each of them."""
+
+    routers: dict[RouterName, RouterConfig] = Field(min_length=1)
+    username: str = Field(min_length=1)
+    ssh_key: AbsolutePath | None = None
+    """Private key to log in with."""
+    password_file: AbsolutePath | None = None
+    """File with the password to log in with, in its first line."""
+    known_hosts: AbsolutePath
+    """The routers' SSH host keys; a router that shows another one is not talked to."""
+    asn: int = Field(ge=1, le=4294967295)
+    """The AS number of the nodes."""
+    families: tuple[Literal["ipv4", "ipv6"], ...] = Field(default=("ipv4", "ipv6"), min_length=1)
+    """The address families in which nodes have sessions, where they have an address of that family."""
+    addresses: dict[str, tuple[IPvAnyAddress, ...]] = {}
+    """The addresses of nodes that keep their sessions with others than Kubernetes or Calico knows."""
+    stable: Pause = 10.0
+    """How long a session must have been up before it counts as proven."""
+    connect_timeout: Duration = 10.0
+    rpc_timeout: Duration = 30.0
+    unit: UnitName = "calico-node.service"
+    """The unit of systemd that keeps the sessions on the nodes."""
+
+    @model_validator(mode="after")
+    def _can_log_in(self) -> "BgpConfig":
+        if (self.ssh_key is None) == (self.password_file is None):
+            raise ValueError("needs either ssh_key or password_file")
+        return self
+
+
 class LeaseConfig(_Model):
     """The Kubernetes Lease that a run holds on its cluster as long as it lives."""
 
@@ -185,6 +255,8 @@ class ClusterConfig(_Model):
     drain: DrainConfig = DrainConfig()
     alerts: AlertsConfig = AlertsConfig()
     puppet: PuppetConfig = PuppetConfig()
+    bgp: BgpConfig | None = None
+    """Nothing where the routers are not to be asked: then no gate looks at BGP."""
     lease: LeaseConfig = LeaseConfig()
 
 

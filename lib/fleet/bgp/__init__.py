@@ -1,0 +1,1 @@
+"""BGP: the sessions of nodes, as the core routers have them."""
