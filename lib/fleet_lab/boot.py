@@ -31,6 +31,7 @@ _SSH = 90.0
 _API = 180.0
 _NODES = 90.0
 _PUPPET = 180.0
+_SESSIONS = 60.0
 
 
 def up(paths: Paths, say: Say, *, topology_file: Path | None = None) -> Lab:
@@ -192,6 +193,9 @@ def _wait(lab: Lab, say: Say) -> None:
     wait_for(lambda: _ungranted(lab), what="the cluster's roles", timeout=_API, trouble=TROUBLE)
     lab.wait_for_nodes([name for name in lab.names("worker") if name not in faulty], timeout=_NODES)
     say("all nodes are Ready")
+    if lab.names("router"):
+        lab.wait_for_sessions(without=faulty, timeout=_SESSIONS)
+        say("all BGP sessions are established")
     configured = [
         host.name
         for host in lab.hosts.values()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fleet_lab import supervisor
 from fleet_lab.guest.kubelet import faults as kubelet
+from fleet_lab.roles import calico, router
 from fleet_lab.roles.common import SSH_REFUSED
 from fleet_lab.roles.control_plane import APISERVER_STOPPED
 from fleet_lab.topology import RoleName
@@ -22,11 +23,36 @@ class Fault:
     """The roles of the hosts that can have it; None for all."""
     seconds: float | None = None
     """What stands in the file unless another number is given; None for faults without a number."""
-    unit: str | None = None
-    """A systemd unit of the host that is stopped; it is not started while the fault lasts."""
+    inject: str = ""
+    """What the host's shell runs, beside, when the fault is injected; nothing if the host is down."""
+    heal: str = ""
+    """What the host's shell runs, beside, when the fault is healed; nothing if the host is down."""
 
 
 _WORKERS: frozenset[RoleName] = frozenset({"worker"})
+_NODES: frozenset[RoleName] = frozenset({"control-plane", "worker"})
+_ROUTERS: frozenset[RoleName] = frozenset({"router"})
+
+# At once, as an apiserver would wait for its watchers; its main process only, as open SSH sessions are not the fault.
+_STOP = """\
+systemctl stop --no-block {unit}
+systemctl kill --kill-whom=main --signal=KILL {unit} 2>/dev/null
+systemctl stop {unit}
+"""
+
+# Started first, as it may be down for another fault: what does not run cannot be told to read its configuration.
+_RELOAD_CALICO = f"systemctl start {calico.UNIT} && systemctl reload {calico.UNIT}"
+
+
+def _unit_stopped(name: str, meaning: str, unit: str, roles: frozenset[RoleName] | None = None) -> Fault:
+    """A fault that stops a unit; the unit has a condition that keeps it from being started."""
+    return Fault(name, meaning, roles, inject=_STOP.format(unit=unit), heal=f"systemctl start {unit}")
+
+
+def _calico(name: str, meaning: str) -> Fault:
+    """A fault that shows when calico-node is started the next time, and goes without a restart."""
+    return Fault(name, f"from its next start on, {meaning}", _NODES, heal=_RELOAD_CALICO)
+
 
 FAULTS: Mapping[str, Fault] = {
     fault.name: fault
@@ -36,12 +62,23 @@ FAULTS: Mapping[str, Fault] = {
         Fault(kubelet.NOT_READY, "the node is NotReady, and its pods neither start nor end", roles=_WORKERS),
         Fault(kubelet.SLOW_TERMINATION, "the node's pods take long to terminate", roles=_WORKERS, seconds=45),
         Fault(kubelet.NEVER_TERMINATES, "the node's pods never terminate", roles=_WORKERS),
-        Fault(SSH_REFUSED, "nothing listens on the SSH port", unit="ssh.service"),
-        Fault(
+        _unit_stopped(SSH_REFUSED, "nothing listens on the SSH port", "ssh.service"),
+        _unit_stopped(
             APISERVER_STOPPED,
             "kube-apiserver does not run on this control-plane host",
-            roles=frozenset({"control-plane"}),
-            unit="kube-apiserver.service",
+            "kube-apiserver.service",
+            frozenset({"control-plane"}),
+        ),
+        _calico(calico.NO_SESSIONS, "calico-node's sessions stay Active at the routers"),
+        _calico(calico.NO_IPV6_SESSIONS, "calico-node's sessions over IPv6 stay Active at the routers"),
+        _calico(calico.FEWER_PREFIXES, "calico-node announces only half of its prefixes"),
+        _calico(calico.FAILS, "calico-node fails to start"),
+        Fault(
+            router.UNREACHABLE,
+            "no packet of the router gets to the machine, while its sessions go on",
+            _ROUTERS,
+            inject=f"systemctl start {router.UNREACHABLE_UNIT}",
+            heal=f"systemctl stop {router.UNREACHABLE_UNIT}",
         ),
     )
 }

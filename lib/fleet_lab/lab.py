@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
-from fleet_lab import cgroups, operator, topology
+from fleet_lab import bgp, cgroups, operator, topology
 from fleet_lab.command import run
 from fleet_lab.context import make as make_context
 from fleet_lab.errors import LabError
@@ -22,13 +23,6 @@ from fleet_lab.paths import Paths
 from fleet_lab.roles import Context
 from fleet_lab.topology import Host, RoleName
 from fleet_lab.waiting import is_listening, wait_for
-
-# At once, as an apiserver would wait for its watchers; its main process only, as open SSH sessions are not the fault.
-_STOP = """\
-systemctl stop --no-block "$1"
-systemctl kill --kill-whom=main --signal=KILL "$1" 2>/dev/null
-systemctl stop "$1"
-"""
 
 _BACK = 60.0
 """Seconds for a host to be back once nothing keeps it down any more."""
@@ -211,8 +205,8 @@ class Lab:
         temporary.write_text(content, encoding="ascii")
         temporary.replace(paths.faults / fault.name)
         self._nudge(name)
-        if fault.unit and self._leader(name):
-            self.enter(name, "sh", "-c", _STOP, "sh", fault.unit)
+        if fault.inject and self._leader(name):
+            self.enter(name, "sh", "-c", fault.inject)
 
     def heal(self, *hosts: str) -> list[str]:
         """Undo all faults of hosts, and wait until these are back.
@@ -239,9 +233,9 @@ class Lab:
         for name in dict.fromkeys(names):
             self._nudge(name)
         for name, fault in (entry.split(": ") for entry in healed):
-            unit = FAULTS[fault].unit if fault in FAULTS else None
-            if unit and self._leader(name):
-                self.enter(name, "systemctl", "start", unit)
+            command = FAULTS[fault].heal if fault in FAULTS else ""
+            if command and self._leader(name):
+                self.enter(name, "sh", "-c", command)
         self.wait_for_ssh(dict.fromkeys(names), timeout=_BACK)
         return healed
 
@@ -282,6 +276,28 @@ class Lab:
             return ", ".join(sorted(wanted - ready))
 
         wait_for(missing, what="nodes that are Ready", timeout=timeout, trouble=TROUBLE)
+
+    def sessions(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return the nodes' BGP sessions as the routers themselves see them, by router and the node's address.
+
+        Each is what FRR's ``show bgp summary json`` says of it: ``state``, ``pfxRcd``, ``connectionsDropped`` …
+
+        Raises:
+            LabError: a router is down, or its bgpd does not run.
+        """
+        return bgp.sessions(self)
+
+    def wait_for_sessions(self, *, without: Collection[str] = (), timeout: float = 30.0) -> None:
+        """Wait until all nodes have all their BGP sessions, with all prefixes, at all routers.
+
+        Args:
+            without: nodes and routers that need not.
+            timeout: seconds.
+
+        Raises:
+            LabError: some sessions are not there in time.
+        """
+        bgp.wait_for_sessions(self, without=without, timeout=timeout)
 
     def _console(self, name: str) -> str:
         paths = self.paths.host(name)

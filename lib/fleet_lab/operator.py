@@ -16,7 +16,7 @@ import yaml
 from fleet_lab import kubeconfig
 from fleet_lab.errors import LabError
 from fleet_lab.guest.kubelet.api import Api, ApiError
-from fleet_lab.roles import Context
+from fleet_lab.roles import Context, netconf
 from fleet_lab.roles.alertmanager import PORT
 
 CLUSTER = "lab"
@@ -25,7 +25,16 @@ CLUSTER = "lab"
 _HERE = Path(__file__).resolve()
 
 # Faults are to show in minutes, not in half an hour.
-_DEADLINES = {"drain": "3m", "reboot": "2m", "puppet": "2m", "ready": "2m", "alerts": "2m", "blocked": "3m"}
+_DEADLINES = {
+    "drain": "3m",
+    "reboot": "2m",
+    "puppet": "2m",
+    "ready": "2m",
+    "alerts": "2m",
+    "restart": "1m",
+    "bgp": "1m",
+    "blocked": "3m",
+}
 
 
 def examples() -> Path:
@@ -94,7 +103,9 @@ def write(context: Context) -> None:
         cert=str(etcd_pki / "spicerack.pem"),
     )
     example = yaml.safe_load((examples() / "fleet.yaml").read_text(encoding="utf-8"))
-    cluster = next(iter(example["clusters"].values())) | {
+    cluster = next(iter(example["clusters"].values()))
+    del cluster["bgp"]
+    cluster |= _bgp(context) | {
         "kubeconfig": str(_maintenance_kubeconfig(context)),
         "hosts": {"workers": "A:lab-workers", "control_plane": "A:lab-control-plane"},
         "node_names": "short",
@@ -107,6 +118,26 @@ def write(context: Context) -> None:
         clusters={CLUSTER: cluster},
     )
     _write_commands(context, spicerack / "config.yaml")
+
+
+def _bgp(context: Context) -> dict[str, Any]:
+    """Return the section of the routers; nothing in a lab that has none."""
+    routers = context.topology.with_role("router")
+    if not routers:
+        return {}
+    known_hosts = context.paths.operator / "netconf" / "known_hosts"
+    _write(known_hosts, netconf.known_hosts(context))
+    section = {
+        "routers": {router.name: {"address": str(router.ipv4), "port": netconf.PORT} for router in routers},
+        "username": netconf.USER,
+        "ssh_key": str(netconf.login_key(context.paths)),
+        "known_hosts": str(known_hosts),
+        "asn": context.topology.bgp.nodes_asn,
+        "stable": "1s",
+        "connect_timeout": "3s",
+        "rpc_timeout": "5s",
+    }
+    return {"bgp": section}
 
 
 def environment(context: Context) -> dict[str, str]:

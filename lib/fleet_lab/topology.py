@@ -13,11 +13,12 @@ from fleet_lab.errors import LabError
 DEFAULT = Path(__file__).with_name("topology.yaml")
 """The topology of a lab that is made without naming one."""
 
-RoleName = Literal["control-plane", "etcd", "load-balancer", "worker", "alertmanager", "lock-store"]
+RoleName = Literal["control-plane", "etcd", "load-balancer", "worker", "alertmanager", "lock-store", "router"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,8}$")]
 """A host's name: nine characters, so that the lab's mark and it fit into the name of a network interface."""
 
 _FIRST_HOST = 11
+_BGP_NODES: tuple[RoleName, ...] = ("control-plane", "worker")
 _SINGLE: tuple[RoleName, ...] = ("load-balancer", "alertmanager", "lock-store")
 
 
@@ -46,6 +47,18 @@ class Network(_Model):
         return self.ipv6[1]
 
 
+AsNumber = Annotated[int, Field(ge=1, le=4294967295)]
+
+
+class Bgp(_Model):
+    """Who speaks BGP with whom."""
+
+    routers_asn: AsNumber = 65000
+    nodes_asn: AsNumber = 64601
+    graceful_restart: bool = False
+    """Whether routes of a node stay at the routers while its BGP daemon is restarted."""
+
+
 class _HostEntry(_Model):
     role: RoleName
     row: str = "row-a"
@@ -61,12 +74,15 @@ class Host(_Model):
     """Its place in the topology, which gives its addresses and those of its pods."""
     ipv4: IPv4Address
     ipv6: IPv6Address
+    pods_ipv4: IPv4Network
+    pods_ipv6: IPv6Network
 
 
 class Topology(_Model):
     """The whole file."""
 
     network: Network = Network()
+    bgp: Bgp = Bgp()
     firmware_delay: Duration = 2.0
     entries: dict[Name, _HostEntry] = Field(min_length=1, alias="hosts")
 
@@ -94,6 +110,8 @@ class Topology(_Model):
                 index=index,
                 ipv4=self.network.ipv4[index],
                 ipv6=self.network.ipv6[index],
+                pods_ipv4=IPv4Network((self.network.pods_ipv4[index * 256], 24)),
+                pods_ipv6=IPv6Network((self.network.pods_ipv6[index << 64], 64)),
             )
             for index, (name, entry) in enumerate(self.entries.items(), _FIRST_HOST)
         }
@@ -101,6 +119,11 @@ class Topology(_Model):
     def with_role(self, role: RoleName) -> list[Host]:
         """Return the hosts of a role."""
         return [host for host in self.hosts.values() if host.role == role]
+
+    @property
+    def bgp_nodes(self) -> list[Host]:
+        """The hosts that keep sessions with every router."""
+        return [host for host in self.hosts.values() if host.role in _BGP_NODES]
 
     @property
     def api_host(self) -> Host:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fleet_lab.roles import alertmanager, common, control_plane, etcd, load_balancer, worker
+from fleet_lab.roles import alertmanager, common, control_plane, etcd, load_balancer, router, worker
 from fleet_lab.roles.context import Context
 from fleet_lab.roles.role import Role
 from fleet_lab.topology import RoleName
@@ -14,6 +14,7 @@ ROLES: Mapping[RoleName, Role] = {
     "worker": worker.ROLE,
     "alertmanager": alertmanager.ROLE,
     "lock-store": etcd.LOCK_STORE,
+    "router": router.ROLE,
 }
 
 

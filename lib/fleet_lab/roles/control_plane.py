@@ -11,7 +11,7 @@ from fleet_lab import kubeconfig, pki
 from fleet_lab.binaries import CONTROL_PLANE
 from fleet_lab.container import FAULTS
 from fleet_lab.files import File, Link
-from fleet_lab.roles import puppet
+from fleet_lab.roles import calico, puppet
 from fleet_lab.roles.context import LOCALHOST, Context
 from fleet_lab.roles.role import Role
 from fleet_lab.topology import Host
@@ -91,6 +91,7 @@ class ControlPlane(Role):
     def files(self, context: Context, host: Host) -> Iterable[File | Link]:
         """Return units, flags, certificates and kubeconfigs."""
         yield from puppet.files(context)
+        yield from calico.files(context, host)
         yield from self._certificates(context, host)
         yield File(
             "/etc/systemd/system/kube-apiserver.service",
@@ -160,6 +161,6 @@ class ControlPlane(Role):
 
 
 ROLE = ControlPlane(
-    packages=puppet.PACKAGES,
-    units=(*(f"{name}.service" for name in CONTROL_PLANE), *puppet.UNITS),
+    packages=(*puppet.PACKAGES, *calico.PACKAGES),
+    units=(*(f"{name}.service" for name in CONTROL_PLANE), *calico.UNITS, *puppet.UNITS),
 )

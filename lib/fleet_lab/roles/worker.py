@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from fleet_lab.files import File, Link
-from fleet_lab.roles import puppet
+from fleet_lab.roles import calico, puppet
 from fleet_lab.roles.context import Context
 from fleet_lab.roles.role import Role
 from fleet_lab.topology import Host
@@ -35,6 +35,7 @@ class Worker(Role):
     def files(self, context: Context, host: Host) -> Iterable[File | Link]:
         """Return the kubelet, its settings and its certificate."""
         yield from puppet.files(context)
+        yield from calico.files(context, host)
         network = context.topology.network
         credential = context.kubernetes_ca.issue(f"system:node:{host.name}", organization="system:nodes")
         settings = {
@@ -45,8 +46,12 @@ class Worker(Role):
             "key": f"{_PKI}/kubelet.key",
             "addresses": [str(host.ipv4), str(host.ipv6)],
             "labels": {"kubernetes.io/hostname": host.name, "topology.kubernetes.io/zone": host.row},
-            "pods_ipv4": f"{network.pods_ipv4[host.index * 256]}/24",
-            "pods_ipv6": f"{network.pods_ipv6[host.index << 64]}/64",
+            "annotations": {
+                "projectcalico.org/IPv4Address": f"{host.ipv4}/{network.ipv4.prefixlen}",
+                "projectcalico.org/IPv6Address": f"{host.ipv6}/{network.ipv6.prefixlen}",
+            },
+            "pods_ipv4": str(host.pods_ipv4),
+            "pods_ipv6": str(host.pods_ipv6),
         }
         yield File("/etc/kubernetes/lab-kubelet.json", json.dumps(settings, indent=1))
         yield File(f"{_PKI}/ca.pem", context.kubernetes_ca.certificate)
@@ -58,4 +63,7 @@ class Worker(Role):
                 yield File(f"{_FOLDER}/{source.name}", source.read_bytes())
 
 
-ROLE = Worker(packages=puppet.PACKAGES, units=("kubelet.service", *puppet.UNITS))
+ROLE = Worker(
+    packages=(*puppet.PACKAGES, *calico.PACKAGES),
+    units=("kubelet.service", *calico.UNITS, *puppet.UNITS),
+)

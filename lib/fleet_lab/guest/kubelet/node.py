@@ -23,7 +23,7 @@ class Node:
 
     Args:
         api: the API.
-        settings: ``node`` (its name), ``addresses``, ``labels``.
+        settings: ``node`` (its name), ``addresses``, ``labels``, ``annotations``.
     """
 
     def __init__(self, api: Api, settings: Json) -> None:
@@ -32,6 +32,7 @@ class Node:
         self._addresses = [{"type": "InternalIP", "address": address} for address in settings["addresses"]]
         self._addresses.append({"type": "Hostname", "address": self._name})
         self._labels = dict(settings["labels"]) | {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
+        self._annotations = dict(settings["annotations"])
         self._conditions: dict[str, Json] = {}
         self._lease: Json | None = None
         self._info: Json = {}
@@ -48,10 +49,11 @@ class Node:
         except ApiError as error:
             if error.status != 404:
                 raise
-            metadata = {"name": self._name, "labels": self._labels}
+            metadata = {"name": self._name, "labels": self._labels, "annotations": self._annotations}
             node = self._api.request("POST", "/api/v1/nodes", {"metadata": metadata})
-        if not self._labels.items() <= (node["metadata"].get("labels") or {}).items():
-            self._api.patch(self._path, {"metadata": {"labels": self._labels}})
+        wanted = {"labels": self._labels, "annotations": self._annotations}
+        if any(not items.items() <= (node["metadata"].get(kind) or {}).items() for kind, items in wanted.items()):
+            self._api.patch(self._path, {"metadata": wanted})
         self._conditions = {condition["type"]: condition for condition in node["status"].get("conditions", [])}
 
     def report(self, *, ready: bool, message: str) -> None:
