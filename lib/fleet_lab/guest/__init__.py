@@ -1,1 +1,1 @@
-"""Programs that run inside the hosts of the lab, with the standard library alone."""
+"""Programs that run inside the hosts of the lab, with the standard library and what Debian packages alone."""
