@@ -19,9 +19,9 @@ from fleet_lab.guest.kubelet.api import TROUBLE
 from fleet_lab.lab import Lab
 from fleet_lab.machine import Machine
 from fleet_lab.paths import Paths
-from fleet_lab.roles import ROLES, Context, common, packages, puppet
+from fleet_lab.roles import ROLES, Context, common, netconf, packages, puppet
 from fleet_lab.roles.alertmanager import PORT
-from fleet_lab.topology import Host
+from fleet_lab.topology import Host, RoleName
 from fleet_lab.waiting import is_listening, wait_for
 
 Say = Callable[[str], None]
@@ -207,14 +207,17 @@ def _wait(lab: Lab, say: Say) -> None:
         timeout=_PUPPET,
     )
     say("Puppet has run everywhere")
-    for role, port in (("alertmanager", PORT), ("lock-store", 2379)):
-        host = lab.context.topology.with_role(role)[0]  # type: ignore[arg-type]
-        if host.name not in faulty:
-            wait_for(
-                lambda host=host, port=port: "" if is_listening(host.ipv4, port) else f"port {port} is closed",  # type: ignore[misc]
-                what=host.name,
-                timeout=_SSH,
-            )
+    ports: dict[RoleName, int] = {"alertmanager": PORT, "lock-store": 2379, "router": netconf.PORT}
+    listening = [(host, ports[host.role]) for host in lab.hosts.values() if host.role in ports]
+    wait_for(
+        lambda: ", ".join(
+            f"{host.name} does not listen on port {port}"
+            for host, port in listening
+            if host.name not in faulty and not is_listening(host.ipv4, port)
+        ),
+        what="the hosts' services",
+        timeout=_SSH,
+    )
 
 
 def _ungranted(lab: Lab) -> str:

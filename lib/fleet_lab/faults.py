@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fleet_lab import supervisor
+from fleet_lab.guest import netconf
 from fleet_lab.guest.kubelet import faults as kubelet
 from fleet_lab.roles import calico, router
+from fleet_lab.roles import netconf as server
 from fleet_lab.roles.common import SSH_REFUSED
 from fleet_lab.roles.control_plane import APISERVER_STOPPED
 from fleet_lab.topology import RoleName
@@ -54,6 +56,12 @@ def _calico(name: str, meaning: str) -> Fault:
     return Fault(name, f"from its next start on, {meaning}", _NODES, heal=_RELOAD_CALICO)
 
 
+def _netconf(name: str, meaning: str) -> Fault:
+    """A fault that a router's NETCONF server would see after a moment; started anew it does at once, both times."""
+    restart = f"systemctl restart {server.UNIT}"
+    return Fault(name, meaning, _ROUTERS, inject=restart, heal=restart)
+
+
 FAULTS: Mapping[str, Fault] = {
     fault.name: fault
     for fault in (
@@ -80,6 +88,9 @@ FAULTS: Mapping[str, Fault] = {
             inject=f"systemctl start {router.UNREACHABLE_UNIT}",
             heal=f"systemctl stop {router.UNREACHABLE_UNIT}",
         ),
+        Fault(netconf.HANGS, "the router's NETCONF server stops in the middle of a reply", _ROUTERS),
+        _netconf(netconf.HOST_KEY, "the router's NETCONF server shows another host key"),
+        _netconf(netconf.LOGIN, "the router's NETCONF server lets nobody in"),
     )
 }
 """All faults by name."""

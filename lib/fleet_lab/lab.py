@@ -193,7 +193,7 @@ class Lab:
         self._known(hosts)
         wrong = [name for name in hosts if known.roles is not None and self.hosts[name].role not in known.roles]
         if wrong:
-            roles = ", ".join(known.roles or ())
+            roles = ", ".join(sorted(known.roles or ()))
             raise LabError(f"The fault {fault} is for hosts with the role {roles}: {wrong[0]} is none.")
         for name in hosts:
             self._write_fault(name, known, seconds)

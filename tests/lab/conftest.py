@@ -54,7 +54,8 @@ def _lab(paths: Paths) -> Iterator[Lab]:
 
 @pytest.fixture
 def healed(lab: Lab) -> Iterator[Lab]:
-    """The lab for a test that injects faults: they are undone after it, and all nodes are Ready."""
+    """The lab for a test that injects faults: they are undone after it, all nodes are Ready, all sessions are up."""
     yield lab
     lab.heal()
     lab.wait_for_nodes(lab.names("worker"), timeout=60)
+    lab.wait_for_sessions()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import fleet
+from fleet_lab.binaries import CONTROL_PLANE
 from fleet_lab.errors import LabError
 from fleet_lab.faults import FAULTS
 from fleet_lab.guest.kubelet.api import TROUBLE, Api, ApiError
@@ -114,6 +115,8 @@ def test_the_fleet(lab: Lab, api: Api) -> None:
         addresses = [entry["address"] for entry in registered["status"]["addresses"]]
         assert addresses == [str(host.ipv4), str(host.ipv6), name]
         assert registered["metadata"]["labels"]["topology.kubernetes.io/zone"] == host.row
+        assert registered["metadata"]["annotations"]["projectcalico.org/IPv4Address"] == f"{host.ipv4}/24"
+        assert registered["metadata"]["annotations"]["projectcalico.org/IPv6Address"] == f"{host.ipv6}/64"
         assert registered["status"]["nodeInfo"]["bootID"] == boot_id(lab, name)
 
 
@@ -122,10 +125,11 @@ def test_a_host_runs_only_the_units_of_its_role(lab: Lab) -> None:
     running = {name: {line.split()[0] for line in lab.exec(name, command).stdout.splitlines()} for name in lab.hosts}
     always = {"ssh.service", "systemd-journald.service"}
     for name, units in (
-        ("worker1", {"kubelet.service"}),
+        ("worker1", {"kubelet.service", "calico-node.service"}),
         ("etcd1", {"etcd.service"}),
         ("lb1", {"haproxy.service"}),
-        ("cp1", {"kube-apiserver.service", "kube-controller-manager.service", "kube-scheduler.service"}),
+        ("cp1", {*(f"{name}.service" for name in CONTROL_PLANE), "calico-node.service"}),
+        ("cr1", {"frr-zebra.service", "frr-bgpd.service", "lab-netconf.service"}),
     ):
         assert running[name] - {"lab-puppet.service"} == units | always
 
@@ -368,7 +372,7 @@ def test_a_wrong_fault_is_named_and_not_injected(
 
 
 def test_all_faults_have_been_tried() -> None:
-    source = Path(__file__).read_text(encoding="utf-8")
+    source = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
     assert all(f'lab.inject("{name}"' in source for name in FAULTS)
 
 

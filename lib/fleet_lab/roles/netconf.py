@@ -15,7 +15,8 @@ from fleet_lab.ssh import KeyPair, key_pair
 from fleet_lab.topology import Host
 
 PACKAGES = ("python3-asyncssh",)
-UNITS = ("lab-netconf.service",)
+UNIT = "lab-netconf.service"
+UNITS = (UNIT,)
 
 PORT = 830
 USER = "fleet"
@@ -32,6 +33,10 @@ StartLimitIntervalSec=0
 
 [Service]
 ExecStart=/usr/bin/python3 -m netconf {_SETTINGS}
+# It has started when it listens, on both of its addresses.
+ExecStartPost=/bin/sh -c 'until [ "$(ss --no-header --listening --tcp sport = :{PORT} | wc --lines)" = 2 ]; \
+do sleep 0.05; done'
+TimeoutStartSec=20
 WorkingDirectory={_LIBRARY}
 Restart=always
 RestartSec=1
@@ -103,7 +108,7 @@ def files(context: Context, host: Host, groups: Mapping[str, str]) -> Iterable[F
     yield File(f"{_FOLDER}/other_host_key", host_key(paths, f"{host.name}-other").private, mode=0o600)
     public = login_key(paths).with_suffix(".pub").read_text(encoding="ascii")
     yield File(f"{_FOLDER}/authorized_keys", public, mode=0o600)
-    yield File("/etc/systemd/system/lab-netconf.service", _UNIT)
+    yield File(f"/etc/systemd/system/{UNIT}", _UNIT)
     for source in (resources.files("fleet_lab.guest") / "netconf").iterdir():
         if source.name.endswith(".py"):
             yield File(f"{_LIBRARY}/netconf/{source.name}", source.read_bytes())

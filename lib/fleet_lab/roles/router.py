@@ -124,10 +124,10 @@ class Router(Role):
             ),
         )
         groups = {address: group for address, (group, _) in neighbours(host, topology).items()}
-        del groups
+        yield from netconf.files(context, host, groups)
 
 
 ROLE = Router(
     packages=("frr", *netconf.PACKAGES),
-    units=("frr-zebra.service", "frr-bgpd.service", UNREACHABLE_UNIT),
+    units=("frr-zebra.service", "frr-bgpd.service", UNREACHABLE_UNIT, *netconf.UNITS),
 )
