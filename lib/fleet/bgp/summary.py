@@ -1,13 +1,22 @@
 """A router's BGP summary as plain data, read from what Junos answers. Pure: no I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from functools import cached_property
+from typing import Any, NoReturn
 
-Address = IPv4Address | IPv6Address
+from lxml import etree
+
+from fleet.bgp import values
+from fleet.bgp.values import Address as Address
+from fleet.errors import FleetError
 
 ESTABLISHED = "Established"
 """The state of a session that is up; others are ``Idle``, ``Connect``, ``Active``, ``OpenSent`` and ``OpenConfirm``."""
+
+
+class SummaryError(FleetError):
+    """A router's answer is no BGP summary; the text quotes what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,7 @@ class Peer:
         return self.state == ESTABLISHED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Summary:
     """All sessions of a router.
 
@@ -74,3 +83,116 @@ class Summary:
 
     peers: Sequence[Peer]
     taken: float
+
+    def find(self, address: Address, asn: int) -> tuple[Peer, ...]:
+        """Return the sessions with a peer; usually one, none if the router has no such peer.
+
+        There are several where the same address is a peer in several routing instances, which a summary does not name:
+        what is asked of the session has to hold for all of them.
+        """
+        return self._by_key.get((address, asn), ())
+
+    @cached_property
+    def _by_key(self) -> Mapping[tuple[Address, int], tuple[Peer, ...]]:
+        found: dict[tuple[Address, int], tuple[Peer, ...]] = {}
+        for peer in self.peers:
+            key = (peer.address, peer.asn)
+            found[key] = (*found.get(key, ()), peer)
+        return found
+
+
+def parse_xml(reply: Any, *, taken: float) -> Summary:
+    """Read the answer to ``get-bgp-summary-information``.
+
+    Namespaces do not matter, nor whether ``rpc-reply`` or ``multi-routing-engine-results`` is around the answer; with
+    several routing engines their peers follow each other.
+
+    Args:
+        reply: the XML as text or bytes, or an element of lxml.
+        taken: when the answer came, in seconds since the epoch by this host's clock.
+
+    Raises:
+        SummaryError: there is no summary in it, or a peer cannot be read.
+    """
+    root = _parsed(reply) if isinstance(reply, str | bytes) else reply
+    found = list(root.iter("{*}bgp-information"))
+    if not found:
+        refuse("has no bgp-information", _quoted(root))
+    return Summary([_peer(element) for one in found for element in one.iterchildren("{*}bgp-peer")], taken)
+
+
+def _parsed(reply: str | bytes) -> Any:
+    # A text is decoded already, whatever its XML declaration says.
+    data, encoding = (reply.encode(errors="replace"), "utf-8") if isinstance(reply, str) else (reply, None)
+    parser = etree.XMLParser(encoding=encoding, resolve_entities=False, no_network=True, remove_comments=True)
+    try:
+        root = etree.fromstring(data, parser)
+    except etree.XMLSyntaxError as error:
+        refuse(f"is no XML ({error})", data[:_QUOTE].decode(errors="replace"))
+    if doctype := root.getroottree().docinfo.doctype:
+        refuse("has a document type, whose entities are not looked up", doctype)
+    return root
+
+
+def _peer(element: Any) -> Peer:
+    try:
+        fields, ribs = {}, []
+        for child in element.iterchildren(tag=etree.Element):
+            name = child.tag.rpartition("}")[2]
+            if name == "bgp-rib":
+                ribs.append(_rib(child))
+            else:
+                fields[name] = child
+        return Peer(
+            address=values.address((fields["peer-address"].text or "").strip()),
+            asn=values.asn((fields["peer-as"].text or "").strip()),
+            state=values.state((fields["peer-state"].text or "").strip()),
+            elapsed=_elapsed_of(fields["elapsed-time"]),
+            flaps=values.count(fields["flap-count"].text),
+            input_messages=values.count(fields["input-messages"].text) if "input-messages" in fields else 0,
+            output_messages=values.count(fields["output-messages"].text) if "output-messages" in fields else 0,
+            queue=values.count(fields["route-queue-count"].text) if "route-queue-count" in fields else 0,
+            description=(fields["description"].text or "").strip() if "description" in fields else "",
+            ribs=tuple(ribs),
+        )
+    except KeyError as error:
+        refuse(f"has a peer without {error.args[0]}", _quoted(element))
+    except ValueError as error:
+        refuse(f"has a peer that cannot be read ({error})", _quoted(element))
+
+
+def _rib(element: Any) -> Rib:
+    texts = {child.tag.rpartition("}")[2]: child.text for child in element.iterchildren(tag=etree.Element)}
+    return Rib(
+        name=_name((texts["name"] or "").strip()),
+        active=values.count(texts["active-prefix-count"]),
+        received=values.count(texts["received-prefix-count"]),
+        accepted=values.count(texts["accepted-prefix-count"]),
+        suppressed=values.count(texts["suppressed-prefix-count"]),
+    )
+
+
+def _elapsed_of(element: Any) -> int:
+    for key, value in element.items():
+        if key.rpartition("}")[2] == "seconds":
+            return values.count(value)
+    return values.elapsed((element.text or "").strip())
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise ValueError("a table has no name")
+    return text
+
+
+def _quoted(element: Any) -> str:
+    return str(etree.tostring(element, encoding="unicode", with_tail=False))
+
+
+def refuse(what: str, quote: str) -> NoReturn:
+    """Raise what says that there is something wrong with an answer, and quotes it."""
+    short = " ".join(quote.split())
+    raise SummaryError(f"The router's BGP summary {what}: {short[:_QUOTE]}{'…' if len(short) > _QUOTE else ''}")
+
+
+_QUOTE = 300
