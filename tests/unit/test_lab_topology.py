@@ -34,6 +34,12 @@ def test_the_default_is_the_fleet_of_the_documentation() -> None:
     addresses = {host.ipv4 for host in default.hosts.values()} | {host.ipv6 for host in default.hosts.values()}
     assert len(addresses) == 2 * len(default.hosts)
     assert default.network.machine_ipv4 not in addresses
+    assert [host.name for host in default.with_role("router")] == ["cr1", "cr2"]
+    assert [host.name for host in default.bgp_nodes][:3] == ["cp1", "cp2", "worker1"]
+    assert len(default.bgp_nodes) == 8
+    assert default.bgp == topology.Bgp(routers_asn=65000, nodes_asn=64601, graceful_restart=False)
+    pods = default.hosts["worker1"]
+    assert (str(pods.pods_ipv4), str(pods.pods_ipv6)) == ("10.78.17.0/24", "fd00:78:0:11::/64")
 
 
 def test_a_small_one(tmp_path: Path) -> None:
@@ -56,6 +62,8 @@ def test_a_small_one(tmp_path: Path) -> None:
         (SMALL + "  worker2: {role: worker, rack: a}\n", "hosts.worker2.rack"),
         (SMALL + "firmware_delay: soon\n", "firmware_delay: 'soon' is no duration"),
         (SMALL + "network: {ipv4: 10.0.0.0/28}\n", "10.0.0.0/28 is too small for 6 hosts"),
+        (SMALL + "bgp: {nodes_asn: 4294967296}\n", "bgp.nodes_asn"),
+        (SMALL + "bgp: {graceful: true}\n", "bgp.graceful"),
         (SMALL + "network: {bridge: a-bridge-with-a-long-name}\n", "network.bridge"),
     ],
 )
