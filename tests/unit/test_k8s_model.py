@@ -82,7 +82,7 @@ def test_node() -> None:
     assert node.taints == (Taint("t", "", "NoSchedule"),)
     assert node.ready_heartbeat == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert (node.cpu_millis, node.memory_bytes, node.max_pods) == (31850, 2**30, 110)
-    assert (node.boot_id, node.addresses, node.resource_version) == ("b", ("10.0.0.1", "a"), "7")
+    assert (node.boot_id, node.addresses, node.resource_version) == ("b", ("10.0.0.1",), "7")
 
 
 def test_node_that_has_not_reported_yet() -> None:

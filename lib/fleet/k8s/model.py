@@ -35,7 +35,7 @@ class Node:
         ready_heartbeat: when the kubelet last wrote that condition; it does so at once when the condition changes and
             every five minutes otherwise (``nodeStatusReportFrequency``).
         boot_id: the kernel's, as the kubelet saw it; new with every boot.
-        addresses: of every type, host name included.
+        addresses: the internal ones, of every address family.
         cpu_millis: allocatable CPU in thousandths of a core.
         memory_bytes: allocatable memory.
         max_pods: how many pods the node takes.
@@ -75,7 +75,9 @@ def parse_node(data: Mapping[str, Any]) -> Node:
         ready=ready.get("status") == "True",
         ready_heartbeat=parse_time(ready.get("lastHeartbeatTime")),
         boot_id=(status.get("nodeInfo") or {}).get("bootID") or "",
-        addresses=tuple(address["address"] for address in status.get("addresses") or ()),
+        addresses=tuple(
+            address["address"] for address in status.get("addresses") or () if address["type"] == "InternalIP"
+        ),
         cpu_millis=int(parse_quantity(allocatable.get("cpu", "0")) * 1000),
         memory_bytes=int(parse_quantity(allocatable.get("memory", "0"))),
         max_pods=int(parse_quantity(allocatable.get("pods", "0"))),

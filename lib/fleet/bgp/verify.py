@@ -1,0 +1,226 @@
+"""Which BGP sessions a node must have, and whether the routers prove that they are back. Pure: no I/O."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_interface
+from typing import Any
+
+from fleet.bgp.summary import Address, Peer, Summary
+from fleet.config import BgpConfig
+from fleet.errors import FleetError
+from fleet.k8s.model import Node
+
+Readings = Mapping[str, Summary | FleetError]
+"""What each router said, or why it could not be asked (an error that names it), by its name."""
+
+ANNOTATIONS = ("projectcalico.org/IPv4Address", "projectcalico.org/IPv6Address")
+"""Where Calico writes the addresses that its BGP daemon uses, with their prefix lengths."""
+
+_SLACK = 1.0
+"""Seconds: routers tell ages in whole ones, and how long ago a node was restarted is known to less than one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session that a node must have: with a router, from one of its addresses."""
+
+    router: str
+    address: Address
+
+    def __str__(self) -> str:
+        """Return ``cr1 10.64.0.121``."""
+        return f"{self.router} {self.address}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a router has of a session: one peer, or those of several routing instances taken together.
+
+    Attributes:
+        peers: all of them.
+        up: those that are Established.
+    """
+
+    peers: Sequence[Peer]
+    up: Sequence[Peer]
+
+    @property
+    def down(self) -> Sequence[Peer]:
+        """Those that are not Established."""
+        return [peer for peer in self.peers if not peer.established]
+
+    @property
+    def flaps(self) -> int:
+        return sum(peer.flaps for peer in self.peers)
+
+    @property
+    def accepted(self) -> Mapping[str, int]:
+        total: Counter[str] = Counter()
+        for peer in self.up:
+            for rib in peer.ribs:
+                total[rib.name] += rib.accepted
+        return total
+
+
+def addresses_of(node: Node, config: BgpConfig) -> tuple[Address, ...]:
+    """Return the addresses from which a node keeps its sessions, IPv4 first.
+
+    They are the configuration's for this node, else those that Calico uses, else the node's internal ones; always only
+    those of the configured families.
+
+    Raises:
+        FleetError: an annotation or address of the node cannot be read.
+    """
+    found: Iterable[Address]
+    if node.name in config.addresses:
+        found = config.addresses[node.name]
+    else:
+        written = [node.annotations[name] for name in ANNOTATIONS if node.annotations.get(name)] or node.addresses
+        found = [_address(node.name, text) for text in written]
+    wanted = {address for address in found if f"ipv{address.version}" in config.families}
+    return tuple(sorted(wanted, key=lambda address: (address.version, int(address))))
+
+
+def _address(node: str, text: str) -> Address:
+    try:
+        return ip_interface(text).ip
+    except ValueError as error:
+        raise FleetError(
+            f"{node} has an address that cannot be read: {error}. Correct it, or name its addresses in bgp.addresses."
+        ) from error
+
+
+def expected(addresses: Sequence[Address], routers: Iterable[str]) -> tuple[Session, ...]:
+    """Return the sessions that there must be: every address with every router."""
+    return tuple(Session(router, address) for router in routers for address in addresses)
+
+
+def baseline(sessions: Iterable[Session], readings: Readings, asn: int) -> dict[str, Any]:
+    """Remember what the routers have of a node's sessions before it is touched.
+
+    Sessions of routers that could not be asked count as down: ask all routers before.
+
+    Args:
+        sessions: those that the node must have.
+        readings: what the routers say.
+        asn: the node's AS number.
+
+    Returns:
+        Plain JSON: for every router and address how many sessions are up (one, or one for each routing instance that
+        has that peer), their flaps, and the accepted prefixes by table.
+    """
+    remembered: dict[str, Any] = {}
+    for session in sessions:
+        reading = readings.get(session.router)
+        seen = _see(session, reading, asn) if isinstance(reading, Summary) else _Seen((), ())
+        remembered.setdefault(session.router, {})[str(session.address)] = {
+            "up": len(seen.up),
+            "flaps": seen.flaps,
+            "accepted": dict(seen.accepted),
+        }
+    return remembered
+
+
+def unproven(
+    baseline: Mapping[str, Any], readings: Readings, asn: int, *, since: float | None, stable: float
+) -> list[str]:
+    """Say what is not proven yet of the sessions that a node had; nothing left to say is the proof.
+
+    Every session that was Established in the baseline must be Established again; have gone up after the restart; have
+    another flap count than before it; bring as many accepted prefixes to every table as before; and have been up for a
+    while. A lower flap count is another one too: the router's counters were reset, which leaves its age as the proof.
+    Of a peer that several routing instances have, as many as before must be up, and all that are up must be that young.
+
+    A router tells ages in whole seconds, rounded down, so that a session looks younger than it is by up to one, and by
+    the time that the answer took. A session that went up before the restart passes for a newer one only if that was
+    within about two seconds before it, and its flap count moved on since the baseline. One that went up after it is
+    never mistaken for an older one.
+
+    Args:
+        baseline: from :func:`baseline`, before the node was touched.
+        readings: what the routers say now.
+        asn: the node's AS number.
+        since: when the node, or what keeps its sessions, was started again, in seconds since the epoch by this host's
+            clock; None if sessions of any age will do.
+        stable: seconds for which the sessions must have been up.
+
+    Returns:
+        A line for each session, such as ``cr1 10.64.0.121: Active``, and one for each router that cannot be asked.
+    """
+    left = [_unread(router, reading) for router, reading in readings.items() if isinstance(reading, FleetError)]
+    left += [_unread(router, None) for router in baseline if router not in readings]
+    for router, addresses in baseline.items():
+        reading = readings.get(router)
+        if isinstance(reading, Summary):
+            for text, before in addresses.items():
+                session = Session(router, ip_interface(text).ip)
+                why = _doubt(before, _see(session, reading, asn), reading.taken, since, stable)
+                left += [f"{session}: {why}"] if why else []
+    return left
+
+
+def missing(sessions: Iterable[Session], readings: Readings, asn: int) -> list[tuple[Session, str]]:
+    """Return the sessions that are not up at a router, or of which it cannot be asked, each with what is the matter.
+
+    Args:
+        sessions: those that the node must have.
+        readings: what the routers say.
+        asn: the node's AS number.
+
+    Returns:
+        Each such session and the rest of a sentence that begins with it: ``is Active since 32 min``.
+    """
+    found = []
+    for session in sessions:
+        reading = readings.get(session.router)
+        if not isinstance(reading, Summary):
+            found.append((session, f"is not known: {_unread(session.router, reading)}"))
+            continue
+        seen = _see(session, reading, asn)
+        if not seen.peers:
+            found.append((session, f"is no peer in AS {asn}"))
+        elif seen.down:
+            found.append((session, f"is {seen.down[0].state} since {lasting(seen.down[0].elapsed)}"))
+    return found
+
+
+def lasting(seconds: float) -> str:
+    """Return a time for people, rounded down: ``7 s``, ``32 min``, ``5 h``, ``85 d``."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length or (unit == "min" and seconds >= length):
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _see(session: Session, summary: Summary, asn: int) -> _Seen:
+    peers = summary.find(session.address, asn)
+    return _Seen(peers, [peer for peer in peers if peer.established])
+
+
+def _doubt(before: Mapping[str, Any], now: _Seen, taken: float, since: float | None, stable: float) -> str:
+    """Return why a session does not count as it did before; nothing if it does, or was down then."""
+    if not before["up"]:
+        return ""
+    if not now.peers:
+        return "no such peer"
+    if len(now.up) < before["up"]:
+        return now.down[0].state if now.down else f"{len(now.up)} of {before['up']} sessions"
+    if since is not None:
+        if taken - max(peer.elapsed for peer in now.up) < since - _SLACK:
+            return "has not gone down yet"
+        if before["flaps"] <= now.flaps < before["flaps"] + before["up"]:
+            return f"is new, but its flap count is still {now.flaps}"
+    fewer = [
+        f"{now.accepted.get(rib, 0)} of {prefixes} prefixes in {rib}"
+        for rib, prefixes in before["accepted"].items()
+        if now.accepted.get(rib, 0) < prefixes
+    ]
+    if fewer:
+        return ", ".join(fewer)
+    youngest = min(peer.elapsed for peer in now.up)
+    return f"up for {youngest} s of {stable:g} s" if youngest < stable else ""
+
+
+def _unread(router: str, error: FleetError | None) -> str:
+    return str(error) if error else f"{router} was not asked"
