@@ -22,6 +22,7 @@ import yaml
 
 from fleet.maintenance import journal
 from fleet_lab import workload
+from fleet_lab.errors import LabError
 from fleet_lab.guest.kubelet.api import TROUBLE, ApiError
 from fleet_lab.lab import Lab
 from fleet_lab.roles.alertmanager import PORT
@@ -29,7 +30,9 @@ from fleet_lab.workload import DEPLOYMENTS, NAMESPACE
 
 # Faults show quickly in the lab; production waits for minutes where this waits for seconds.
 DEADLINES = {"drain": "20s", "reboot": "20s", "puppet": "60s", "ready": "15s", "alerts": "15s", "blocked": "10s"}
+DEADLINES |= {"restart": "15s", "bgp": "12s"}
 REBOOT = "sre.k8s.reboot-nodes"
+RESTART_CALICO = "sre.k8s.restart-calico"
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/fleet-maintenance"
 
 
@@ -48,10 +51,11 @@ class Outcome:
 
 
 class Rehearsal:
-    """A lab, a configuration with short deadlines, and a state directory of its own."""
+    """A lab, a cookbook, a configuration with short deadlines, and a state directory of its own."""
 
-    def __init__(self, lab: Lab, folder: Path, **cluster: Any) -> None:
+    def __init__(self, lab: Lab, folder: Path, procedure: str = REBOOT, **cluster: Any) -> None:
         self.lab = lab
+        self.procedure = procedure
         self.state_dir = folder / "runs"
         data = yaml.safe_load(lab.fleet_config.read_text())
         data["state_dir"] = str(self.state_dir)
@@ -74,14 +78,23 @@ class Rehearsal:
         )
         return Outcome(done.returncode, done.stdout)
 
-    def reboot(self, *arguments: str, **options: Any) -> Outcome:
+    def start(self, *arguments: str, **options: Any) -> Outcome:
         """Start a new run, unattended."""
-        return self.cookbook(REBOOT, "--cluster", "lab", "-r", "rehearsal", "--unattended", *arguments, **options)
+        new = (self.procedure, "--cluster", "lab", "-r", "rehearsal", "--unattended")
+        return self.cookbook(*new, *arguments, **options)
+
+    def resume(self, run: str) -> Outcome:
+        """Go on with a run."""
+        return self.cookbook(self.procedure, "--resume", run)
+
+    def abort(self, run: str) -> Outcome:
+        """Abort a run."""
+        return self.cookbook(self.procedure, "--abort", run)
 
     @contextmanager
     def in_background(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """Start a new run, unattended, and let it work beside the test."""
-        command = ["cookbook", REBOOT, "--cluster", "lab", "-r", "rehearsal", "--unattended", *arguments]
+        command = ["cookbook", self.procedure, "--cluster", "lab", "-r", "rehearsal", "--unattended", *arguments]
         process = subprocess.Popen(
             command,
             env=self.environment,
@@ -177,6 +190,7 @@ class Rehearsal:
         self.lab.heal()
         workers = self.lab.names("worker")
         self.lab.wait_for_nodes(workers, timeout=60)
+        self.lab.wait_for_sessions(timeout=60)
         clean: dict[str, Any] = {
             "metadata": {"annotations": {"fleet-cookbooks/maintenance": None}},
             "spec": {"unschedulable": None, "taints": None},
@@ -276,6 +290,58 @@ class Watcher:
         for app, least in self.least_ready.items():
             self.least_ready[app] = min(least, ready[app])
         self.looks += 1
+
+
+class RouterWatcher:
+    """Looks at the routers' own state several times a second, and remembers which nodes were without sessions."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._api = lab.api()
+        self._workers = {
+            str(address): host.name
+            for host in lab.hosts.values()
+            if host.role == "worker"
+            for address in (host.ipv4, host.ipv6)
+        }
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.looks = 0
+        self.most_without_sessions: set[str] = set()
+        self.without_sessions_in_service: set[str] = set()
+
+    def __enter__(self) -> "RouterWatcher":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.1):
+            try:
+                self._look()
+            except (*TROUBLE, LabError):
+                continue
+
+    def _look(self) -> None:
+        without = self._without()
+        if len(without) > len(self.most_without_sessions):
+            self.most_without_sessions = without
+        # Of sessions that were down the nodes are asked for afterwards, and the sessions once more: down all the while.
+        nodes = self._api.request("GET", "/api/v1/nodes")["items"] if without else []
+        serving = {node["metadata"]["name"] for node in nodes if not _cordoned(node)} & without
+        if serving:
+            self.without_sessions_in_service |= serving & self._without()
+        self.looks += 1
+
+    def _without(self) -> set[str]:
+        return {
+            self._workers[address]
+            for (_, address), session in self._lab.sessions().items()
+            if address in self._workers and session["state"] != "Established"
+        }
 
 
 def _is_active(silence: dict[str, Any]) -> bool:

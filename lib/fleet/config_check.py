@@ -14,9 +14,11 @@ from pathlib import Path
 import cumin
 import etcd
 from cumin.query import Query
+from paramiko import HostKeys
+from paramiko.config import SSH_PORT
 from spicerack import Spicerack
 
-from fleet.config import Config, ConfigError, load, read_yaml
+from fleet.config import BgpConfig, Config, ConfigError, load, read_yaml
 from fleet.hosts.silences import find_instance
 
 _CUMIN_CONFIG = "/etc/cumin/config.yaml"
@@ -44,6 +46,9 @@ def check(path: Path, spicerack_config: Path | None = None) -> list[str]:
         mistakes += str(error).splitlines()
     if config:
         mistakes += [f"{path}: {line}" for line in _state_dir(config.state_dir)]
+        for name, cluster in config.clusters.items():
+            lines = _routers(cluster.bgp) if cluster.bgp else ()
+            mistakes += [f"{path}: clusters.{name}.bgp.{line}" for line in lines]
     mistakes += [f"{path}: {line}" for line in _kubeconfigs(_named_kubeconfigs(path))]
     if spicerack_config:
         try:
@@ -94,6 +99,32 @@ def _kubeconfigs(kubeconfigs: dict[str, Path]) -> Iterator[str]:
             yield f"{key}: {path} is no kubeconfig: it has no clusters"
         elif not data.get("current-context"):
             yield f"{key}: {path} has no current-context: kubectl config use-context --kubeconfig {path} CONTEXT"
+
+
+def _routers(bgp: BgpConfig) -> Iterator[str]:
+    """Look at what the routers are to be asked with, and at whether they would be recognised."""
+    for key, path in (("ssh_key", bgp.ssh_key), ("password_file", bgp.password_file)):
+        if path is None:
+            continue
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if not path.read_bytes():
+                yield f"{key}: {path} is empty"
+        except OSError as error:
+            yield f"{key}: {path} cannot be read: {error.strerror}"
+            continue
+        if mode & 0o077:
+            yield f"{key}: {path} can be read by others (mode {mode:04o}): chmod 0600 {path}"
+    try:
+        keys = HostKeys(str(bgp.known_hosts))
+    except OSError as error:
+        yield f"known_hosts: {bgp.known_hosts} cannot be read: {error.strerror}"
+        return
+    for name, router in bgp.routers.items():
+        host = router.address or name
+        place = host if router.port == SSH_PORT else f"[{host}]:{router.port}"
+        if keys.lookup(place) is None:
+            yield f"known_hosts: {bgp.known_hosts} has no key of {place}: ssh-keyscan -p {router.port} {host}"
 
 
 class _Spicerack:

@@ -4,13 +4,16 @@ import argparse
 import logging
 import sqlite3
 from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 from spicerack import Spicerack
 from spicerack.cookbook import CookbookBase, CookbookRunnerBase, LockArgs
 
 from fleet import config
 from fleet.errors import FleetError
-from fleet.session import INTERRUPTED, REFUSED, BuildSteps, Request, Session
+from fleet.procedures.nodes import NodeProcedure
+from fleet.session import INTERRUPTED, REFUSED, Request, Session
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +34,12 @@ def whole_number(text: str) -> int:
 
 
 class NodeCookbook(CookbookBase):
-    """Base of the cookbooks that take nodes through steps; a cookbook names the steps."""
+    """Base of the cookbooks that take nodes through steps."""
 
     argument_reason_required = False  # Required for a new run only; see get_runner.
     argument_task_required = False
-    procedure: str
-    """The cookbook's full name."""
-    build_steps: BuildSteps
-    """Returns the steps of a node."""
+    procedure: NodeProcedure
+    """What is done to each node."""
 
     def argument_parser(self) -> argparse.ArgumentParser:
         """Return the arguments that all cookbooks of node maintenance have."""
@@ -58,9 +59,13 @@ class NodeCookbook(CookbookBase):
         again.add_argument("--abort", metavar="RUN", help="Give back what a run has in flight or held.")
         return parser
 
+    def options(self, args: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG002
+        """Return what the procedure's steps depend on beside the configuration; it is kept with the run."""
+        return {}
+
     def get_runner(self, args: argparse.Namespace) -> "NodeRunner":
         """Return what carries it out."""
-        return NodeRunner(args, self.spicerack, type(self))
+        return NodeRunner(args, self.spicerack, self)
 
 
 class FleetRunner(CookbookRunnerBase):
@@ -100,7 +105,7 @@ class FleetRunner(CookbookRunnerBase):
 class NodeRunner(FleetRunner):
     """Carries a cookbook of node maintenance out."""
 
-    def __init__(self, args: argparse.Namespace, spicerack: Spicerack, cookbook: type[NodeCookbook]) -> None:
+    def __init__(self, args: argparse.Namespace, spicerack: Spicerack, cookbook: NodeCookbook) -> None:
         """Keep what is needed."""
         super().__init__(args, spicerack)
         self._cookbook = cookbook
@@ -126,24 +131,23 @@ class NodeRunner(FleetRunner):
             self._spicerack,
             config.load(config.default_path(self._spicerack.config_dir)),
             self._cookbook.procedure,
-            self._cookbook.build_steps,
         )
         if args.resume or args.abort:
             _check_alone(args)
             again = session.resume if args.resume else session.abort
             return again(args.resume or args.abort, args.cluster)
-        return session.start(_request(args))
+        return session.start(_request(args, self._cookbook.options(args)))
 
 
 def _check_alone(args: argparse.Namespace) -> None:
     """Refuse options of a new run beside a run that has its own."""
-    new = ("query", "exclude", "max_unavailable", "max_failed", "only_if_required")
+    new = ("query", "exclude", "max_unavailable", "max_failed", "only_if_required", "no_drain")
     given = [f"--{name.replace('_', '-')}" for name in new if getattr(args, name, None) not in (None, "", False)]
     if given:
         raise FleetError(f"A run is gone on with as it was begun: leave out {', '.join(given)}.")
 
 
-def _request(args: argparse.Namespace) -> Request:
+def _request(args: argparse.Namespace, options: Mapping[str, Any]) -> Request:
     missing = [
         name for name, value in (("--cluster", args.cluster), ("-r/--reason", args.reason)) if not (value or "").strip()
     ]
@@ -159,4 +163,5 @@ def _request(args: argparse.Namespace) -> Request:
         max_failed=args.max_failed,
         only_if_required=getattr(args, "only_if_required", False),
         unattended=args.unattended,
+        options=options,
     )

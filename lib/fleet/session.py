@@ -1,18 +1,19 @@
 """A session: one process that starts, resumes or aborts a run of node maintenance.
 
-It brings the edges together (configuration, API, hosts, alerts, journal, lock), shows the plan, asks once, lets the
-engine work and reports. Cookbooks say only which steps a node goes through.
+It brings the edges together (configuration, API, hosts, routers, alerts, journal, lock), shows the plan, asks once,
+lets the engine work and reports. Cookbooks say only which procedure it is.
 """
 
 import logging
 import queue
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from ClusterShell.NodeSet import NodeSet, NodeSetException
 from spicerack import Spicerack
@@ -20,6 +21,7 @@ from spicerack.exceptions import SpicerackError
 from wmflib.exceptions import WmflibError
 from wmflib.interactive import ask_confirmation
 
+from fleet.bgp.junos import Routers
 from fleet.config import ClusterConfig, Config
 from fleet.errors import FleetError
 from fleet.hosts import probe
@@ -36,15 +38,12 @@ from fleet.maintenance.runner import STOPPED_BY_OPERATOR, Events, Interrupted, P
 from fleet.procedures import inventory, plan, preflight
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, note
-from fleet.procedures.nodes import ABORT, NODES, Abort, NodeMaintenance, Step, unit_of
+from fleet.procedures.nodes import ABORT, NODES, Abort, NodeMaintenance, NodeProcedure, unit_of
 
 logger = logging.getLogger(__name__)
 
 DONE, INCOMPLETE, REFUSED, INTERRUPTED = 0, 1, 2, 3
 """Exit codes: all done; nodes are held or left; nothing was touched; the run was told to leave."""
-
-BuildSteps = Callable[[Cluster], Sequence[Step]]
-"""Returns the steps of a node on a cluster."""
 
 
 class Refused(FleetError):
@@ -65,6 +64,7 @@ class Request:
         max_failed: overrides the configuration.
         only_if_required: only hosts that ask for a reboot.
         unattended: never ask; every question takes its safe answer.
+        options: what the procedure's steps depend on beside the configuration; plain JSON values, kept with the run.
     """
 
     cluster: str
@@ -76,6 +76,7 @@ class Request:
     max_failed: int | None = None
     only_if_required: bool = False
     unattended: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Session:
@@ -84,15 +85,13 @@ class Session:
     Args:
         spicerack: the cookbook runner.
         config: this project's configuration.
-        procedure: the cookbook's name, such as ``sre.k8s.reboot-nodes``.
-        build_steps: the steps of a node.
+        procedure: what is done to each node.
     """
 
-    def __init__(self, spicerack: Spicerack, config: Config, procedure: str, build_steps: BuildSteps) -> None:
+    def __init__(self, spicerack: Spicerack, config: Config, procedure: NodeProcedure) -> None:
         self._spicerack = spicerack
         self._config = config
         self._procedure = procedure
-        self._build_steps = build_steps
         self._console = report.console()
         self._events: Events = queue.SimpleQueue()
 
@@ -108,8 +107,8 @@ class Session:
         config = self._config.cluster(request.cluster)
         now = datetime.now(UTC)
         info = RunInfo(
-            id=journal.new_run_id(self._procedure, request.cluster, now),
-            procedure=self._procedure,
+            id=journal.new_run_id(self._procedure.name, request.cluster, now),
+            procedure=self._procedure.name,
             cluster=request.cluster,
             operator=f"{self._spicerack.username}@{self._spicerack.current_hostname}",
             reason=request.reason,
@@ -133,8 +132,11 @@ class Session:
             control_plane = set(remote.query(config.hosts.control_plane))
             findings += inventory.compare(hosts, bare.nodes.snapshot(), workers, control_plane, config.node_names)
             limits = _limits(bare, request, workers)
-            info = replace(info, options={"hosts": hosts, "limits": asdict(limits)})
-            cluster = replace(bare, hosts=hosts, run=info)
+            options = {**request.options, "hosts": hosts, "limits": asdict(limits)}
+            cluster = replace(bare, hosts=hosts, run=replace(info, options=options))
+            names = [step.spec.name for step in self._procedure.steps(cluster)]
+            info = replace(info, options={**options, "steps": names})
+            cluster = replace(cluster, run=info)
             proposal = self._plan(cluster, limits, findings)
             plan.render(proposal, self._console)
             if proposal.worst() is Level.STOP:
@@ -170,6 +172,7 @@ class Session:
             return self._describe(run_id, "resume", cluster_name)
         with self._reopened(run_id, "resume", cluster_name) as (book, cluster), self._locked(cluster) as lock:
             limits = Limits(**book.info().options["limits"])
+            self._adapt(book, cluster)
             units = [state.unit for state in book.states(NODES).values()]
             return self._carry_out(book, cluster, units, limits, lock)
 
@@ -189,12 +192,17 @@ class Session:
         if self._spicerack.dry_run:
             return self._describe(run_id, "abort", cluster_name)
         with self._reopened(run_id, "abort", cluster_name) as (book, cluster), self._locked(cluster):
-            stage = Stage(NODES, (), tuple(step.spec for step in self._build_steps(cluster)))
+            self._adapt(book, cluster)
+            stage = Stage(NODES, (), tuple(step.spec for step in self._procedure.steps(cluster)))
             in_flight = [state for state in book.states(NODES).values() if _is_ours(cluster, state)]
-            ordered = (s for s in in_flight if decide.awaits_pivot(stage, s) and s.facts.get("reboot_ordered", True))
-            in_reboot = frozenset(state.unit.name for state in ordered)
+            ordered = frozenset(
+                state.unit.name
+                for state in in_flight
+                if decide.awaits_pivot(stage, state) and state.facts.get("ordered", True)
+            )
             folder = book.folder
-            procedure = Abort(cluster, in_flight, in_reboot, lambda: journal.read_states(folder, ABORT))
+            act = self._procedure.act(cluster)
+            procedure = Abort(act, in_flight, ordered, lambda: journal.read_states(folder, ABORT))
             book.note("session", "abort")
             try:
                 incomplete = self._run(procedure, book, cluster)
@@ -211,18 +219,31 @@ class Session:
             self._console.print(f"Run {run_id} is aborted; {len(in_flight)} nodes were given back.")
             return DONE
 
+    def _adapt(self, book: Journal, cluster: Cluster) -> None:
+        """Make the journal fit the steps of today: the configuration may have been changed since the run was begun."""
+        specs = [step.spec for step in self._procedure.steps(cluster)]
+        options = book.info().options
+        before, now = options["steps"], [spec.name for spec in specs]
+        if before == now:
+            return
+        logger.warning("The configuration has changed: a node's steps were %s; now %s.", before, now)
+        pivot = next(spec.name for spec in specs if spec.pivot)
+        states = [decide.translate(state, before, now, pivot) for state in book.states(NODES).values()]
+        book.rewrite(NODES, states, {**options, "steps": now})
+
     def _plan(self, cluster: Cluster, limits: Limits, findings: Sequence[Finding]) -> plan.Plan:
         known = cluster.nodes.snapshot()
         nodes = [known[name] for name in cluster.hosts]
         degraded = {node.labels.get(cluster.config.domain_label, "") for node in known.values() if not node.ready}
         units = planner.order((unit_of(node, cluster.config.domain_label) for node in nodes), first=degraded)
-        found = preflight.examine(cluster, units, limits, self._config.state_dir)
+        names = cluster.run.options["steps"]
+        found = preflight.examine(cluster, units, limits, self._config.state_dir, names)
         run = cluster.run
         task = f" ({run.task})" if run.task else ""
         return plan.Plan(
             title=f"{run.procedure} on {run.cluster}: {run.reason}{task}",
             units=units,
-            steps=[step.spec.name for step in self._build_steps(cluster)],
+            steps=names,
             limits=limits,
             evictions=found.evictions,
             findings=preflight.worst_first([*findings, *found.findings]),
@@ -243,7 +264,7 @@ class Session:
     ) -> int:
         folder = book.folder
         self._console.print(f"Run {cluster.run.id}; its journal and report are in {folder}.", soft_wrap=True)
-        steps = self._build_steps(cluster)
+        steps = self._procedure.steps(cluster)
         known = partial(journal.read_states, folder, NODES)
         book.note("session", "")
         book.set_status("running")
@@ -275,7 +296,7 @@ class Session:
         self._console.print(f"Report: {path}", soft_wrap=True)
 
     def _command(self, option: str, run_id: str) -> str:
-        return shlex.join(["cookbook", self._procedure, option, run_id])
+        return shlex.join(["cookbook", self._procedure.name, option, run_id])
 
     def _describe(self, run_id: str, verb: str, cluster_name: str | None) -> int:
         record = journal.read(self._config.state_dir / run_id)
@@ -295,7 +316,7 @@ class Session:
     def _check_open(self, info: RunInfo, status: str, verb: str, cluster_name: str | None) -> None:
         if cluster_name not in (None, info.cluster):
             raise Refused(f"Run {info.id} is on the cluster {info.cluster}, not on {cluster_name}.")
-        if info.procedure != self._procedure:
+        if info.procedure != self._procedure.name:
             raise Refused(f"Run {info.id} is one of {info.procedure}: {verb} it with that cookbook.")
         if status in ("done", "aborted"):
             raise Refused(f"Run {info.id} is {status} already; there is nothing to {verb}.")
@@ -314,13 +335,16 @@ class Session:
         self, info: RunInfo, config: ClusterConfig, remote: Remote, hosts: Mapping[str, str]
     ) -> Iterator[Cluster]:
         api = Api.from_kubeconfig(config.kubeconfig)
+        routers = Routers(config.bgp) if config.bgp else None
         watch = NodeWatch(api, on_change=lambda: self._events.put(None))
         try:
             alerts = config.alerts
             silences = Silences.from_spicerack(self._spicerack, instance=alerts.instance, label=alerts.label)
-            yield Cluster(info.cluster, config, api, watch, remote, silences, hosts, info)
+            yield Cluster(info.cluster, config, api, watch, remote, silences, hosts, info, routers)
         finally:
             watch.stop()
+            if routers:
+                routers.close()
 
     @contextmanager
     def _locked(self, cluster: Cluster) -> Iterator[ClusterLock]:

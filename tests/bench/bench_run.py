@@ -19,7 +19,7 @@ def test_six_nodes_two_at_once(lab: Lab, tmp_path):  # noqa: F811
     workload.create(lab)
     rehearsal = Rehearsal(lab, tmp_path)
     begin = time.monotonic()
-    outcome = rehearsal.reboot("--max-unavailable", "2")
+    outcome = rehearsal.start("--max-unavailable", "2")
     wall = time.monotonic() - begin
     assert outcome.code == 0, outcome.output
     rows = defaultdict(list)

@@ -44,7 +44,7 @@ def test_a_whole_fleet_is_rebooted_as_promised(with_puppet, lab):
     assert not rehearsal.state_dir.exists()
 
     with Watcher(lab) as seen:
-        outcome = rehearsal.reboot("--max-unavailable", "3", "-t", "T123")
+        outcome = rehearsal.start("--max-unavailable", "3", "-t", "T123")
     assert outcome.code == 0, outcome.output
 
     assert seen.looks > 50
@@ -79,16 +79,16 @@ def test_a_whole_fleet_is_rebooted_as_promised(with_puppet, lab):
 
 def test_hosts_that_ask_for_a_reboot(rehearsal, lab):
     lab.exec("worker5", "touch /run/reboot-required")
-    outcome = rehearsal.reboot("--only-if-required")
+    outcome = rehearsal.start("--only-if-required")
     assert outcome.code == 0, outcome.output
     assert rehearsal.statuses() == {"worker5": "done"}
-    again = rehearsal.reboot("--only-if-required")
+    again = rehearsal.start("--only-if-required")
     assert (again.code, "no host asks for a reboot" in again.output) == (0, True)
 
 
 def test_a_host_that_stays_down_is_held_and_resumed(rehearsal, lab):
     lab.inject("host-stays-down", "worker1")
-    outcome = rehearsal.reboot("--query", "worker[1-3]", "--max-unavailable", "2")
+    outcome = rehearsal.start("--query", "worker[1-3]", "--max-unavailable", "2")
     assert outcome.code == 1, outcome.output
     assert rehearsal.statuses() == {"worker1": "held", "worker2": "done", "worker3": "pending"}
     assert "worker1: HELD: reboot: not within 20 s" in outcome.output
@@ -98,7 +98,7 @@ def test_a_host_that_stays_down_is_held_and_resumed(rehearsal, lab):
 
     lab.heal()
     boots = {name: rehearsal.boot_id(name) for name in WORKERS}
-    resumed = rehearsal.cookbook(REBOOT, "--resume", outcome.run)
+    resumed = rehearsal.resume(outcome.run)
     assert resumed.code == 0, resumed.output
     assert set(rehearsal.statuses().values()) == {"done"}
     assert rehearsal.boot_id("worker1") == boots["worker1"], "a rebooted host was rebooted again"
@@ -109,7 +109,7 @@ def test_a_host_that_stays_down_is_held_and_resumed(rehearsal, lab):
 
 def test_a_host_that_is_slow_to_come_back_is_waited_for(rehearsal, lab):
     lab.inject("host-slow-boot", "worker2", seconds=8)
-    outcome = rehearsal.reboot("--query", "worker2")
+    outcome = rehearsal.start("--query", "worker2")
     assert outcome.code == 0, outcome.output
     assert rehearsal.report()["units"][0]["steps"]["reboot"] > 8
 
@@ -122,7 +122,7 @@ def test_a_kubelet_that_stays_notready_is_held_and_resumed(rehearsal, lab):
     assert outcome.code == 1, outcome.output
     assert "worker2: HELD: ready: not within 15 s: NotReady" in outcome.output
     rehearsal.assert_held("worker2")
-    refused = rehearsal.reboot("--query", "worker2")
+    refused = rehearsal.start("--query", "worker2")
     assert refused.code == 2
     assert "[stop] worker2 is NotReady" in refused.output
     assert f"[stop] worker2 is under the maintenance of run {outcome.run}" in refused.output
@@ -131,7 +131,7 @@ def test_a_kubelet_that_stays_notready_is_held_and_resumed(rehearsal, lab):
     eventually(lambda: rehearsal.boot_id("worker2") not in ("", boot_id))
     boot_id = rehearsal.boot_id("worker2")
     lab.heal()
-    assert rehearsal.cookbook(REBOOT, "--resume", outcome.run).code == 0
+    assert rehearsal.resume(outcome.run).code == 0
     assert rehearsal.boot_id("worker2") == boot_id
     rehearsal.assert_untouched("worker2")
 
@@ -139,7 +139,7 @@ def test_a_kubelet_that_stays_notready_is_held_and_resumed(rehearsal, lab):
 def test_a_pod_that_takes_long_to_terminate_is_waited_for(rehearsal, lab):
     node = rehearsal.busiest()
     lab.inject("pod-slow-to-terminate", node, seconds=7)
-    outcome = rehearsal.reboot("--query", node)
+    outcome = rehearsal.start("--query", node)
     assert outcome.code == 0, outcome.output
     assert rehearsal.report()["units"][0]["steps"]["drain"] > 6
 
@@ -148,21 +148,21 @@ def test_a_pod_that_never_terminates_keeps_its_node_from_the_reboot(rehearsal, l
     node = rehearsal.busiest()
     lab.inject("pod-never-terminates", node)
     boot_id = rehearsal.boot_id(node)
-    outcome = rehearsal.reboot("--query", f"{node},worker6")
+    outcome = rehearsal.start("--query", f"{node},worker6")
     assert outcome.code == 1, outcome.output
     assert f"{node}: HELD: drain: not drained within 20 s: demo/" in outcome.output
     assert rehearsal.statuses() == {node: "held", "worker6": "pending"}
     assert rehearsal.boot_id(node) == boot_id, "rebooted although it was not drained"
     rehearsal.assert_held(node)
     lab.heal()
-    assert rehearsal.cookbook(REBOOT, "--resume", outcome.run).code == 0
+    assert rehearsal.resume(outcome.run).code == 0
     assert rehearsal.boot_id(node) != boot_id
     rehearsal.assert_untouched(node, "worker6")
 
 
 def test_a_host_without_ssh_is_found_before_and_held_within(rehearsal, lab):
     lab.inject("ssh-refused", "worker5")
-    refused = rehearsal.reboot("--query", "worker[5-6]")
+    refused = rehearsal.start("--query", "worker[5-6]")
     assert refused.code == 2, refused.output
     assert "[stop] No answer over SSH from worker5" in refused.output
     assert not rehearsal.state_dir.exists()
@@ -176,7 +176,7 @@ def test_a_host_without_ssh_is_found_before_and_held_within(rehearsal, lab):
     assert "worker5: HELD: reboot: not within 20 s: worker5 does not answer" in outcome.output
     rehearsal.assert_held("worker5")
     lab.heal()
-    assert rehearsal.cookbook(REBOOT, "--resume", outcome.run).code == 0
+    assert rehearsal.resume(outcome.run).code == 0
     rehearsal.assert_untouched("worker5")
 
 
@@ -196,7 +196,7 @@ def test_an_apiserver_that_dies_in_the_middle_does_no_harm(rehearsal, lab, tmp_p
 
 def test_a_run_that_is_killed_while_getting_ready_is_resumed(rehearsal):
     rehearsal.kill_at("prepare", "taint", "intent", "--query", "worker3")
-    outcome = rehearsal.cookbook(REBOOT, "--resume", rehearsal.folder().name)
+    outcome = rehearsal.resume(rehearsal.folder().name)
     assert outcome.code == 0, outcome.output
     assert rehearsal.statuses() == {"worker3": "done"}
     rehearsal.assert_untouched("worker3")
@@ -211,11 +211,11 @@ def test_a_run_that_is_killed_is_resumed(rehearsal, step, kind):
     boot_id = rehearsal.boot_id(node)
     rehearsal.kill_at(node, step, kind, "--query", f"{node},worker6")
     run = rehearsal.folder().name
-    refused = rehearsal.reboot("--query", "worker6")
+    refused = rehearsal.start("--query", "worker6")
     assert refused.code == 2
     assert f"[stop] Run {run} was interrupted; in flight: " in refused.output
 
-    outcome = rehearsal.cookbook(REBOOT, "--resume", run)
+    outcome = rehearsal.resume(run)
     assert outcome.code == 0, outcome.output
     assert rehearsal.statuses() == {node: "done", "worker6": "done"}
     assert rehearsal.boot_id(node) != boot_id
@@ -228,14 +228,14 @@ def test_a_run_that_is_killed_is_resumed(rehearsal, step, kind):
 def test_a_run_that_is_killed_at_puppet_is_resumed(with_puppet):
     with_puppet.kill_at("worker3", "puppet", "pending", "--query", "worker3")
     boot_id = with_puppet.boot_id("worker3")
-    assert with_puppet.cookbook(REBOOT, "--resume", with_puppet.folder().name).code == 0
+    assert with_puppet.resume(with_puppet.folder().name).code == 0
     assert with_puppet.boot_id("worker3") == boot_id
     with_puppet.assert_untouched("worker3")
 
 
 def test_puppet_that_others_disabled_stops_the_run_or_holds_the_node(with_puppet, lab):
     lab.exec("worker4", "disable-puppet 'looking into $(hostname) - ann'")
-    refused = with_puppet.reboot("--query", "worker4")
+    refused = with_puppet.start("--query", "worker4")
     assert refused.code == 2, refused.output
     assert "[stop] Puppet is disabled on worker4: 'looking into $(hostname) - ann'" in refused.output
     lab.exec("worker4", "enable-puppet 'looking into $(hostname) - ann'")
@@ -247,7 +247,7 @@ def test_puppet_that_others_disabled_stops_the_run_or_holds_the_node(with_puppet
     assert outcome.code == 1, outcome.output
     assert "worker4: HELD: puppet: Puppet is disabled: 'ann again'; enable it, then resume" in outcome.output
     with_puppet.assert_held("worker4")
-    assert with_puppet.cookbook(REBOOT, "--resume", outcome.run).code == 0
+    assert with_puppet.resume(outcome.run).code == 0
     with_puppet.assert_untouched("worker4")
 
 
@@ -256,27 +256,27 @@ def test_a_run_that_is_killed_is_aborted(rehearsal, step):
     node = rehearsal.busiest()
     boot_id = rehearsal.boot_id(node)
     rehearsal.kill_at(node, step, "intent", "--query", f"{node},worker6")
-    outcome = rehearsal.cookbook(REBOOT, "--abort", rehearsal.folder().name)
+    outcome = rehearsal.abort(rehearsal.folder().name)
     assert outcome.code == 0, outcome.output
     rehearsal.assert_untouched(node, "worker6")
     assert rehearsal.silences() == []
     if step == "drain":
         assert rehearsal.boot_id(node) == boot_id
-    over = rehearsal.cookbook(REBOOT, "--resume", rehearsal.folder().name)
+    over = rehearsal.resume(rehearsal.folder().name)
     assert (over.code, "is aborted already" in over.output) == (2, True)
 
 
 def test_an_abort_leaves_a_node_closed_that_is_not_ready(rehearsal, lab):
     lab.inject("host-stays-down", "worker6")
-    outcome = rehearsal.reboot("--query", "worker6")
+    outcome = rehearsal.start("--query", "worker6")
     assert outcome.code == 1, outcome.output
-    aborted = rehearsal.cookbook(REBOOT, "--abort", outcome.run)
+    aborted = rehearsal.abort(outcome.run)
     assert aborted.code == 1, aborted.output
     assert "worker6 stays cordoned and silenced" in aborted.output
     rehearsal.assert_held("worker6")
     lab.heal()
     lab.wait_for_nodes(["worker6"], timeout=60)
-    assert rehearsal.cookbook(REBOOT, "--abort", outcome.run).code == 0
+    assert rehearsal.abort(outcome.run).code == 0
     rehearsal.assert_untouched("worker6")
     assert rehearsal.silences() == []
 
@@ -291,7 +291,7 @@ def test_a_signal_ends_a_run_orderly(rehearsal, number):
     assert outcome.code == 3, outcome.output
     assert f"in flight: {node}" in outcome.output
     assert f"cookbook {REBOOT} --resume {outcome.run}" in outcome.output
-    assert rehearsal.cookbook(REBOOT, "--resume", outcome.run).code == 0
+    assert rehearsal.resume(outcome.run).code == 0
     rehearsal.assert_untouched(node)
 
 
@@ -328,7 +328,7 @@ def test_what_colleagues_undo_meanwhile_is_noticed(rehearsal, lab):
     assert rehearsal.boot_id(node) == boot_id
     assert rehearsal.silences() == [], "a node in service is silenced"
     lab.heal()
-    assert rehearsal.cookbook(REBOOT, "--resume", outcome.run).code == 0
+    assert rehearsal.resume(outcome.run).code == 0
     assert rehearsal.boot_id(node) != boot_id
     rehearsal.assert_untouched(node)
 
@@ -337,10 +337,10 @@ def test_two_runs_on_a_cluster_do_not_meet(rehearsal):
     node = rehearsal.busiest()
     with rehearsal.in_background("--query", node) as process:
         rehearsal.wait_for_event(node, "drain", "intent")
-        second = rehearsal.reboot("--query", "worker6")
+        second = rehearsal.start("--query", "worker6")
         assert second.code == 2, second.output
         assert "[stop] The cluster is being worked on by run" in second.output
-        busy = rehearsal.cookbook(REBOOT, "--resume", rehearsal.folder().name)
+        busy = rehearsal.resume(rehearsal.folder().name)
         assert busy.code == 2
         assert "is being worked on by another process" in busy.output
         assert rehearsal.end(process).code == 0
@@ -369,7 +369,7 @@ def test_a_budget_that_allows_nothing_is_found_before(rehearsal, lab):
     api.request("POST", budgets, {"metadata": {"name": "closed"}, "spec": spec})
     try:
         eventually(lambda: api.request("GET", f"{budgets}/closed")["status"].get("expectedPods") == 4)
-        outcome = rehearsal.reboot()
+        outcome = rehearsal.start()
     finally:
         api.request("DELETE", f"{budgets}/closed")
     assert outcome.code == 2, outcome.output
@@ -424,7 +424,7 @@ def test_a_cluster_that_cannot_be_reached_is_one_clear_message(lab, tmp_path):
         (garbage, "garbage.config"),
         (nowhere, "https://127.0.0.1:1"),
     ]:
-        outcome = Rehearsal(lab, tmp_path, kubeconfig=str(path)).reboot("--query", "worker1")
+        outcome = Rehearsal(lab, tmp_path, kubeconfig=str(path)).start("--query", "worker1")
         assert outcome.code == 2, outcome.output
         assert message in outcome.output
         assert "Traceback" not in outcome.output
@@ -434,7 +434,7 @@ def test_a_cluster_that_cannot_be_reached_is_one_clear_message(lab, tmp_path):
 def test_an_alertmanager_that_cannot_be_reached_stops_the_run(rehearsal, lab):
     lab.exec("alerts1", "systemctl stop prometheus-alertmanager")
     try:
-        outcome = rehearsal.reboot("--query", "worker1")
+        outcome = rehearsal.start("--query", "worker1")
     finally:
         lab.exec("alerts1", "systemctl start prometheus-alertmanager")
     assert outcome.code == 2, outcome.output
@@ -455,7 +455,7 @@ def test_ten_mistakes_are_ten_lines(rehearsal):
             drain: {bare_pods: delete}
         """
     )
-    outcome = rehearsal.reboot()
+    outcome = rehearsal.start()
     assert outcome.code == 2
     lines = [line for line in outcome.output.splitlines() if line.startswith(str(rehearsal.config))]
     keys = {line.split(": ")[1] for line in lines}

@@ -28,6 +28,8 @@ class Installation:
         self.aliases = folder / "cumin" / "aliases.yaml"
         self.locks = folder / "etcd.yaml"
         self.kubeconfig = folder / "kubeconfig"
+        self.ssh_key = folder / "netconf_ed25519"
+        self.known_hosts = folder / "netconf_known_hosts"
         self.state_dir = folder / "state"
         for path, example in (
             (self.fleet, "fleet"),
@@ -41,6 +43,10 @@ class Installation:
             path.write_text((CONFIG / f"{example}.yaml").read_text())
         self.kubeconfig.write_text(yaml.safe_dump(KUBECONFIG))
         self.kubeconfig.chmod(0o600)
+        self.ssh_key.write_text("a key")
+        self.ssh_key.chmod(0o600)
+        key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINvAfvRPfQsgAyJr8zGP0EUZzqOWXz0RSRlxqYi5qOK7"
+        self.known_hosts.write_text("".join(f"[cr{n}.example.org]:830 {key}\n" for n in (1, 2)))
         (folder / "repository" / "cookbooks").mkdir(parents=True)
         self.edit(self.fleet, self._localize)
         self.edit(self.spicerack, self._localize_spicerack)
@@ -48,6 +54,7 @@ class Installation:
     def _localize(self, data: dict[str, Any]) -> None:
         data["state_dir"] = str(self.state_dir)
         data["clusters"]["lab"]["kubeconfig"] = str(self.kubeconfig)
+        data["clusters"]["lab"]["bgp"] |= {"ssh_key": str(self.ssh_key), "known_hosts": str(self.known_hosts)}
 
     def _localize_spicerack(self, data: dict[str, Any]) -> None:
         data["cookbooks_base_dirs"] = [str(self.folder / "repository")]
@@ -203,3 +210,29 @@ def test_it_runs_as_a_program(installation: Installation) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
     assert done.stdout == f"{installation.fleet}: no mistakes; clusters: lab.\n"
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda i: i.ssh_key.unlink(), "ssh_key: {i.ssh_key} cannot be read: No such file or directory"),
+        (lambda i: i.ssh_key.chmod(0o640), "ssh_key: {i.ssh_key} can be read by others (mode 0640): chmod 0600 "),
+        (lambda i: i.ssh_key.write_text(""), "ssh_key: {i.ssh_key} is empty"),
+        (lambda i: i.known_hosts.unlink(), "known_hosts: {i.known_hosts} cannot be read: No such file or directory"),
+        (
+            lambda i: i.known_hosts.write_text(i.known_hosts.read_text().replace("cr2", "cr3")),
+            "known_hosts: {i.known_hosts} has no key of [cr2.example.org]:830: ssh-keyscan -p 830 cr2.example.org",
+        ),
+    ],
+)
+def test_what_routers_are_asked_with_is_looked_at(
+    installation: Installation,
+    capsys: pytest.CaptureFixture[str],
+    break_it: Callable[[Installation], object],
+    message: str,
+) -> None:
+    break_it(installation)
+    code, lines = check(installation, capsys)
+    assert code == 1
+    assert len(lines) == 2, lines
+    assert lines[0].startswith(f"{installation.fleet}: clusters.lab.bgp.{message.format(i=installation)}")

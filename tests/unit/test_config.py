@@ -29,15 +29,20 @@ def mistakes(path: Path) -> list[str]:
 
 def test_the_example_is_right_and_shows_the_defaults() -> None:
     cluster = load(EXAMPLE).cluster("lab")
+    bgp = cluster.bgp
+    assert bgp is not None
+    required = bgp.model_dump(include={"routers", "username", "ssh_key", "known_hosts", "asn"})
 
-    assert cluster == ClusterConfig.model_validate({"kubeconfig": cluster.kubeconfig, "hosts": cluster.hosts})
+    assert cluster == ClusterConfig.model_validate(
+        {"kubeconfig": cluster.kubeconfig, "hosts": cluster.hosts, "bgp": required}
+    )
 
 
 def test_the_example_shows_every_key() -> None:
     shown = yaml.safe_load(EXAMPLE.read_text())
 
     def compare(known: dict[str, Any], there: dict[str, Any], place: str) -> None:
-        assert set(known) == set(there), place
+        assert set(known) - {"password_file"} == set(there), place  # an alternative to ssh_key, in a comment
         for key, value in known.items():
             if isinstance(value, dict) and key != "clusters":
                 compare(value, there[key], f"{place}.{key}")
@@ -179,3 +184,38 @@ def test_amounts(number: int, blank: str) -> None:
 def test_no_amounts(value: object) -> None:
     with pytest.raises(ValueError, match=r"is no amount|would let nothing be done"):
         parse_amount(value)
+
+
+BARE = """\
+state_dir: /runs
+clusters:
+  lab:
+    kubeconfig: /k
+    hosts: {workers: a, control_plane: b}
+"""
+BGP = "{routers: {cr1: {}}, username: u, known_hosts: /h, asn: 64601, %s}"
+
+
+@pytest.mark.parametrize(
+    ("bgp", "message"),
+    [
+        (BGP % "ssh_key: /k, password_file: /p", "bgp: needs either ssh_key or password_file"),
+        (BGP % "stable: 1s", "bgp: needs either ssh_key or password_file"),
+        (BGP % "ssh_key: /k, families: []", "bgp.families: must not be empty"),
+        (BGP % "ssh_key: /k, addresses: {w1: [worker1]}", "bgp.addresses.w1.0: value is not a valid IPv4 or IPv6"),
+        (BGP % "ssh_key: /k, unit: calico-node", "bgp.unit: 'calico-node' is no valid value"),
+        (BGP.replace("64601", "4294967296") % "ssh_key: /k", "bgp.asn: "),
+        (BGP.replace("cr1: {}", "") % "ssh_key: /k", "bgp.routers: must not be empty"),
+        (BGP.replace("cr1: {}", "cr1: {port: 0}") % "ssh_key: /k", "bgp.routers.cr1.port: "),
+    ],
+)
+def test_mistakes_about_routers_are_named(tmp_path: Path, bgp: str, message: str) -> None:
+    found = mistakes(write(tmp_path, BARE + f"    bgp: {bgp}\n"))
+    assert len(found) == 1, found
+    assert found[0].startswith(f"clusters.lab.{message}")
+
+
+def test_a_session_may_count_at_once(tmp_path: Path) -> None:
+    bgp = load(write(tmp_path, BARE + f"    bgp: {BGP % 'ssh_key: /k, stable: 0s'}\n")).cluster("lab").bgp
+    assert bgp is not None
+    assert (bgp.stable, bgp.families, bgp.unit) == (0.0, ("ipv4", "ipv6"), "calico-node.service")

@@ -357,3 +357,52 @@ def test_a_unit_that_is_down_is_not_given_up_when_the_lock_is_lost():
     lost = m.Observation({}, "lock lost", hopeless=True)
     decision = d.decide(fleet, d.Progress({"w1": state}), lost, 0.0)
     assert decision.actions == (d.Run(REBOOT, m.Phase.VERIFY, ("w1",)),)
+
+
+NAMES = [step.name for step in STEPS]
+
+
+@given(
+    st.sampled_from(m.Status),
+    st.integers(0, len(NAMES)),
+    st.sampled_from(m.Phase),
+    st.sets(st.sampled_from([name for name in NAMES if name != "reboot"])),
+    st.lists(st.sampled_from(["bgp baseline", "bgp", "puppet"]), unique=True),
+)
+def test_other_steps_never_bring_a_unit_past_its_pivot_or_back(status, step, phase, gone, more):
+    state = m.UnitState(m.Unit("w1"), status, step if status is not m.Status.DONE else len(NAMES), phase)
+    now = [*more[:1], *(name for name in NAMES if name not in gone), *more[1:]]
+    after = d.translate(state, NAMES, now, "reboot")
+    pivot = now.index("reboot")
+    if status is m.Status.DONE:
+        assert after.step == len(now)
+    elif step == REBOOT:
+        assert (after.step, after.phase) == (pivot, phase)
+    elif step < REBOOT:
+        assert after.step == 0
+    else:
+        assert after.step == pivot + 1
+    assert (after.status, after.unit, after.facts) == (state.status, state.unit, state.facts)
+
+
+def test_units_that_wait_at_a_gate_are_asked_together():
+    units = [m.Unit(name) for name in ("w1", "w2", "w3", "w4")]
+    waiting = {"w1": (READY, 10.0), "w2": (READY, 10.9), "w3": (REBOOT, 10.5), "w4": (READY, 10.2)}
+    states = {
+        unit.name: m.UnitState(unit, m.Status.RUNNING, step, m.Phase.VERIFY, due=due, deadline=99.0, renew_at=99.0)
+        for unit in units
+        for step, due in [waiting[unit.name]]
+    }
+    states["w4"] = replace(states["w4"], busy=True)
+    decision = d.decide(stage(units, max_unavailable=4), d.Progress(states), m.Observation(), 10.0)
+    assert decision.actions == (d.Run(READY, m.Phase.VERIFY, ("w1", "w2")),)
+
+
+def test_what_acts_is_not_tried_again_before_its_time():
+    units = [m.Unit(name) for name in ("w1", "w2")]
+    states = {
+        unit.name: m.UnitState(unit, m.Status.RUNNING, CORDON, m.Phase.APPLY, due=due, deadline=99.0, renew_at=99.0)
+        for unit, due in zip(units, (10.0, 10.5), strict=True)
+    }
+    decision = d.decide(stage(units, max_unavailable=2), d.Progress(states), m.Observation(), 10.0)
+    assert decision.actions == (d.Run(CORDON, m.Phase.APPLY, ("w1",)),)

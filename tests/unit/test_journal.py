@@ -121,3 +121,13 @@ def test_a_damaged_journal_is_not_opened(tmp_path):
     (tmp_path / "r1" / "journal.db").write_text("this is no database" * 100)
     with pytest.raises(j.JournalError, match="holds no readable journal"):
         j.Journal.open(tmp_path, "r1")
+
+
+def test_states_and_options_are_rewritten_together(book, info):
+    book.put("nodes", [UnitState(Unit("w1"), Status.HELD, 3)])
+    broken = [UnitState(Unit("w1"), Status.HELD, 4), UnitState(Unit("w2"), facts={"no": object()})]
+    with pytest.raises(TypeError):
+        book.rewrite("nodes", broken, {"steps": ["new"]})
+    assert (book.info(), book.states("nodes")["w1"].step) == (info, 3)
+    book.rewrite("nodes", broken[:1], {"steps": ["new"]})
+    assert (book.info().options, book.states("nodes")["w1"].step) == ({"steps": ["new"]}, 4)

@@ -3,7 +3,7 @@
 import argparse
 
 from fleet.cookbook import NodeCookbook
-from fleet.procedures.nodes import reboot_steps
+from fleet.procedures.reboot import REBOOT
 
 
 class RebootNodes(NodeCookbook):
@@ -13,7 +13,8 @@ class RebootNodes(NodeCookbook):
 
       - silence its alerts, cordon it in the name of the run, evict its pods as their budgets allow;
       - verify that it is drained, reboot it, wait for a new boot id;
-      - wait for the first Puppet run since the boot, for the node to be Ready, for its alerts to clear;
+      - wait for the first Puppet run since the boot, for the node to be Ready, for its BGP sessions to be back at every
+        router, for its alerts to clear;
       - uncordon it, unless it was cordoned before, and end the silence.
 
     One failure domain at a time, and never more nodes unavailable than the limit, those of others included.
@@ -26,8 +27,7 @@ class RebootNodes(NodeCookbook):
       cookbook sre.k8s.reboot-nodes --resume 20260131-0300-reboot-nodes-lab-4f2a
     """
 
-    procedure = "sre.k8s.reboot-nodes"
-    build_steps = staticmethod(reboot_steps)
+    procedure = REBOOT
 
     def argument_parser(self) -> argparse.ArgumentParser:
         """Add what is about reboots."""

@@ -208,6 +208,25 @@ def resume(stage: Stage, state: UnitState, now: float) -> UnitState:
     return enter(stage, state, 0, now)
 
 
+def translate(state: UnitState, before: Sequence[str], now: Sequence[str], pivot: str) -> UnitState:
+    """Say where a unit stands when its stage has other steps than when its run was interrupted.
+
+    A unit that was before the pivot is to start over, one that was past it is to be asked everything after it again.
+
+    Args:
+        state: the unit's state among the steps of then.
+        before: the names of the steps of then.
+        now: the names of the steps of today.
+        pivot: the step that must happen at most once; it is among both.
+    """
+    old, new = before.index(pivot), now.index(pivot)
+    if state.status is Status.DONE:
+        return replace(state, step=len(now))
+    if state.step == old:
+        return replace(state, step=new)
+    return replace(state, step=0 if state.step < old else new + 1, phase=Phase.CHECK)
+
+
 def awaits_pivot(stage: Stage, state: UnitState) -> bool:
     """Say whether a unit's pivot was ordered and is not yet known to have happened."""
     return state.step == stage.pivot() and state.phase is not Phase.CHECK
@@ -245,18 +264,25 @@ def _withdrawals(
 
 
 def _runs(stage: Stage, running: Sequence[UnitState], seen: Observation, now: float) -> list[Run]:
-    """Return the calls that are due."""
-    due: dict[tuple[int, Phase, str], list[str]] = {}
+    """Return the calls that are due, and with each the units that can be asked along with it.
+
+    Units at the same step and phase share one call, unless each call takes as long as its unit needs. One that waits is
+    asked as soon as another one is due: so they keep in step, and however many wait, a router is asked once a round.
+    """
+    calls: dict[tuple[int, Phase, str], list[UnitState]] = {}
     for state in running:
-        if state.busy or state.due > now:
-            continue
         step = stage.steps[state.step]
-        if (step.pivot or step.closes) and state.phase is Phase.APPLY and seen.blocked:
+        if state.busy or ((step.pivot or step.closes) and state.phase is Phase.APPLY and seen.blocked):
             continue
-        # Units at the same step and phase share one call, unless each call takes as long as its unit needs.
         shared = "" if step.batch else state.unit.name
-        due.setdefault((state.step, state.phase, shared), []).append(state.unit.name)
-    return [Run(step, phase, tuple(names)) for (step, phase, _), names in due.items()]
+        calls.setdefault((state.step, state.phase, shared), []).append(state)
+    runs = []
+    for (step_index, phase, _), states in calls.items():
+        due = [state for state in states if state.due <= now]
+        if due:
+            asked = due if phase is Phase.APPLY else states
+            runs.append(Run(step_index, phase, tuple(state.unit.name for state in asked)))
+    return runs
 
 
 def _before_pivot(stage: Stage, state: UnitState) -> bool:

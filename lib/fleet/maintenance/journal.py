@@ -162,6 +162,13 @@ class Journal:
             for state in states:
                 self._put(stage, state)
 
+    def rewrite(self, stage: str, states: Iterable[UnitState], options: Mapping[str, Any]) -> None:
+        """Write the states of units and the run's options, both or neither."""
+        with self._db:
+            self._db.execute("INSERT OR REPLACE INTO run VALUES ('options', ?)", (json.dumps(dict(options)),))
+            for state in states:
+                self._put(stage, state)
+
     def record(self, stage: str, states: Iterable[UnitState], *, step: str, kind: str) -> None:
         """Write the states of units together with an event for each.
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from fleet.bgp.junos import Routers
 from fleet.config import ClusterConfig
 from fleet.errors import FleetError
 from fleet.hosts.remote import Remote
@@ -33,6 +34,7 @@ class Cluster:
         silences: its Alertmanager.
         hosts: the host of each node that the run may touch.
         run: the run.
+        routers: its core routers; None where the configuration has none.
         cancel: set when the run has to leave at once.
     """
 
@@ -44,6 +46,7 @@ class Cluster:
     silences: Silences
     hosts: Mapping[str, str]
     run: RunInfo
+    routers: Routers | None = None
     cancel: threading.Event = field(default_factory=threading.Event)
 
     @property

@@ -1,4 +1,4 @@
-"""Rolling maintenance of nodes: the stages around the steps, the view of the cluster, and the way back.
+"""Rolling maintenance of nodes: the steps that all of it has, the stages around the steps, the view of the cluster, and the way back.
 
 A maintenance is a few stages. *Prepare* marks the nodes that are still to be done with a soft taint, so that evicted
 pods rather go where they can stay. *Nodes* takes each node through its steps. Two more remove what is left of the
@@ -7,7 +7,7 @@ run: its taints, and its silences except those of held nodes.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fleet.errors import FleetError
 from fleet.hosts.silences import Silence
@@ -29,8 +29,9 @@ from fleet.maintenance.model import (
     pending,
 )
 from fleet.maintenance.runner import Effects
-from fleet.procedures import steps
+from fleet.procedures import bgp, steps
 from fleet.procedures.cluster import Cluster
+from fleet.procedures.once import Once, Settled
 
 NODES = "nodes"
 """The stage in which the nodes are done; its states in the journal are the run's substance."""
@@ -39,6 +40,7 @@ ABORT = "abort"
 
 _FAST = 0.2  # seconds between looks at what a watch keeps current
 _SLOW = 1.0  # seconds between looks that ask a host or a service
+_ABORT_DEADLINE = 60.0  # seconds: who aborts wants the nodes back now, or to know why not
 _API_DEADLINE = 120.0  # seconds for one change at the API or at Alertmanager, outages of them included
 
 
@@ -77,24 +79,49 @@ def absent(all_nodes: Mapping[str, Node], domain_label: str) -> dict[str, Absent
     return gone
 
 
-def closing_steps(cluster: Cluster) -> tuple[Step, ...]:
-    """Return the steps with which a node is taken out of service."""
+@dataclass(frozen=True, slots=True)
+class NodeProcedure:
+    """A kind of maintenance of nodes.
+
+    Attributes:
+        name: the cookbook's full name, such as ``sre.k8s.reboot-nodes``.
+        steps: returns the steps of a node on a cluster; what they depend on beside the configuration stands in the
+            run's options.
+        act: makes the one among them that happens at most once.
+    """
+
+    name: str
+    steps: Callable[[Cluster], Sequence[Step]]
+    act: Callable[[Cluster], Once]
+
+
+def closing_steps(cluster: Cluster, *, drained: bool = True) -> tuple[Step, ...]:
+    """Return the steps with which a node is taken out of service.
+
+    Args:
+        cluster: the cluster.
+        drained: whether its pods have to leave.
+    """
     deadlines = cluster.config.deadlines
+    drain = Step(StepSpec("drain", deadlines.drain, poll=_FAST, batch=False), steps.Drain(cluster))
+    baseline = Step(StepSpec("bgp baseline", deadlines.bgp, poll=_SLOW, gate=True), bgp.Baseline(cluster))
     return (
+        *((baseline,) if cluster.config.bgp else ()),
         Step(StepSpec("silence", _API_DEADLINE, poll=_SLOW), steps.SilenceNode(cluster)),
         Step(StepSpec("cordon", _API_DEADLINE, poll=_FAST, closes=True), steps.Cordon(cluster)),
-        Step(StepSpec("drain", deadlines.drain, poll=_FAST, batch=False), steps.Drain(cluster)),
+        *((drain,) if drained else ()),
     )
 
 
-def opening_steps(cluster: Cluster) -> tuple[Step, ...]:
-    """Return the steps with which a node is proven to be well and given back."""
-    deadlines = cluster.config.deadlines
-    return (
-        Step(StepSpec("ready", deadlines.ready, poll=_FAST, gate=True), steps.Ready(cluster)),
-        Step(StepSpec("alerts", deadlines.alerts, poll=_SLOW, gate=True), steps.Alerts(cluster)),
-        *giving_steps(cluster),
-    )
+def bgp_steps(cluster: Cluster) -> tuple[Step, ...]:
+    """Return the gate at the routers, where the configuration has some."""
+    spec = StepSpec("bgp", cluster.config.deadlines.bgp, poll=_SLOW, gate=True)
+    return (Step(spec, bgp.Proven(cluster)),) if cluster.config.bgp else ()
+
+
+def ready_step(cluster: Cluster) -> Step:
+    """Return the gate that waits for Kubernetes to see a node Ready."""
+    return Step(StepSpec("ready", cluster.config.deadlines.ready, poll=_FAST, gate=True), steps.Ready(cluster))
 
 
 def giving_steps(cluster: Cluster) -> tuple[Step, ...]:
@@ -105,16 +132,9 @@ def giving_steps(cluster: Cluster) -> tuple[Step, ...]:
     )
 
 
-def reboot_steps(cluster: Cluster) -> tuple[Step, ...]:
-    """Return the steps of a node's reboot."""
-    deadlines = cluster.config.deadlines
-    puppet = Step(StepSpec("puppet", deadlines.puppet, poll=10.0), steps.Puppet(cluster))
-    return (
-        *closing_steps(cluster),
-        Step(StepSpec("reboot", deadlines.reboot, poll=_SLOW, pivot=True), steps.Reboot(cluster)),
-        *((puppet,) if cluster.config.puppet.enabled else ()),
-        *opening_steps(cluster),
-    )
+def alerts_step(cluster: Cluster) -> Step:
+    """Return the gate that waits for a node's alerts to clear."""
+    return Step(StepSpec("alerts", cluster.config.deadlines.alerts, poll=_SLOW, gate=True), steps.Alerts(cluster))
 
 
 Known = Callable[[], Mapping[str, UnitState]]
@@ -177,19 +197,18 @@ class Abort:
     """Gives back the nodes that a run had in flight, as they were before; each only when it is Ready.
 
     Args:
-        cluster: the cluster.
+        act: what happens at most once in the run.
         states: the nodes that were in flight or held.
-        in_reboot: those among them whose reboot was ordered and not proven.
+        ordered: those among them for which the act was ordered and is not proven.
         known: the states of the nodes in the journal's stage ``abort``.
     """
 
-    def __init__(self, cluster: Cluster, states: Sequence[UnitState], in_reboot: frozenset[str], known: Known) -> None:
-        deadlines = cluster.config.deadlines
-        settle = StepSpec("settle", min(deadlines.reboot, 60.0), gate=True)
-        ready = StepSpec("ready", min(deadlines.ready, 60.0), poll=_FAST, gate=True)
+    def __init__(self, act: Once, states: Sequence[UnitState], ordered: frozenset[str], known: Known) -> None:
+        cluster = act.cluster
+        proofs = (ready_step(cluster), *bgp_steps(cluster))
         give_back = [
-            Step(settle, steps.Settled(cluster, in_reboot)),
-            Step(ready, steps.Ready(cluster)),
+            Step(StepSpec("settle", _ABORT_DEADLINE, gate=True), Settled(act, ordered)),
+            *(Step(replace(s.spec, timeout=min(s.spec.timeout, _ABORT_DEADLINE)), s.effects) for s in proofs),
             *giving_steps(cluster),
         ]
         ending = _ending(cluster, known)

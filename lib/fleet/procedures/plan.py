@@ -54,13 +54,13 @@ def render(plan: Plan, console: Console) -> None:
     limits = plan.limits
     console.print(f"\n{plan.title}", style="bold", markup=False)
     table = Table(show_edge=False)
-    for column in ("#", "node", "domain", "pods to evict"):
+    drains = "drain" in plan.steps
+    columns = ("#", "node", "domain", *(("pods to evict",) if drains else ()))
+    for column in columns:
         table.add_column(column, justify="right" if column in ("#", "pods to evict") else "left", no_wrap=True)
     for number, unit in enumerate(plan.units, 1):
-        evictions = plan.evictions.get(unit.name)
-        table.add_row(
-            str(number), Text(unit.name), Text(unit.domain or "-"), "?" if evictions is None else str(evictions)
-        )
+        evictions = (str(plan.evictions.get(unit.name, "?")),) if drains else ()
+        table.add_row(str(number), Text(unit.name), Text(unit.domain or "-"), *evictions)
     console.print(table)
     console.print(f"Each node: {' → '.join(plan.steps)}")
     domains = f"{limits.max_domains} domain" + ("s" if limits.max_domains > 1 else "")

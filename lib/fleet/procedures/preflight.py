@@ -3,15 +3,16 @@
 All of it is read-only, and all findings are told at once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from fleet.errors import FleetError
-from fleet.hosts import probe
+from fleet.hosts import probe, services
 from fleet.hosts.probe import HostState
+from fleet.hosts.services import ServiceState
 from fleet.k8s import disruption, nodes
 from fleet.k8s.budgets import parse_budget
 from fleet.k8s.client import Api
@@ -21,10 +22,11 @@ from fleet.k8s.model import Node
 from fleet.k8s.pods import parse_pod
 from fleet.maintenance import decide, lock
 from fleet.maintenance.model import Limits, Observation, Stage, Unit, UnitState
-from fleet.procedures import steps
+from fleet.procedures import bgp, steps
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, ask, note, stop
 from fleet.procedures.nodes import NODES, absent
+from fleet.procedures.once import other_machine
 from fleet.runs import open_runs
 
 
@@ -36,14 +38,17 @@ class Found:
     evictions: Mapping[str, int]
 
 
-def examine(cluster: Cluster, units: Sequence[Unit], limits: Limits, state_dir: Path) -> Found:
-    """Look at everything, at the same time.
+def examine(
+    cluster: Cluster, units: Sequence[Unit], limits: Limits, state_dir: Path, node_steps: Collection[str]
+) -> Found:
+    """Look at everything that the steps of nodes will need, at the same time.
 
     Args:
         cluster: the cluster, with the hosts that are to be maintained.
         units: the nodes in their order.
         limits: how many at once.
         state_dir: where runs are kept.
+        node_steps: the names of the steps that each node goes through.
     """
     known = cluster.nodes.snapshot()
     config = cluster.config
@@ -59,10 +64,17 @@ def examine(cluster: Cluster, units: Sequence[Unit], limits: Limits, state_dir: 
         lambda: of_nodes(known, units, config.domain_label, cluster.run.id),
         lambda: of_limits(known, units, limits, config.domain_label),
         lambda: of_runs(cluster, state_dir),
-        lambda: of_hosts(cluster),
+        lambda: of_hosts(cluster, node_steps),
         lambda: of_alerts(cluster),
-        pods,
     ]
+    drains = "drain" in node_steps
+    if drains:
+        checks.append(pods)
+    if config.bgp:
+        checks.append(lambda: bgp.examine(cluster, known, graceful=not drains))
+    if config.bgp and "restart" in node_steps:
+        unit = config.bgp.unit
+        checks.append(lambda: of_unit(cluster, unit))
 
     def run(check: Callable[[], list[Finding]]) -> list[Finding]:
         try:
@@ -153,8 +165,9 @@ def of_runs(cluster: Cluster, state_dir: Path) -> list[Finding]:
     return findings
 
 
-def of_hosts(cluster: Cluster) -> list[Finding]:
-    """Ask all hosts whether they can be reached, and whether Puppet is disabled there."""
+def of_hosts(cluster: Cluster, node_steps: Collection[str]) -> list[Finding]:
+    """Ask all hosts whether they can be reached, and have what the steps need of them."""
+    puppet = "puppet" in node_steps
     findings = []
     silent: dict[str, list[str]] = {}
     disabled: dict[str, list[str]] = {}
@@ -163,14 +176,14 @@ def of_hosts(cluster: Cluster) -> list[Finding]:
         if not isinstance(answer, HostState):
             silent.setdefault(answer.reason, []).append(host)
             continue
-        if problem := steps.other_machine(cluster.node(by_host[host]), answer):
+        if problem := other_machine(cluster.node(by_host[host]), answer.boot_id):
             findings.append(stop(f"{problem}.", f"Find out which, or --exclude {by_host[host]}."))
-        if not answer.can_reboot:
+        if "reboot" in node_steps and not answer.can_reboot:
             findings.append(stop(f"{host} has no reboot-host in its PATH.", "Install it: config/hosts/ has one."))
-        if cluster.config.puppet.enabled and not answer.puppet_installed:
+        if puppet and not answer.puppet_installed:
             todo = "Install it: config/hosts/ has one; or set puppet.enabled to false."
             findings.append(stop(f"{host} has no {probe.PUPPET_COMMON}.", todo))
-        elif cluster.config.puppet.enabled and answer.puppet_disabled is not None:
+        elif puppet and answer.puppet_disabled is not None:
             disabled.setdefault(answer.puppet_disabled, []).append(host)
     for reason, hosts in silent.items():
         names = ",".join(sorted(hosts))
@@ -178,6 +191,19 @@ def of_hosts(cluster: Cluster) -> list[Finding]:
     for reason, hosts in disabled.items():
         names = ",".join(sorted(hosts))
         findings.append(stop(f"Puppet is disabled on {names}: {reason!r}", f"Enable it there, or --exclude {names}."))
+    return findings
+
+
+def of_unit(cluster: Cluster, unit: str) -> list[Finding]:
+    """Ask all hosts whether the unit that is to be restarted is active."""
+    findings = []
+    for host, answer in services.state(cluster.remote, list(cluster.hosts.values()), unit).items():
+        if not isinstance(answer, ServiceState):
+            continue  # of_hosts names the hosts that do not answer.
+        if not answer.loaded:
+            findings.append(stop(f"{host} has no {unit}.", f"Correct bgp.unit, or --exclude {host}."))
+        elif answer.active != "active":
+            findings.append(stop(f"{unit} is {answer.active} on {host}.", f"Repair it, or --exclude {host}."))
     return findings
 
 

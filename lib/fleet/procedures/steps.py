@@ -5,17 +5,13 @@ was lost.
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from fleet.config import DrainConfig
 from fleet.errors import FleetError
-from fleet.hosts import probe, puppet, reboot
 from fleet.hosts.matchers import parse_matcher
-from fleet.hosts.probe import HostState
 from fleet.hosts.silences import NoSuchSilenceError, Silence
 from fleet.k8s import drain, nodes
 from fleet.k8s.client import ApiError
@@ -28,7 +24,7 @@ Tell = Callable[[str, str], None]
 """Reports a unit's progress within a step: its name and one line."""
 
 
-def _each(units: Sequence[UnitState], judge: Callable[[UnitState], Verdict]) -> Verdicts:
+def each(units: Sequence[UnitState], judge: Callable[[UnitState], Verdict]) -> Verdicts:
     """Judge units one by one; one that cannot be read does not keep the others from an answer."""
     verdicts = {}
     for state in units:
@@ -44,29 +40,19 @@ def _each(units: Sequence[UnitState], judge: Callable[[UnitState], Verdict]) -> 
     return verdicts
 
 
-class _Step:
+class NodeStep:
+    """Base of the steps: a node's cluster, and nothing to do."""
+
     def __init__(self, cluster: Cluster) -> None:
+        """Work on the nodes of a cluster."""
         self.cluster = cluster
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002 (gates have no effect)
         """Do nothing: a gate only waits."""
         return {state.unit.name: done() for state in units}
 
-    def _probe(self, units: Sequence[UnitState], judge: Callable[[UnitState, HostState], Verdict]) -> Verdicts:
-        """Ask all hosts at once, and judge what each of them answers."""
-        hosts = [self.cluster.hosts[state.unit.name] for state in units]
-        answers = probe.probe(self.cluster.remote, hosts)
 
-        def one(state: UnitState) -> Verdict:
-            answer = answers[self.cluster.hosts[state.unit.name]]
-            if isinstance(answer, HostState):
-                return judge(state, answer)
-            return unknown(f"{self.cluster.hosts[state.unit.name]} does not answer: {answer.reason}")
-
-        return _each(units, one)
-
-
-class SilenceNode(_Step):
+class SilenceNode(NodeStep):
     """The node's alerts are silenced, by a silence of this run."""
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
@@ -79,7 +65,7 @@ class SilenceNode(_Step):
                 return pending("not silenced")
             return done(silence=found[0].id, alerts_before=self._alerts_before(state))
 
-        return _each(units, judge)
+        return each(units, judge)
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Create a silence for each node, and note which alerts were firing before."""
@@ -89,7 +75,7 @@ class SilenceNode(_Step):
             before = self._alerts_before(state)
             return done(silence=silence_node(self.cluster, state.unit.name, config.silence), alerts_before=before)
 
-        return _each(units, create)
+        return each(units, create)
 
     def _alerts_before(self, state: UnitState) -> list[str]:
         """Return the names of the alerts that fired before; of a resumed run's own work there may be more by now."""
@@ -121,7 +107,7 @@ def silences_of(cluster: Cluster) -> dict[str, list[Silence]]:
     return found
 
 
-class Cordon(_Step):
+class Cordon(NodeStep):
     """The node takes no new pods; the node itself says which run closed it and why."""
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
@@ -134,7 +120,7 @@ class Cordon(_Step):
                 return done("was cordoned before" if owner.was_cordoned else "", was_cordoned=owner.was_cordoned)
             return pending("not cordoned by this run")
 
-        return _each(units, judge)
+        return each(units, judge)
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Cordon; a node that another run holds is left alone and held."""
@@ -145,7 +131,7 @@ class Cordon(_Step):
                 return failed(_other_run(self.cluster, state.unit.name))
             return done()
 
-        return _each(units, cordon)
+        return each(units, cordon)
 
 
 def _other_run(cluster: Cluster, node: str) -> str:
@@ -154,7 +140,8 @@ def _other_run(cluster: Cluster, node: str) -> str:
     return f"it is under the maintenance of run {run}; resume or abort that first"
 
 
-_UNCORDONED = "somebody has uncordoned it meanwhile; --resume cordons and drains it again"
+UNCORDONED = "somebody has uncordoned it meanwhile; --resume cordons and drains it again"
+"""Why a node that this run had closed is held."""
 
 
 def drain_policy(config: DrainConfig) -> drain.DrainPolicy:
@@ -167,7 +154,7 @@ def has_taint(node: Node, run: str) -> bool:
     return any(taint.key == nodes.PENDING_TAINT and taint.value == run for taint in node.taints)
 
 
-class Drain(_Step):
+class Drain(NodeStep):
     """No pod is left on the node that a drain has to move."""
 
     def __init__(self, cluster: Cluster) -> None:
@@ -184,7 +171,7 @@ class Drain(_Step):
                 return done()
             return pending(f"{len(left)} pods left: {', '.join(str(pod) for pod in left[:5])}")
 
-        return _each(units, judge)
+        return each(units, judge)
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
         """Evict the pods of one node and wait until they are gone."""
@@ -206,11 +193,11 @@ class Drain(_Step):
             if self.cluster.cancel.is_set():
                 return pending("interrupted", evicted=evicted)
             if cancel.is_set():
-                return failed(_UNCORDONED, evicted=evicted)
+                return failed(UNCORDONED, evicted=evicted)
             remaining = "; ".join(str(pod) for pod in result.remaining[:5])
             return failed(f"{result.reason}: {remaining}" if remaining else result.reason, evicted=evicted)
 
-        return _each(units, one)
+        return each(units, one)
 
     @contextmanager
     def _cancelled_when_uncordoned(self, name: str) -> Iterator[threading.Event]:
@@ -231,133 +218,8 @@ class Drain(_Step):
             over.set()
 
 
-def other_machine(node: Node, host: HostState) -> str:
-    """Return why a host cannot be the machine that a node runs on; empty if it can. Both tell the kernel's boot id."""
-    if not node.boot_id or node.boot_id == host.boot_id:
-        return ""
-    return (
-        f"Kubernetes has the boot id {node.boot_id} for {node.name}, and the host has {host.boot_id}: it is another"
-        " machine, or its kubelet has not reported since the boot"
-    )
-
-
-def _rebooted(host: HostState) -> Verdict:
-    # By the host's own clock, seconds since the epoch.
-    return done(new_boot_id=host.boot_id, booted_at=host.booted)
-
-
-class Reboot(_Step):
-    """The host runs under another boot id than when this run first looked."""
-
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """Compare boot ids; the first look notes the old one."""
-
-        def judge(state: UnitState, host: HostState) -> Verdict:
-            before = state.facts.get("boot_id")
-            if before is None:
-                if problem := other_machine(self.cluster.node(state.unit.name), host):
-                    return failed(problem)
-                return pending("not rebooted", boot_id=host.boot_id, reboot_ordered=True)
-            if host.boot_id == before:
-                # From here on the order may be on its way at any time, whatever came of an earlier one.
-                return pending("still up, has not gone down yet", reboot_ordered=True)
-            return _rebooted(host)
-
-        return self._probe(units, judge)
-
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
-        """Order the reboot, of nodes that are cordoned by this run and verified drained at this moment.
-
-        The order carries the old boot id, and a host that runs under another one ignores it: no host is rebooted twice,
-        however often it is given.
-        """
-        self._silence_again(units)
-        # At the same time, so that the first answer is not old when the last one comes.
-        with ThreadPoolExecutor(len(units)) as pool:
-            checks = pool.map(lambda state: _each([state], self._is_safe), units)
-            verdicts = {name: verdict for found in checks for name, verdict in found.items()}
-        safe = [state for state in units if verdicts[state.unit.name].kind == "done"]
-        if not safe:
-            return verdicts
-        order = {self.cluster.hosts[state.unit.name]: str(state.facts["boot_id"]) for state in safe}
-        results = reboot.reboot(self.cluster.remote, order)
-        for state in safe:
-            result = results[self.cluster.hosts[state.unit.name]]
-            if result.exit_code is None:
-                verdicts[state.unit.name] = pending(f"the order was not confirmed: {result.output}")
-            elif result.exit_code != 0:
-                verdicts[state.unit.name] = failed(f"the host refused: {result.output} (exit {result.exit_code})")
-        return verdicts
-
-    def _silence_again(self, units: Sequence[UnitState]) -> None:
-        """Make sure that no alert pages for a reboot that is ordered: somebody may have removed the silence."""
-        active = silences_of(self.cluster)
-        for state in units:
-            if state.unit.name not in active:
-                silence_node(self.cluster, state.unit.name, self.cluster.config.alerts.silence)
-
-    def _is_safe(self, state: UnitState) -> Verdict:
-        name = state.unit.name
-        node = nodes.read_node(self.cluster.api, name)
-        owner = nodes.ownership(node)
-        if not node.unschedulable or owner is None or owner.run != self.cluster.run.id:
-            return failed(f"{_UNCORDONED}; it was not rebooted", reboot_ordered=False)
-        if left := drain.pods_left(self.cluster.api, name, drain_policy(self.cluster.config.drain)):
-            names = ", ".join(str(pod) for pod in left[:5])
-            return failed(f"pods are on it again, it was not rebooted: {names}", reboot_ordered=False)
-        return done(reboot_ordered=True)
-
-
-class Settled(_Step):
-    """No reboot is on its way: one that was ordered has happened, or can no longer come."""
-
-    GRACE = 15.0
-    """Seconds after which a host that answers under its old boot id will not go down any more."""
-
-    def __init__(self, cluster: Cluster, in_reboot: frozenset[str]) -> None:
-        """Look at the named nodes: a reboot of theirs was ordered and not proven."""
-        super().__init__(cluster)
-        self._in_reboot = in_reboot
-        self._since = time.monotonic()
-
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """Compare boot ids; nothing to wait for where no reboot was ordered."""
-        ordered = [state for state in units if state.unit.name in self._in_reboot]
-        verdicts = {state.unit.name: done() for state in units}
-
-        def judge(state: UnitState, host: HostState) -> Verdict:
-            if host.boot_id != state.facts["boot_id"]:
-                return _rebooted(host)
-            return done() if time.monotonic() - self._since > self.GRACE else pending("a reboot may be on its way")
-
-        return {**verdicts, **(self._probe(ordered, judge) if ordered else {})}
-
-
-class Puppet(_Step):
-    """Puppet has run without an error since the boot."""
-
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """Look at Puppet's last run and lock on all hosts at once."""
-
-        def judge(_state: UnitState, host: HostState) -> Verdict:
-            if host.puppet_disabled is not None:
-                return failed(f"Puppet is disabled: {host.puppet_disabled!r}; enable it, then resume")
-            return done() if host.puppet_succeeded_since_boot else pending("no successful Puppet run since the boot")
-
-        return self._probe(units, judge)
-
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
-        """Run Puppet; a run that the boot started is waited for."""
-        hosts = self.cluster.by_host(state.unit.name for state in units)
-        results = puppet.run(self.cluster.remote, list(hosts), timeout=self.cluster.config.deadlines.puppet)
-        return {
-            node: pending(f"Puppet: {results[host].error}") if results[host].error else done()
-            for host, node in hosts.items()
-        }
-
-
-class Ready(_Step):
-    """Kubernetes sees the rebooted node: Ready, under the new boot id, with a heartbeat of this boot."""
+class Ready(NodeStep):
+    """Kubernetes sees the node Ready; a rebooted one under its new boot id, with a heartbeat of this boot."""
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at the node as the watch brought it."""
@@ -375,10 +237,10 @@ class Ready(_Step):
                 return pending("no heartbeat since the boot")
             return done()
 
-        return _each(units, judge)
+        return each(units, judge)
 
 
-class Alerts(_Step):
+class Alerts(NodeStep):
     """No alert of the host fires that did not fire before."""
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
@@ -392,10 +254,10 @@ class Alerts(_Step):
             firing = sorted({alert.name for alert in alerts if alert.host == host} - expected)
             return pending(f"firing: {', '.join(firing)}") if firing else done()
 
-        return _each(units, judge)
+        return each(units, judge)
 
 
-class Uncordon(_Step):
+class Uncordon(NodeStep):
     """Nothing of this run is left on the node: it takes pods again, unless it was cordoned before."""
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
@@ -410,7 +272,7 @@ class Uncordon(_Step):
                 return pending("still has this run's taint")
             return done("left cordoned, as it was found" if node.unschedulable else "")
 
-        return _each(units, judge)
+        return each(units, judge)
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Remove the taint, then the cordon, each only if it is this run's."""
@@ -421,16 +283,16 @@ class Uncordon(_Step):
             nodes.uncordon(self.cluster.api, state.unit.name, self.cluster.run.id)
             return done()
 
-        return _each(units, uncordon)
+        return each(units, uncordon)
 
 
-class Unsilence(_Step):
+class Unsilence(NodeStep):
     """The node's silence has ended."""
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look for silences of this run that are still active."""
         active = silences_of(self.cluster)
-        return _each(units, lambda state: pending("still silenced") if state.unit.name in active else done())
+        return each(units, lambda state: pending("still silenced") if state.unit.name in active else done())
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Expire them."""
@@ -441,7 +303,7 @@ class Unsilence(_Step):
                 self.cluster.silences.expire(silence.id)
             return done()
 
-        return _each(units, expire)
+        return each(units, expire)
 
 
 def extend(cluster: Cluster, units: Sequence[UnitState], duration: float) -> Verdicts:
@@ -462,4 +324,4 @@ def extend(cluster: Cluster, units: Sequence[UnitState], duration: float) -> Ver
         except NoSuchSilenceError:
             return done(silence=silence_node(cluster, state.unit.name, duration))
 
-    return _each(units, one)
+    return each(units, one)

@@ -1,0 +1,129 @@
+"""BGP as a gate: a node takes pods only when its sessions are back at every router, as they were before."""
+
+from collections.abc import Mapping, Sequence
+
+from fleet.bgp import verify
+from fleet.bgp.verify import Readings, Session
+from fleet.config import BgpConfig
+from fleet.errors import FleetError
+from fleet.k8s.model import Node
+from fleet.maintenance.model import Kind, UnitState, Verdict, done, pending
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.findings import Finding, ask, note, stop
+from fleet.procedures.steps import NodeStep, Verdicts, each
+
+FACT = "bgp"
+"""The name under which a node's baseline is remembered."""
+
+
+class _RouterStep(NodeStep):
+    """Base of the gates at the routers, which are all asked at once, and once for all nodes."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask the routers, and judge what they say of each node."""
+        config, readings = _ask(self.cluster)
+        return each(units, lambda state: self.judge(state, config, readings))
+
+    def judge(self, state: UnitState, config: BgpConfig, readings: Readings) -> Verdict:
+        """Judge what the routers say of a node."""
+        raise NotImplementedError
+
+
+class Baseline(_RouterStep):
+    """What the routers know of the node before it is touched is remembered."""
+
+    def judge(self, state: UnitState, config: BgpConfig, readings: Readings) -> Verdict:
+        """Remember it; with a router that cannot be asked the gate could never open."""
+        if unread := _unread(readings):
+            return pending(unread)
+        sessions = sessions_of(self.cluster.node(state.unit.name), config)
+        return Verdict(Kind.DONE, facts={FACT: verify.baseline(sessions, readings, config.asn)})
+
+
+class Proven(_RouterStep):
+    """Every session that the node had is up again at every router, with all its prefixes."""
+
+    def judge(self, state: UnitState, config: BgpConfig, readings: Readings) -> Verdict:
+        """Compare with the baseline; a node without one must have all sessions that it is expected to have."""
+        baseline = state.facts.get(FACT)
+        if baseline is None:
+            sessions = sessions_of(self.cluster.node(state.unit.name), config)
+            left = _unread(readings) or _join(verify.missing(sessions, readings, config.asn))
+            return pending(left) if left else done()
+        # A router that the operator has taken out of the configuration is not asked for any more.
+        baseline = {router: sessions for router, sessions in baseline.items() if router in config.routers}
+        since = state.facts.get("replaced_at")
+        unproven = verify.unproven(baseline, readings, config.asn, since=since, stable=config.stable)
+        return pending("; ".join(unproven)) if unproven else done()
+
+
+def sessions_of(node: Node, config: BgpConfig) -> tuple[Session, ...]:
+    """Return the sessions that a node must have."""
+    return verify.expected(verify.addresses_of(node, config), tuple(config.routers))
+
+
+def examine(cluster: Cluster, known: Mapping[str, Node], *, graceful: bool) -> list[Finding]:
+    """Ask the routers whether all sessions are there that a run will want to see again.
+
+    Args:
+        cluster: the cluster, with the hosts that are to be maintained.
+        known: all nodes.
+        graceful: whether routers have to keep the routes of a session that goes down (graceful restart).
+    """
+    config, readings = _ask(cluster)
+    if unread := [f"{error}." for error in readings.values() if isinstance(error, FleetError)]:
+        return [stop(what, "Without it no node could be proven to be back; repair that first.") for what in unread]
+    sessions = {name: sessions_of(known[name], config) for name in cluster.hosts}
+    findings = []
+    for name, expected in sessions.items():
+        missing = verify.missing(expected, readings, config.asn)
+        if not expected or len(missing) == len(expected):
+            what = f"{name} has no BGP session with any router" + (f": {_join(missing)}." if missing else ".")
+            findings.append(stop(what, f"Repair it, correct bgp.addresses in the configuration, or --exclude {name}."))
+        elif missing:
+            todo = "Repair it first; if you go on, it is not waited for."
+            findings.append(ask(f"{name} has BGP sessions that are down: {_join(missing)}.", todo))
+    if graceful:
+        findings += _of_graceful_restart(cluster, sessions)
+    if not findings:
+        total = sum(len(expected) for expected in sessions.values())
+        findings.append(note(f"All {total} BGP sessions of the nodes are up at {', '.join(config.routers)}."))
+    return findings
+
+
+def _of_graceful_restart(cluster: Cluster, sessions: Mapping[str, Sequence[Session]]) -> list[Finding]:
+    """Refuse to keep pods on nodes whose routes the routers would drop."""
+    assert cluster.routers is not None  # noqa: S101
+    findings = []
+    negotiated = cluster.routers.restarting()
+    for router, addresses in negotiated.items():
+        if isinstance(addresses, FleetError):
+            findings.append(
+                stop(f"{addresses}.", "Without it nobody knows about graceful restart; leave out --no-drain.")
+            )
+            continue
+        lacking = [
+            name
+            for name, expected in sessions.items()
+            if any(session.router == router and session.address not in addresses for session in expected)
+        ]
+        if lacking:
+            what = f"Graceful restart was not negotiated at {router} in all sessions of {', '.join(lacking)}."
+            findings.append(stop(what, "Their pods would lose their routes: leave out --no-drain."))
+    what = "Pods stay on the nodes while their routes depend on the routers' graceful restart (--no-drain)."
+    findings.append(ask(what, "Make sure that the restart takes less than the routers' restart time."))
+    return findings
+
+
+def _ask(cluster: Cluster) -> tuple[BgpConfig, Readings]:
+    if cluster.config.bgp is None or cluster.routers is None:
+        raise FleetError(f"The cluster {cluster.name} has no section bgp in the configuration")
+    return cluster.config.bgp, cluster.routers.summaries()
+
+
+def _unread(readings: Readings) -> str:
+    return "; ".join(str(error) for error in readings.values() if isinstance(error, FleetError))
+
+
+def _join(missing: Sequence[tuple[Session, str]]) -> str:
+    return ", ".join(f"{session} {why}" for session, why in missing)

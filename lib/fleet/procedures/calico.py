@@ -1,0 +1,112 @@
+"""The restart of what keeps the BGP sessions of nodes: its steps beside those that all node maintenance has."""
+
+from collections.abc import Mapping, Sequence
+
+from fleet.config import BgpConfig
+from fleet.errors import FleetError
+from fleet.hosts import services
+from fleet.hosts.probe import Unreachable
+from fleet.hosts.remote import Result
+from fleet.hosts.services import ServiceState
+from fleet.maintenance.model import StepSpec, UnitState, Verdict, done, failed, pending, unknown
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.nodes import (
+    NodeProcedure,
+    Step,
+    alerts_step,
+    bgp_steps,
+    closing_steps,
+    giving_steps,
+    ready_step,
+)
+from fleet.procedures.once import Life, Once
+from fleet.procedures.steps import NodeStep, Verdicts, each
+
+
+def _bgp(cluster: Cluster) -> BgpConfig:
+    """Return the configuration of the routers.
+
+    Raises:
+        FleetError: there is none.
+    """
+    if cluster.config.bgp is None:
+        raise FleetError(
+            f"The cluster {cluster.name} has no section bgp in the configuration: without routers there is no proof"
+            " that a node's routes are back."
+        )
+    return cluster.config.bgp
+
+
+class Restart(Once):
+    """The unit runs as another start than when this run first looked."""
+
+    fact = "invocation"
+    words = ("restarted", "not restarted yet")
+
+    def lives(self, hosts: Sequence[str]) -> Mapping[str, Life | Unreachable]:
+        """Ask hosts for the unit's last start."""
+        answers = services.state(self.cluster.remote, hosts, _bgp(self.cluster).unit)
+        return {
+            host: _start(answer) if isinstance(answer, ServiceState) else answer for host, answer in answers.items()
+        }
+
+    def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
+        """Order the restart."""
+        timeout = self.cluster.config.deadlines.restart
+        return services.restart(self.cluster.remote, _bgp(self.cluster).unit, ids, timeout=timeout)
+
+
+def _start(service: ServiceState) -> Life:
+    return Life(service.invocation, service.boot_id, service.age)
+
+
+class Active(NodeStep):
+    """The unit is active."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask systemd on all hosts at once."""
+        unit = _bgp(self.cluster).unit
+        answers = services.state(self.cluster.remote, [self.cluster.hosts[state.unit.name] for state in units], unit)
+
+        def judge(state: UnitState) -> Verdict:
+            host = self.cluster.hosts[state.unit.name]
+            answer = answers[host]
+            if isinstance(answer, Unreachable):
+                return unknown(f"{host} does not answer: {answer.reason}")
+            if answer.active == "failed":
+                return failed(f"{unit} has failed ({answer.result}); see journalctl -u {unit} there")
+            return done() if answer.active == "active" else pending(f"{unit} is {answer.active}")
+
+        return each(units, judge)
+
+
+def drains(cluster: Cluster) -> bool:
+    """Say whether the run moves pods away first; the operator may have said that routers keep the routes meanwhile."""
+    return bool(cluster.run.options.get("drain", True))
+
+
+def restart_steps(cluster: Cluster) -> tuple[Step, ...]:
+    """Return the steps of a restart.
+
+    Raises:
+        FleetError: the cluster has no routers in the configuration.
+    """
+    _bgp(cluster)
+    restart = cluster.config.deadlines.restart
+    return (
+        *closing_steps(cluster, drained=drains(cluster)),
+        Step(StepSpec("restart", restart, pivot=True), _act(cluster)),
+        Step(StepSpec("active", restart, poll=0.5, gate=True), Active(cluster)),
+        *bgp_steps(cluster),
+        ready_step(cluster),
+        alerts_step(cluster),
+        *giving_steps(cluster),
+    )
+
+
+def _act(cluster: Cluster) -> Restart:
+    return Restart(cluster, drained=drains(cluster))
+
+
+RESTART_CALICO = NodeProcedure("sre.k8s.restart-calico", restart_steps, _act)
+"""Rolling restarts of calico-node."""

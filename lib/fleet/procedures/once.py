@@ -1,0 +1,195 @@
+"""Acts that happen at most once a run: the reboot of a host, the restart of a unit.
+
+What runs on a host (a boot, a start of a unit) has an id. The order names the one that is to end and does nothing where
+another one runs already; another id is the proof that it has happened.
+"""
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from fleet.hosts.probe import Unreachable
+from fleet.hosts.remote import Result
+from fleet.k8s import drain, nodes
+from fleet.k8s.nodes import Node
+from fleet.maintenance.model import Facts, UnitState, Verdict, done, failed, pending, unknown
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.steps import (
+    UNCORDONED,
+    NodeStep,
+    Tell,
+    Verdicts,
+    drain_policy,
+    each,
+    silence_node,
+    silences_of,
+)
+
+
+@dataclass(frozen=True)
+class Life:
+    """What runs on a host: one boot of it, or one start of a unit.
+
+    Attributes:
+        id: it has another one after the act.
+        boot_id: of the host's kernel.
+        age: seconds since it began.
+        facts: what to remember of it once it is the new one.
+    """
+
+    id: str
+    boot_id: str
+    age: float
+    facts: Facts = field(default_factory=dict)
+
+
+_Judge = Callable[[UnitState, Life], Verdict]
+
+
+class Once(NodeStep):
+    """Something on the host was ended, and has begun anew."""
+
+    fact: str
+    """The name under which the id of what is to end is remembered."""
+    words: tuple[str, str]
+    """For messages: the act as it was done, and what is said while the old one still runs."""
+
+    def __init__(self, cluster: Cluster, *, drained: bool = True) -> None:
+        """Act on nodes of a cluster.
+
+        Args:
+            cluster: the cluster.
+            drained: whether a node must have no pod left that a drain would move.
+        """
+        super().__init__(cluster)
+        self._drained = drained
+
+    @abstractmethod
+    def lives(self, hosts: Sequence[str]) -> Mapping[str, Life | Unreachable]:
+        """Ask hosts what runs there."""
+
+    @abstractmethod
+    def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
+        """Order the end of what has these ids, by host; nothing happens where something else runs."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Compare ids; the first look notes the old one."""
+        return self._judge(units, self._compare)
+
+    def settle(self, units: Sequence[UnitState], *, over: bool) -> Verdicts:
+        """Say whether an order that may be on its way has come true, or can no longer do so.
+
+        Args:
+            units: units to which an order was given, or may have been.
+            over: whether an order that has not come true by now never will.
+        """
+
+        def judge(state: UnitState, life: Life) -> Verdict:
+            if life.id != state.facts[self.fact]:
+                return self._proven(life)
+            return done() if over else pending("the order may still be on its way")
+
+        return self._judge(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Give the order, for nodes that are cordoned by this run and verified drained at this moment.
+
+        The order carries the old id, and nothing happens where another one runs: it is carried out at most once,
+        however often it is given.
+        """
+        self._silence_again(units)
+        # At the same time, so that the first answer is not old when the last one comes.
+        with ThreadPoolExecutor(len(units)) as pool:
+            checks = pool.map(lambda state: each([state], self._is_safe), units)
+            verdicts = {name: verdict for found in checks for name, verdict in found.items()}
+        safe = [state for state in units if verdicts[state.unit.name].kind == "done"]
+        if not safe:
+            return verdicts
+        results = self.order({self.cluster.hosts[state.unit.name]: str(state.facts[self.fact]) for state in safe})
+        for state in safe:
+            result = results[self.cluster.hosts[state.unit.name]]
+            if result.exit_code is None:
+                verdicts[state.unit.name] = pending(f"the order was not confirmed: {result.output}")
+            elif result.exit_code != 0:
+                verdicts[state.unit.name] = failed(f"the host refused: {result.output} (exit {result.exit_code})")
+        return verdicts
+
+    def _judge(self, units: Sequence[UnitState], judge: _Judge) -> Verdicts:
+        hosts = [self.cluster.hosts[state.unit.name] for state in units]
+        lives = self.lives(hosts)
+
+        def one(state: UnitState) -> Verdict:
+            host = self.cluster.hosts[state.unit.name]
+            life = lives[host]
+            return judge(state, life) if isinstance(life, Life) else unknown(f"{host} does not answer: {life.reason}")
+
+        return each(units, one)
+
+    def _compare(self, state: UnitState, life: Life) -> Verdict:
+        before = state.facts.get(self.fact)
+        act, still = self.words
+        if before is None:
+            if problem := other_machine(self.cluster.node(state.unit.name), life.boot_id):
+                return failed(problem)
+            return pending(f"not {act}", **{self.fact: life.id}, ordered=True)
+        if life.id == before:
+            # From here on the order may be on its way at any time, whatever came of an earlier one.
+            return pending(still, ordered=True)
+        return self._proven(life)
+
+    def _proven(self, life: Life) -> Verdict:
+        # ``replaced_at`` by this host's clock, for comparison with what others than the host say.
+        return done(**{f"new_{self.fact}": life.id}, replaced_at=time.time() - life.age, **life.facts)
+
+    def _silence_again(self, units: Sequence[UnitState]) -> None:
+        """Make sure that no alert pages for what is ordered now: somebody may have removed the silence."""
+        active = silences_of(self.cluster)
+        for state in units:
+            if state.unit.name not in active:
+                silence_node(self.cluster, state.unit.name, self.cluster.config.alerts.silence)
+
+    def _is_safe(self, state: UnitState) -> Verdict:
+        name = state.unit.name
+        node = nodes.read_node(self.cluster.api, name)
+        owner = nodes.ownership(node)
+        if not node.unschedulable or owner is None or owner.run != self.cluster.run.id:
+            return failed(f"{UNCORDONED}; it was not {self.words[0]}", ordered=False)
+        if not self._drained:
+            return done(ordered=True)
+        if left := drain.pods_left(self.cluster.api, name, drain_policy(self.cluster.config.drain)):
+            names = ", ".join(str(pod) for pod in left[:5])
+            return failed(f"pods are on it again, it was not {self.words[0]}: {names}", ordered=False)
+        return done(ordered=True)
+
+
+class Settled(NodeStep):
+    """No order is on its way: one that was given has come true, or can no longer do so."""
+
+    GRACE = 15.0
+    """Seconds after which a host where the old one still runs will not carry the order out any more."""
+
+    def __init__(self, act: Once, ordered: frozenset[str]) -> None:
+        """Look at the named nodes: an order was given to them and is not proven to have come true."""
+        super().__init__(act.cluster)
+        self._act = act
+        self._ordered = ordered
+        self._since = time.monotonic()
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Compare ids; nothing to wait for where no order was given."""
+        ordered = [state for state in units if state.unit.name in self._ordered]
+        over = time.monotonic() - self._since > self.GRACE
+        verdicts = {state.unit.name: done() for state in units}
+        return {**verdicts, **(self._act.settle(ordered, over=over) if ordered else {})}
+
+
+def other_machine(node: Node, boot_id: str) -> str:
+    """Return why a host cannot be the machine that a node runs on; empty if it can. Both tell the kernel's boot id."""
+    if not node.boot_id or node.boot_id == boot_id:
+        return ""
+    return (
+        f"Kubernetes has the boot id {node.boot_id} for {node.name}, and the host has {boot_id}: it is another"
+        " machine, or its kubelet has not reported since the boot"
+    )

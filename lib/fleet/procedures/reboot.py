@@ -1,0 +1,87 @@
+"""The reboot of nodes: its steps beside those that all node maintenance has."""
+
+from collections.abc import Mapping, Sequence
+
+from fleet.hosts import probe, puppet, reboot
+from fleet.hosts.probe import HostState, Unreachable
+from fleet.hosts.remote import Result
+from fleet.maintenance.model import StepSpec, UnitState, Verdict, done, failed, pending, unknown
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.nodes import (
+    NodeProcedure,
+    Step,
+    alerts_step,
+    bgp_steps,
+    closing_steps,
+    giving_steps,
+    ready_step,
+)
+from fleet.procedures.once import Life, Once
+from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
+
+
+class Reboot(Once):
+    """The host runs under another boot id than when this run first looked."""
+
+    fact = "boot_id"
+    words = ("rebooted", "still up, has not gone down yet")
+
+    def lives(self, hosts: Sequence[str]) -> Mapping[str, Life | Unreachable]:
+        """Ask hosts for their boots."""
+        answers = probe.probe(self.cluster.remote, hosts)
+        return {host: _boot(answer) if isinstance(answer, HostState) else answer for host, answer in answers.items()}
+
+    def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
+        """Order hosts to reboot."""
+        return reboot.reboot(self.cluster.remote, ids)
+
+
+def _boot(host: HostState) -> Life:
+    # ``booted_at`` by the host's own clock, as heartbeats are.
+    return Life(host.boot_id, host.boot_id, host.uptime, {"booted_at": host.booted})
+
+
+class Puppet(NodeStep):
+    """Puppet has run without an error since the boot."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look at Puppet's last run and lock on all hosts at once."""
+        answers = probe.probe(self.cluster.remote, [self.cluster.hosts[state.unit.name] for state in units])
+
+        def judge(state: UnitState) -> Verdict:
+            host = answers[self.cluster.hosts[state.unit.name]]
+            if isinstance(host, Unreachable):
+                return unknown(f"{self.cluster.hosts[state.unit.name]} does not answer: {host.reason}")
+            if host.puppet_disabled is not None:
+                return failed(f"Puppet is disabled: {host.puppet_disabled!r}; enable it, then resume")
+            return done() if host.puppet_succeeded_since_boot else pending("no successful Puppet run since the boot")
+
+        return each(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Run Puppet; a run that the boot started is waited for."""
+        hosts = self.cluster.by_host(state.unit.name for state in units)
+        results = puppet.run(self.cluster.remote, list(hosts), timeout=self.cluster.config.deadlines.puppet)
+        return {
+            node: pending(f"Puppet: {results[host].error}") if results[host].error else done()
+            for host, node in hosts.items()
+        }
+
+
+def reboot_steps(cluster: Cluster) -> tuple[Step, ...]:
+    """Return the steps of a node's reboot."""
+    deadlines = cluster.config.deadlines
+    puppet_run = Step(StepSpec("puppet", deadlines.puppet, poll=10.0), Puppet(cluster))
+    return (
+        *closing_steps(cluster),
+        Step(StepSpec("reboot", deadlines.reboot, pivot=True), Reboot(cluster)),
+        *((puppet_run,) if cluster.config.puppet.enabled else ()),
+        ready_step(cluster),
+        *bgp_steps(cluster),
+        alerts_step(cluster),
+        *giving_steps(cluster),
+    )
+
+
+REBOOT = NodeProcedure("sre.k8s.reboot-nodes", reboot_steps, Reboot)
+"""Rolling reboots."""

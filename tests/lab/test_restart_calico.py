@@ -1,0 +1,327 @@
+"""sre.k8s.restart-calico over the whole fleet, and BGP as a gate: watched at the routers themselves."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import threading
+from collections import defaultdict
+
+import pytest
+import yaml
+
+from fleet_lab import workload
+from rehearsal import DEADLINES, REBOOT, RESTART_CALICO, Rehearsal, RouterWatcher, Watcher, eventually
+
+WORKERS = [f"worker{number}" for number in range(1, 7)]
+STEPS = ("silence", "cordon", "drain", "restart", "active", "bgp", "ready", "alerts", "uncordon", "unsilence")
+
+
+@pytest.fixture(scope="module")
+def running_workload(lab):
+    workload.create(lab)
+    yield
+    workload.delete(lab)
+
+
+@pytest.fixture
+def rehearsal(lab, running_workload, tmp_path):
+    """A fleet in order, and put in order again after the test."""
+    rehearsal = Rehearsal(lab, tmp_path, RESTART_CALICO, deadlines={**DEADLINES, "bgp": "7s", "restart": "7s"})
+    rehearsal.restore()
+    yield rehearsal
+    rehearsal.restore()
+
+
+def addresses(lab, *names):
+    """The addresses of nodes, by which routers know them."""
+    return {str(address) for name in names for address in (lab.hosts[name].ipv4, lab.hosts[name].ipv6)}
+
+
+def start_of(lab, node):
+    """The invocation of calico-node on a node, as its systemd has it."""
+    return lab.enter(node, "systemctl", "show", "--property=InvocationID", "--value", "calico-node").strip()
+
+
+def test_every_session_is_reestablished_once_and_proven(rehearsal, lab):
+    starts = {name: start_of(lab, name) for name in WORKERS}
+    before = lab.sessions()
+    planned = rehearsal.cookbook(
+        "--dry-run", RESTART_CALICO, "--cluster", "lab", "-r", "rehearsal", "--max-unavailable", "2"
+    )
+    assert planned.code == 0, planned.output
+    assert "All 24 BGP sessions of the nodes are up at cr1, cr2." in planned.output
+    assert {name: start_of(lab, name) for name in WORKERS} == starts
+    assert not rehearsal.state_dir.exists()
+
+    with RouterWatcher(lab) as routers, Watcher(lab) as seen:
+        outcome = rehearsal.start("--max-unavailable", "2", "-t", "T123")
+    assert outcome.code == 0, outcome.output
+
+    assert routers.looks > 20
+    assert len(routers.most_without_sessions) in (1, 2), routers.most_without_sessions
+    assert routers.without_sessions_in_service == set(), "a node took pods before its sessions were up"
+    assert len(seen.most_unavailable) == 2
+    assert len(seen.most_rows) == 1
+    after = lab.sessions()
+    workers = addresses(lab, *WORKERS)
+    for (router, address), session in after.items():
+        flaps = session["connectionsDropped"] - before[router, address]["connectionsDropped"]
+        assert flaps == (1 if address in workers else 0), f"{address} at {router} went down {flaps} times"
+        assert session["state"] == "Established"
+    assert all(len(boots) == 1 for boots in seen.boots.values()), "a node was rebooted"
+    assert all(start_of(lab, name) != starts[name] for name in WORKERS)
+    rehearsal.assert_untouched(*WORKERS)
+    assert rehearsal.silences() == []
+    for unit in rehearsal.report()["units"]:
+        assert set(unit["steps"]) == {"bgp baseline", *STEPS}
+        assert {router: len(sessions) for router, sessions in unit["facts"]["bgp"].items()} == {"cr1": 2, "cr2": 2}
+
+
+def test_nodes_whose_sessions_do_not_come_back_are_held(rehearsal, lab, tmp_path):
+    faults = {
+        "worker1": ("bgp-down", f"bgp: not within 7 s: cr1 {lab.hosts['worker1'].ipv4}: Active"),
+        "worker2": ("bgp-ipv6-down", f"bgp: not within 7 s: cr1 {lab.hosts['worker2'].ipv6}: Active"),
+        "worker3": ("bgp-fewer-prefixes", "1 of 2 prefixes"),
+        "worker4": ("calico-fails", "restart: "),
+    }
+    limits = {"max_unavailable": 5, "max_domains": 3, "max_failed": 3}
+    rehearsal = Rehearsal(
+        lab, tmp_path, RESTART_CALICO, limits=limits, deadlines={**DEADLINES, "bgp": "7s", "restart": "7s"}
+    )
+    for node, (fault, _) in faults.items():
+        lab.inject(fault, node)
+    outcome = rehearsal.start("--query", "worker[1-6]")
+    assert outcome.code == 1, outcome.output
+    held = [name for name, status in rehearsal.statuses().items() if status == "held"]
+    assert held == list(faults)
+    for node, (_, message) in faults.items():
+        line = next(line for line in outcome.output.splitlines() if f"{node}: HELD: " in line)
+        assert message in line
+        rehearsal.assert_held(node)
+    assert f"cookbook {RESTART_CALICO} --resume {outcome.run}" in outcome.output
+    shown = rehearsal.cookbook("sre.network.bgp-summary", "--cluster", "lab", "--json")
+    assert shown.code == 1
+
+    lab.heal()
+    lab.wait_for_sessions(timeout=30)
+    starts = {name: start_of(lab, name) for name in ("worker1", "worker2", "worker3")}
+    resumed = rehearsal.resume(outcome.run)
+    assert resumed.code == 0, resumed.output
+    assert {name: start_of(lab, name) for name in starts} == starts, "what was restarted was restarted again"
+    rehearsal.assert_untouched(*WORKERS)
+    assert rehearsal.silences() == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("router-unreachable", "cr2"),
+        ("netconf-hangs", "cr2"),
+        ("netconf-host-key", "host key"),
+        ("netconf-login", "cr2"),
+    ],
+)
+def test_a_router_that_cannot_be_asked_keeps_the_gate_closed(rehearsal, lab, fault, message):
+    with rehearsal.in_background("--query", "worker[1-2]") as process:
+        rehearsal.wait_for_event("worker1", "restart", "intent")
+        lab.inject(fault, "cr2")
+        outcome = rehearsal.end(process)
+    assert outcome.code == 1, outcome.output
+    assert rehearsal.statuses() == {"worker1": "held", "worker2": "pending"}
+    line = next(line for line in outcome.output.splitlines() if "worker1: HELD: bgp: not within 7 s: " in line)
+    assert message in line
+    assert "cr2" in line
+    assert "cr1" not in line
+    rehearsal.assert_held("worker1")
+    rehearsal.assert_untouched("worker2")
+    refused = rehearsal.start("--query", "worker2")
+    assert refused.code == 2, refused.output
+    assert re.search(r"\[stop\] .*cr2", refused.output)
+
+    lab.heal()
+    start = start_of(lab, "worker1")
+    resumed = rehearsal.resume(outcome.run)
+    assert resumed.code == 0, resumed.output
+    assert start_of(lab, "worker1") == start
+    rehearsal.assert_untouched("worker1", "worker2")
+    assert rehearsal.silences() == []
+
+
+@pytest.mark.parametrize("step", ["drain", "restart", "bgp"])
+def test_a_run_that_is_killed_is_resumed(rehearsal, lab, step):
+    before = lab.sessions()
+    kind = "intent" if step != "bgp" else "pending"
+    rehearsal.kill_at("worker1", step, kind, "--query", "worker[1-2]")
+    outcome = rehearsal.resume(rehearsal.folder().name)
+    assert outcome.code == 0, outcome.output
+    assert rehearsal.statuses() == {"worker1": "done", "worker2": "done"}
+    after = lab.sessions()
+    for address in addresses(lab, "worker1", "worker2"):
+        for router in ("cr1", "cr2"):
+            flaps = [sessions[router, address]["connectionsDropped"] for sessions in (before, after)]
+            assert flaps[1] - flaps[0] == 1, f"{address} at {router} was not restarted exactly once"
+    rehearsal.assert_untouched("worker1", "worker2")
+    assert rehearsal.silences() == []
+
+
+def test_an_abort_gives_back_only_what_is_proven(rehearsal, lab):
+    lab.inject("bgp-down", "worker1")
+    outcome = rehearsal.start("--query", "worker1")
+    assert outcome.code == 1, outcome.output
+    aborted = rehearsal.abort(outcome.run)
+    assert aborted.code == 1, aborted.output
+    assert "worker1 stays cordoned and silenced" in aborted.output
+    rehearsal.assert_held("worker1")
+    lab.heal()
+    lab.wait_for_sessions(timeout=30)
+    aborted = rehearsal.abort(outcome.run)
+    assert aborted.code == 0, aborted.output
+    rehearsal.assert_untouched("worker1")
+    assert rehearsal.silences() == []
+
+
+def test_a_run_that_is_killed_at_the_restart_is_aborted(rehearsal, lab):
+    rehearsal.kill_at("worker1", "restart", "intent", "--query", "worker1")
+    outcome = rehearsal.abort(rehearsal.folder().name)
+    assert outcome.code == 0, outcome.output
+    rehearsal.assert_untouched("worker1")
+    lab.wait_for_sessions(timeout=10)
+
+
+def test_sessions_that_are_down_before_are_found_before(rehearsal, lab):
+    lab.inject("bgp-ipv6-down", "worker1")
+    lab.inject("bgp-down", "worker2")
+    for node in ("worker1", "worker2"):
+        lab.enter(node, "systemctl", "restart", "calico-node")
+    down = addresses(lab, "worker2") | {str(lab.hosts["worker1"].ipv6)}
+    eventually(lambda: all(s["state"] != "Established" for (_, a), s in lab.sessions().items() if a in down))
+    outcome = rehearsal.start("--query", "worker[1-3]")
+    assert outcome.code == 2, outcome.output
+    assert f"[ask] worker1 has BGP sessions that are down: cr1 {lab.hosts['worker1'].ipv6} is Active" in outcome.output
+    assert f"[stop] worker2 has no BGP session with any router: cr1 {lab.hosts['worker2'].ipv4} " in outcome.output
+    assert not rehearsal.state_dir.exists()
+    rehearsal.assert_untouched(*WORKERS)
+
+    shown = rehearsal.cookbook("sre.network.bgp-summary", "--cluster", "lab", "--node", "worker[1-3]", "--json")
+    assert shown.code == 1, shown.output
+    alone = rehearsal.cookbook("sre.network.bgp-summary", "--cluster", "lab", "--node", "worker3")
+    assert alone.code == 0, alone.output
+
+
+def test_a_rebooted_node_takes_pods_only_with_its_sessions(rehearsal, lab, tmp_path):
+    reboots = Rehearsal(lab, tmp_path, REBOOT, puppet={"enabled": False}, deadlines={**DEADLINES, "bgp": "8s"})
+    lab.inject("bgp-ipv6-down", "worker3")
+    outcome = reboots.start("--query", "worker3")
+    assert outcome.code == 1, outcome.output
+    assert f"worker3: HELD: bgp: not within 8 s: cr1 {lab.hosts['worker3'].ipv6}" in outcome.output
+    reboots.assert_held("worker3")
+    boot_id = reboots.boot_id("worker3")
+    lab.heal()
+    assert reboots.resume(outcome.run).code == 0
+    assert reboots.boot_id("worker3") == boot_id
+    reboots.assert_untouched("worker3")
+    lab.wait_for_sessions(timeout=10)
+
+
+def attended(rehearsal, answer, *arguments):
+    """Run a cookbook on a terminal, and answer its question."""
+    leader, follower = pty.openpty()
+    command = ["cookbook", *arguments]
+    process = subprocess.Popen(command, env=rehearsal.environment, stdin=follower, stdout=follower, stderr=follower)
+    os.close(follower)
+    said = bytearray()
+
+    def read():
+        while True:
+            try:
+                data = os.read(leader, 4096)
+            except OSError:
+                return
+            if not data:
+                return
+            said.extend(data)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        eventually(lambda: b'Type "go"' in said or process.poll() is not None)
+        os.write(leader, f"{answer}\n".encode())
+        code = process.wait(timeout=120)
+    finally:
+        process.kill()
+        reader.join(timeout=5)
+        os.close(leader)
+    return code, said.decode(errors="replace")
+
+
+def test_pods_stay_where_the_routers_keep_their_routes(rehearsal, lab):
+    refused = rehearsal.start("--query", "worker1", "--no-drain")
+    assert refused.code == 2, refused.output
+    assert "[ask] Pods stay on the nodes" in refused.output
+
+    node = rehearsal.busiest()
+    arguments = (RESTART_CALICO, "--cluster", "lab", "-r", "rehearsal", "--query", node, "--no-drain")
+    start = start_of(lab, node)
+    with Watcher(lab) as seen:
+        code, said = attended(rehearsal, "go", *arguments)
+    assert code == 0, said
+    assert seen.evicted == {}
+    assert start_of(lab, node) != start
+    assert "drain" not in rehearsal.report()["units"][0]["steps"]
+    rehearsal.assert_untouched(node)
+
+    configuration = "/etc/calico/bird.conf"
+    lab.enter(node, "sed", "-i", "s/graceful restart on/graceful restart off/", configuration)
+    lab.enter(node, "systemctl", "restart", "calico-node")
+    try:
+        lab.wait_for_sessions(timeout=30)
+        refused = rehearsal.start("--query", node, "--no-drain")
+    finally:
+        lab.enter(node, "sed", "-i", "s/graceful restart off/graceful restart on/", configuration)
+        lab.enter(node, "systemctl", "restart", "calico-node")
+        lab.wait_for_sessions(timeout=30)
+    assert refused.code == 2, refused.output
+    for router in ("cr1", "cr2"):
+        assert f"[stop] Graceful restart was not negotiated at {router} in all sessions of {node}." in refused.output
+
+
+def test_the_summary_says_what_the_routers_say(rehearsal, lab):
+    shown = rehearsal.cookbook("sre.network.bgp-summary", "--cluster", "lab", "--json")
+    assert shown.code == 0, shown.output
+    said = defaultdict(set)
+    for row in json.loads(shown.output[shown.output.index("[") :]):
+        said[row["node"]].add((row["router"], row["address"], row["state"]))
+    assert said == {
+        name: {(router, address, "Established") for router in ("cr1", "cr2") for address in addresses(lab, name)}
+        for name in WORKERS
+    }
+    lab.inject("router-unreachable", "cr1")
+    partly = rehearsal.cookbook("sre.network.bgp-summary", "--cluster", "lab")
+    assert partly.code == 1, partly.output
+    assert "cr1" in partly.output
+    assert partly.output.count("Established") == 12
+
+
+@pytest.mark.parametrize(
+    ("bgp", "message"),
+    [
+        (None, "has no section bgp in the configuration"),
+        ({"known_hosts": "/nonexistent"}, "/nonexistent"),
+        ({"ssh_key": "/nonexistent"}, "/nonexistent"),
+        ({"password_file": "/nonexistent"}, "bgp: needs either ssh_key or password_file"),
+        ({"asn": 0}, "bgp.asn"),
+        ({"routers": {"cr1": {"address": "nosuchhost.invalid"}}}, "nosuchhost.invalid"),
+    ],
+)
+def test_bad_configuration_is_one_clear_message(rehearsal, bgp, message):
+    data = yaml.safe_load(rehearsal.config.read_text())
+    cluster = data["clusters"]["lab"]
+    cluster["bgp"] = None if bgp is None else {**cluster["bgp"], **bgp}
+    rehearsal.config.write_text(yaml.safe_dump(data))
+    outcome = rehearsal.start("--query", "worker1")
+    assert outcome.code == 2, outcome.output
+    assert message in outcome.output
+    assert "Traceback" not in outcome.output
+    assert not rehearsal.state_dir.exists()
