@@ -1,4 +1,4 @@
-"""Rolling maintenance of nodes: the steps that all of it has, the stages around the steps, the view of the cluster, and the way back.
+"""Rolling maintenance of nodes: the steps and stages that all of it has, the view of the cluster, and the way back.
 
 A maintenance is a few stages. *Prepare* marks the nodes that are still to be done with a soft taint, so that evicted
 pods rather go where they can stay. *Nodes* takes each node through its steps. Two more remove what is left of the
