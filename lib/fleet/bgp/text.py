@@ -8,7 +8,7 @@ from fleet.bgp import values
 from fleet.bgp.summary import ESTABLISHED, Peer, Rib, Summary, refuse
 
 
-def parse_text(text: str, *, taken: float) -> Summary:
+def parse(text: str, *, taken: float) -> Summary:
     """Read what the command line prints for ``show bgp summary``, or lines of that without its header.
 
     Everything above the header of the peers is passed over; without that header every line must be of a peer. A peer

@@ -9,7 +9,7 @@ Address = IPv4Address | IPv6Address
 STATE = r"[A-Z][A-Za-z]*(?: \([^()]*\))?"
 """A session's state: ``Active``, ``Idle (LicenseFailure)``."""
 
-TIME = r"(?:(\d+)y)?(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?\ ?(\d+(?::\d\d){0,2})?"
+TIME = r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?\ ?(\d+(?::\d\d){0,2})?"
 """How long ago; may match nothing at all."""
 
 
@@ -47,13 +47,13 @@ def elapsed(text: str) -> int:
         ValueError: it is no time.
     """
     match = _TIME.fullmatch(text)
-    if not text or not match:
+    if not match or not any(match.groups()):
         raise ValueError(f"{text!r} is no time such as 32:13 or 1d 2:03:04")
-    years, weeks, days, hours, clock = (match[number] or "0" for number in range(1, 6))
+    weeks, days, hours, clock = (group or "0" for group in match.groups())
     seconds = 0
     for part in clock.split(":"):
         seconds = seconds * 60 + int(part)
-    return ((int(years) * 365 + int(weeks) * 7 + int(days)) * 24 + int(hours)) * 3600 + seconds
+    return ((int(weeks) * 7 + int(days)) * 24 + int(hours)) * 3600 + seconds
 
 
 def count(text: str | None) -> int:

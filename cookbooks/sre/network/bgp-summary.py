@@ -1,0 +1,82 @@
+"""Show what the core routers know of the BGP sessions of a cluster's nodes."""
+
+import argparse
+import json
+
+from spicerack.cookbook import CookbookBase, LockArgs
+
+from fleet import config
+from fleet.bgp import table
+from fleet.bgp.junos import Routers
+from fleet.cookbook import FleetRunner
+from fleet.errors import FleetError
+from fleet.k8s.client import Api
+from fleet.k8s.model import parse_node
+from fleet.maintenance import report
+
+
+class BgpSummary(CookbookBase):
+    """Show what the core routers know of the BGP sessions of a cluster's nodes.
+
+      - asks Kubernetes for the nodes and their addresses, or takes those that the configuration names;
+      - asks all routers of the cluster at once for their BGP summary;
+      - prints for every node, router and address: the session's state and since when, how many prefixes are active,
+        received and accepted, and how often it went down.
+
+    It only reads, in a dry-run and otherwise, and may be run at any time, beside a maintenance too.
+    Exit code 0 if all sessions that there should be are up; 1 if one is not, or a router cannot be asked; 2 if nothing
+    could be asked for.
+
+    Examples:
+      cookbook sre.network.bgp-summary --cluster lab
+      cookbook sre.network.bgp-summary --cluster lab --node 'worker[1-2]' --json
+    """
+
+    def argument_parser(self) -> argparse.ArgumentParser:
+        """Return the cookbook's arguments."""
+        parser = super().argument_parser()
+        parser.add_argument("--cluster", required=True, help="The cluster, as the configuration names it.")
+        parser.add_argument("--node", default="", metavar="NODES", help="Only these nodes: worker1,worker[3-5].")
+        parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
+        return parser
+
+    def get_runner(self, args: argparse.Namespace) -> "BgpSummaryRunner":
+        """Return what carries it out."""
+        return BgpSummaryRunner(args, self.spicerack)
+
+
+class BgpSummaryRunner(FleetRunner):
+    """Asks, and prints."""
+
+    skip_start_sal = True
+
+    @property
+    def runtime_description(self) -> str:
+        """The line of the server admin log."""
+        return f"of {self._args.cluster}{f': {self._args.node}' if self._args.node else ''}"
+
+    @property
+    def lock_args(self) -> LockArgs:
+        """Runs are counted only: who reads is in nobody's way."""
+        return LockArgs(suffix=self._args.cluster, concurrency=0, ttl=600)
+
+    def act(self) -> int:
+        """Ask Kubernetes and the routers; print what they say."""
+        args = self._args
+        cluster = config.load(config.default_path(self._spicerack.config_dir)).cluster(args.cluster)
+        if cluster.bgp is None:
+            raise FleetError(
+                f"The cluster {args.cluster} has no section bgp in the configuration; it names the routers."
+            )
+        nodes, _ = Api.from_kubeconfig(cluster.kubeconfig).list_all("/api/v1/nodes", convert=parse_node)
+        chosen = table.choose(nodes, args.node)
+        routers = Routers(cluster.bgp)
+        try:
+            rows = table.rows_of(chosen, cluster.bgp, routers.summaries())
+        finally:
+            routers.close()
+        if args.json:
+            print(json.dumps(table.as_json(rows), indent=2))
+        else:
+            table.render(rows, report.console())
+        return 0 if all(row.up for row in rows) else 1
