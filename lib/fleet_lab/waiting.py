@@ -3,14 +3,14 @@
 import socket
 import time
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from fleet_lab.errors import LabError
 
 _INTERVAL = 0.2
 
 
-def is_listening(address: IPv4Address, port: int) -> bool:
+def is_listening(address: IPv4Address | IPv6Address, port: int) -> bool:
     """Whether a connection to a port is accepted."""
     try:
         with socket.create_connection((str(address), port), timeout=1.0):

@@ -83,12 +83,25 @@ def test_nodes_do_not_speak_bgp_with_each_other(lab: Lab) -> None:
     assert sum(" BGP " in line for line in protocols) == 4
 
 
-def test_routers_have_routes_to_the_pods(lab: Lab) -> None:
+def test_routers_have_routes_to_the_pods_as_long_as_calico_node_runs(lab: Lab, healed: Lab) -> None:
     host = lab.hosts["worker1"]
-    for router in ("cr1", "cr2"):
-        for pods, gateway in ((host.pods_ipv4, host.ipv4), (host.pods_ipv6, host.ipv6)):
-            route = lab.enter(router, "ip", "route", "get", str(pods[-2]))
-            assert f"via {gateway} " in route
+
+    def routes() -> set[tuple[str, int]]:
+        found: set[tuple[str, int]] = set()
+        for router in ("cr1", "cr2"):
+            for pods, gateway in ((host.pods_ipv4, host.ipv4), (host.pods_ipv6, host.ipv6)):
+                half = next(iter(pods.subnets()))
+                shown = lab.enter(router, "ip", f"-{gateway.version}", "route", "show", str(half))
+                found |= {(router, gateway.version) for line in shown.splitlines() if f" via {gateway} " in line}
+        return found
+
+    everywhere = {(router, version) for router in ("cr1", "cr2") for version in (4, 6)}
+    assert routes() == everywhere
+    assert lab.exec("worker1", "systemctl stop calico-node").returncode == 0
+    eventually(lambda: not routes())
+    assert lab.exec("worker1", "systemctl start calico-node").returncode == 0
+    lab.wait_for_sessions(timeout=15)
+    eventually(lambda: routes() == everywhere)
 
 
 def test_a_restart_is_a_flap_at_both_routers(lab: Lab) -> None:
@@ -165,7 +178,7 @@ def test_a_router_is_unreachable_and_routes_on(lab: Lab, healed: Lab) -> None:
     before = lab.sessions()
     lab.inject("router-unreachable", "cr1")
     assert not is_listening(lab.hosts["cr1"].ipv4, 22)
-    assert not is_listening(lab.hosts["cr1"].ipv4, 830)
+    assert not is_listening(lab.hosts["cr1"].ipv6, 830)
     assert is_listening(lab.hosts["cr2"].ipv4, 830)
     lab.enter("cr1", "systemctl", "reboot")
     eventually(lambda: {status.host.name: status.state for status in lab.status()}["cr1"] != "running")

@@ -45,8 +45,8 @@ template bgp bgp_template {{
     multihop;
     hold time 9;
     connect delay time 1;
-    connect retry time 5;
-    error wait time 2,10;
+    connect retry time 2;
+    error wait time 1,3;
     graceful restart {restart};
 }}
 

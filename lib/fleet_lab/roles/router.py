@@ -67,6 +67,8 @@ def bgpd(host: Host, topology: Topology) -> str:
         " no bgp ebgp-requires-policy",
         " no bgp default ipv4-unicast",
         " timers bgp 3 9",
+        # Announce at once, not after seconds: BIRD 2.0.12 sends what it has last put in line only when something comes.
+        " coalesce-time 50",
     ]
     for group in (NODES_IPV4, NODES_IPV6):
         lines += [
