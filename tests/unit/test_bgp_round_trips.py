@@ -43,12 +43,14 @@ SUMMARIES = st.builds(Summary, st.lists(peers(), max_size=6), st.floats(0, 2e9))
 
 
 @given(SUMMARIES, st.booleans(), st.booleans(), st.booleans())
+@settings(deadline=None)
 def test_xml(summary, namespaces, seconds, dotted):
     written = replies.xml(summary.peers, namespaces=namespaces, seconds=seconds, dotted=dotted)
     assert parse_xml(written, taken=summary.taken) == summary
 
 
 @given(SUMMARIES, st.booleans(), st.booleans(), st.booleans(), st.booleans())
+@settings(deadline=None)
 def test_text(summary, header, counts, alone, dotted):
     written = replies.text(summary.peers, header=header, counts=counts, alone=alone, dotted=dotted)
     nameless = [replace(peer, description="") for peer in summary.peers]
@@ -56,6 +58,7 @@ def test_text(summary, header, counts, alone, dotted):
 
 
 @given(SUMMARIES)
+@settings(deadline=None)
 def test_every_peer_is_found(summary):
     for peer in summary.peers:
         assert peer in summary.find(ip_address(peer.address.exploded), peer.asn)
@@ -67,6 +70,7 @@ def test_every_peer_is_found(summary):
 
 
 @given(st.lists(peers(), min_size=1, max_size=3), st.data())
+@settings(deadline=None)
 def test_xml_that_breaks_off_is_refused(several, data):
     written = replies.xml(several).strip()
     end = data.draw(st.integers(0, len(written) - 1))
@@ -75,6 +79,7 @@ def test_xml_that_breaks_off_is_refused(several, data):
 
 
 @given(st.lists(peers(), min_size=1, max_size=3), st.data())
+@settings(deadline=None)
 def test_no_line_is_passed_over(several, data):
     """A line of anything that gets between the peers is read or refused, and the refusal quotes it."""
     lines = replies.text(several, header=False, counts=False).splitlines()
@@ -89,14 +94,15 @@ def test_no_line_is_passed_over(several, data):
     assert read > len(several) or " ".join(garbage.split()) in refusal or (nothing and read == len(several))
 
 
-@settings(max_examples=200)
 @given(st.one_of(st.text(), st.binary()))
+@settings(deadline=None)
 def test_anything_else_is_an_error_of_ours(reply):
     with pytest.raises(SummaryError):
         parse_xml(reply, taken=0)
 
 
 @given(st.integers(0, TWENTY_YEARS))
+@settings(deadline=None)
 def test_times(seconds):
     assert values.elapsed(replies.elapsed(seconds)) == seconds
 

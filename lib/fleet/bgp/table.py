@@ -59,7 +59,7 @@ def choose(nodes: Sequence[Node], names: str) -> list[Node]:
     if unknown := wanted - there:
         raise FleetError(f"Kubernetes knows no node {unknown}; it knows {there or 'none'}.")
     if not wanted:
-        raise FleetError("Kubernetes knows no nodes.")
+        raise FleetError(f"--node {names!r} names no node." if names else "Kubernetes knows no nodes.")
     return [known[name] for name in wanted]
 
 

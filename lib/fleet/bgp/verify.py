@@ -185,12 +185,13 @@ def missing(sessions: Iterable[Session], readings: Readings, asn: int) -> list[t
     return found
 
 
-def lasting(seconds: float) -> str:
+def lasting(seconds: int) -> str:
     """Return a time for people, rounded down: ``7 s``, ``32 min``, ``5 h``, ``85 d``."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length or (unit == "min" and seconds >= length):
-            return f"{seconds // length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 2 * 3600:
+        return f"{seconds // 60} min"
+    return f"{seconds // 3600} h" if seconds < 2 * 86400 else f"{seconds // 86400} d"
 
 
 def _see(session: Session, summary: Summary, asn: int) -> _Seen:
