@@ -109,11 +109,14 @@ def join_cgroup(cgroup: str) -> None:
 
 
 def _new_clock() -> None:
-    """Let the processes started from now on see an uptime that starts at zero."""
+    """Let the processes started from now on see an uptime that starts at a second, as if a kernel had just booted.
+
+    To FRR, what happened in the second zero has never happened.
+    """
     _check(_libc.unshare(_CLONE_NEWTIME), "a time namespace of the host's own")
     offsets = []
     for name, clock in (("monotonic", time.CLOCK_MONOTONIC), ("boottime", time.CLOCK_BOOTTIME)):
-        seconds, nanoseconds = divmod(-time.clock_gettime_ns(clock), 1_000_000_000)
+        seconds, nanoseconds = divmod(1_000_000_000 - time.clock_gettime_ns(clock), 1_000_000_000)
         offsets.append(f"{name} {seconds} {nanoseconds}\n")
     Path("/proc/self/timens_offsets").write_text("".join(offsets), encoding="ascii")
 

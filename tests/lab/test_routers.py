@@ -184,6 +184,9 @@ def test_a_router_is_unreachable_and_routes_on(lab: Lab, healed: Lab) -> None:
     eventually(lambda: {status.host.name: status.state for status in lab.status()}["cr1"] != "running")
     lab.wait_for_sessions(timeout=30)
     assert not is_listening(lab.hosts["cr1"].ipv4, 22)
+    assert "never" not in {session["peerUptime"] for session in lab.sessions().values()}, (
+        "the router's clock is at zero"
+    )
     at_other = {key: session for key, session in lab.sessions().items() if key[0] == "cr2"}
     assert all(s["connectionsDropped"] == before[key]["connectionsDropped"] for key, s in at_other.items())
     lab.heal()
