@@ -15,6 +15,9 @@ INSTALL_REQUIRES = [
     "urllib3>=2.3,<3",
     # Routers, over NETCONF.
     "junos-eznc>=2.7,<3",
+    # What is below junos-eznc, whose host keys, log-ins and errors are handled here; named because imported directly.
+    "ncclient>=0.7,<0.8",
+    "paramiko>=3.2",
     # What routers answer, in XML; junos-eznc brings it, named here because it is imported directly.
     "lxml>=4.9",
     # Alertmanager's API; spicerack brings it as well.

@@ -20,6 +20,10 @@ _SUBSYSTEM = "netconf"
 class Server:
     """Listens, and watches the faults.
 
+    Attributes:
+        users: who may log in, and how.
+        listening: which time it listens, with which key.
+
     Args:
         settings: see the package.
         rpcs: answers what is asked.
@@ -35,6 +39,7 @@ class Server:
         self._numbers = itertools.count(1)
         self._listeners: list[asyncssh.SSHAcceptor] = []
         self._connections: set[asyncssh.SSHServerConnection] = set()
+        self.listening = 0
         self.users: dict[str, dict[str, str]] = settings["users"]
 
     async def run(self) -> None:
@@ -57,7 +62,7 @@ class Server:
         return self._has(LOGIN)
 
     def add(self, connection: asyncssh.SSHServerConnection) -> None:
-        """Remember a connection, to be closed by a fault."""
+        """Remember a connection whose user is in, to be closed by a fault; others meet the fault by themselves."""
         self._connections.add(connection)
 
     def remove(self, connection: asyncssh.SSHServerConnection) -> None:
@@ -93,12 +98,13 @@ class Server:
         for listener in self._listeners:
             listener.close()
         self._listeners = []
+        self.listening += 1
         for address in self._addresses:
             listener = await asyncssh.listen(
                 address,
                 self._port,
                 server_host_keys=[self._keys[other_key]],
-                server_factory=lambda: _Login(self),
+                server_factory=lambda number=self.listening: _Login(self, number),
                 process_factory=self.serve,
                 encoding=None,
                 reuse_address=True,
@@ -108,15 +114,20 @@ class Server:
 
 
 class _Login(asyncssh.SSHServer):
-    """Lets the users of a connection in, or not."""
+    """Lets the users of a connection in, or not.
 
-    def __init__(self, server: Server) -> None:
+    Args:
+        server: who may, and the faults.
+        listening: which key was shown, as of :attr:`Server.listening`.
+    """
+
+    def __init__(self, server: Server, listening: int) -> None:
         self._server = server
+        self._listening = listening
         self._connection: asyncssh.SSHServerConnection | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
-        self._server.add(conn)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncssh calls it so)
         if self._connection is not None:
@@ -136,3 +147,11 @@ class _Login(asyncssh.SSHServer):
         if not expected or self._server.refuses():
             return False
         return hmac.compare_digest(expected.encode(), password.encode())
+
+    def auth_completed(self) -> None:
+        if self._connection is None:
+            return
+        if self._server.refuses() or self._listening != self._server.listening:
+            self._connection.abort()  # a fault came in the middle
+        else:
+            self._server.add(self._connection)
