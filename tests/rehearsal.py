@@ -64,6 +64,12 @@ class Rehearsal:
         self.config.write_text(yaml.safe_dump(data))
         self.environment = {**os.environ, **lab.environment(), "FLEET_CONFIG": str(self.config)}
 
+    def change_config(self, change: Callable[[dict[str, Any]], object]) -> None:
+        """Change the cluster's section of the configuration."""
+        data = yaml.safe_load(self.config.read_text())
+        change(data["clusters"]["lab"])
+        self.config.write_text(yaml.safe_dump(data))
+
     def cookbook(self, *arguments: str, timeout: float = 240) -> Outcome:
         """Run a cookbook to its end."""
         done = subprocess.run(

@@ -1,0 +1,187 @@
+"""BGP as a gate: what is noted, what opens it, and what the preflight says; the routers are played."""
+
+import time
+from ipaddress import ip_address
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fleet.bgp.summary import ESTABLISHED, Peer, Rib, Summary
+from fleet.config import BgpConfig
+from fleet.errors import FleetError
+from fleet.maintenance.model import Kind, Unit, UnitState
+from fleet.procedures.bgp import FACT, Baseline, Proven, examine
+from fleet.procedures.findings import Level
+
+ADDRESSES = {"w1": ("10.0.0.1", "fd00::1"), "w2": ("10.0.0.2", "fd00::2")}
+CONFIG: dict[str, Any] = {
+    "routers": {"cr1": {}, "cr2": {}},
+    "username": "u",
+    "ssh_key": Path("/k"),
+    "known_hosts": Path("/h"),
+    "asn": 64601,
+    "stable": "2s",
+}
+
+
+class Routers:
+    """Routers that have all sessions up for an hour, but for what a test changes."""
+
+    def __init__(self) -> None:
+        self.changed: dict[tuple[str, str], dict[str, Any]] = {}
+        self.broken: dict[str, str] = {}
+        self.asked = 0
+
+    def summaries(self) -> dict[str, Any]:
+        self.asked += 1
+        return {
+            router: FleetError(f"{router} {self.broken[router]}")
+            if router in self.broken
+            else Summary([self._peer(router, address) for pair in ADDRESSES.values() for address in pair], time.time())
+            for router in ("cr1", "cr2")
+        }
+
+    def _peer(self, router: str, address: str) -> Peer:
+        rib = Rib("inet6.0" if ":" in address else "inet.0", 2, 2, 2, 0)
+        values = {"state": ESTABLISHED, "elapsed": 3600, "flaps": 3, "ribs": (rib,)}
+        return Peer(address=ip_address(address), asn=64601, **{**values, **self.changed.get((router, address), {})})
+
+    def restarted(self, **more: Any) -> None:
+        for router in ("cr1", "cr2"):
+            for pair in ADDRESSES.values():
+                for address in pair:
+                    self.changed[router, address] = {"elapsed": 5, "flaps": 4, **more}
+
+
+@pytest.fixture
+def routers() -> Routers:
+    return Routers()
+
+
+def cluster(routers: Routers, **config: Any) -> Any:
+    nodes = {
+        name: SimpleNamespace(name=name, annotations={}, addresses=addresses) for name, addresses in ADDRESSES.items()
+    }
+    bgp = BgpConfig.model_validate({**CONFIG, **config})
+    return SimpleNamespace(
+        name="lab",
+        config=SimpleNamespace(bgp=bgp),
+        routers=routers,
+        nodes=nodes,
+        node=nodes.__getitem__,
+        hosts={"w1": "w1.example.org", "w2": "w2.example.org"},
+    )
+
+
+def states(**facts: Any) -> list[UnitState]:
+    return [UnitState(Unit(name), facts=facts) for name in ADDRESSES]
+
+
+def noted(routers: Routers) -> dict[str, Any]:
+    return dict(Baseline(cluster(routers)).check(states())["w1"].facts)
+
+
+def gate(routers: Routers, facts: dict[str, Any], **config: Any) -> Any:
+    return Proven(cluster(routers, **config)).check([UnitState(Unit("w1"), facts=facts)])["w1"]
+
+
+def test_all_nodes_are_judged_by_one_round(routers):
+    verdicts = Baseline(cluster(routers)).check(states())
+    assert routers.asked == 1
+    assert {name: verdict.kind for name, verdict in verdicts.items()} == {"w1": Kind.DONE, "w2": Kind.DONE}
+    assert set(verdicts["w1"].facts[FACT]) == {"cr1", "cr2"}
+    assert set(verdicts["w1"].facts[FACT]["cr1"]) == set(ADDRESSES["w1"])
+
+
+def test_nothing_is_noted_while_a_router_cannot_be_asked(routers):
+    routers.broken["cr2"] = "refuses the connection"
+    verdict = Baseline(cluster(routers)).check(states())["w1"]
+    assert (verdict.kind, verdict.detail, verdict.facts) == (Kind.PENDING, "cr2 refuses the connection", {})
+
+
+def test_the_gate_opens_when_every_session_is_new_and_complete(routers):
+    facts = noted(routers) | {"replaced_at": time.time() - 10}
+    assert gate(routers, facts).kind is Kind.PENDING
+    routers.restarted()
+    assert gate(routers, facts).kind is Kind.DONE
+
+
+def test_a_session_of_another_node_keeps_no_gate_closed(routers):
+    facts = noted(routers) | {"replaced_at": time.time() - 10}
+    routers.restarted()
+    routers.changed["cr1", "fd00::2"] = {"state": "Active", "ribs": ()}
+    assert gate(routers, facts).kind is Kind.DONE
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"state": "Active", "ribs": ()}, "cr2 fd00::1: Active"),
+        ({"elapsed": 3600}, "cr2 fd00::1: has not gone down yet"),
+        ({"flaps": 3}, "cr2 fd00::1: is new, but its flap count is still 3"),
+        ({"ribs": (Rib("inet6.0", 1, 2, 1, 0),)}, "cr2 fd00::1: 1 of 2 prefixes in inet6.0"),
+        ({"elapsed": 1}, "cr2 fd00::1: up for 1 s of 2 s"),
+    ],
+)
+def test_one_session_at_one_router_keeps_the_gate_closed(routers, change, message):
+    facts = noted(routers) | {"replaced_at": time.time() - 10}
+    routers.restarted()
+    routers.changed["cr2", "fd00::1"] |= change
+    verdict = gate(routers, facts)
+    assert (verdict.kind, verdict.detail) == (Kind.PENDING, message)
+
+
+def test_a_router_that_cannot_be_asked_keeps_the_gate_closed_until_it_is_taken_out(routers):
+    facts = noted(routers) | {"replaced_at": time.time() - 10}
+    routers.restarted()
+    routers.broken["cr2"] = "does not answer"
+    verdict = gate(routers, facts)
+    assert (verdict.kind, verdict.detail) == (Kind.PENDING, "cr2 does not answer")
+    only = cluster(routers)
+    only.config.bgp = BgpConfig.model_validate({**CONFIG, "routers": {"cr1": {}}})
+    only.routers = SimpleNamespace(summaries=lambda: {"cr1": routers.summaries()["cr1"]})
+    assert Proven(only).check([UnitState(Unit("w1"), facts=facts)])["w1"].kind is Kind.DONE
+
+
+def test_without_a_baseline_all_expected_sessions_must_be_up(routers):
+    assert gate(routers, {}).kind is Kind.DONE
+    routers.changed["cr1", "10.0.0.1"] = {"state": "Connect", "ribs": (), "elapsed": 125}
+    verdict = gate(routers, {})
+    assert (verdict.kind, verdict.detail) == (Kind.PENDING, "cr1 10.0.0.1 is Connect since 2 min")
+
+
+def test_a_node_that_was_not_restarted_is_given_back_with_its_old_sessions(routers):
+    assert gate(routers, noted(routers)).kind is Kind.DONE
+
+
+def findings(routers: Routers, *, graceful: bool = False, **config: Any) -> list[tuple[Level, str]]:
+    own = cluster(routers, **config)
+    return [(finding.level, finding.what) for finding in examine(own, own.nodes, graceful=graceful)]
+
+
+def test_the_preflight_says_that_all_is_well(routers):
+    assert findings(routers) == [(Level.NOTE, "All 8 BGP sessions of the nodes are up at cr1, cr2.")]
+
+
+def test_the_preflight_names_what_is_down(routers):
+    for router in ("cr1", "cr2"):
+        for address in ADDRESSES["w2"]:
+            routers.changed[router, address] = {"state": "Active", "ribs": (), "elapsed": 7200}
+    routers.changed["cr2", "fd00::1"] = {"state": "Idle", "ribs": (), "elapsed": 30}
+    found = findings(routers)
+    assert found[0] == (Level.ASK, "w1 has BGP sessions that are down: cr2 fd00::1 is Idle since 30 s.")
+    assert found[1][0] is Level.STOP
+    assert found[1][1].startswith("w2 has no BGP session with any router: cr1 10.0.0.2 is Active since 2 h, ")
+
+
+def test_the_preflight_stops_at_a_router_that_cannot_be_asked(routers):
+    routers.broken["cr1"] = "lets fleet not in"
+    assert findings(routers) == [(Level.STOP, "cr1 lets fleet not in.")]
+
+
+def test_a_node_without_an_address_of_a_family_has_no_session_to_lose(routers):
+    assert findings(routers, addresses={"w1": [], "w2": ["10.0.0.2"]}) == [
+        (Level.STOP, "w1 has no BGP session with any router.")
+    ]
