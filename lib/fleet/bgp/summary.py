@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NoReturn
 
 from lxml import etree
@@ -124,7 +124,9 @@ def parse_xml(reply: Any, *, taken: float) -> Summary:
 def _parsed(reply: str | bytes) -> Any:
     # A text is decoded already, whatever its XML declaration says.
     data, encoding = (reply.encode(errors="replace"), "utf-8") if isinstance(reply, str) else (reply, None)
-    parser = etree.XMLParser(encoding=encoding, resolve_entities=False, no_network=True, remove_comments=True)
+    parser = etree.XMLParser(
+        encoding=encoding, resolve_entities=False, no_network=True, remove_comments=True, remove_blank_text=True
+    )
     try:
         root = etree.fromstring(data, parser)
     except etree.XMLSyntaxError as error:
@@ -136,23 +138,27 @@ def _parsed(reply: str | bytes) -> Any:
 
 def _peer(element: Any) -> Peer:
     try:
-        fields, ribs = {}, []
-        for child in element.iterchildren(tag=etree.Element):
-            name = child.tag.rpartition("}")[2]
+        texts, ribs, since = {}, [], None
+        for child in element:
+            name = _local(child.tag)
             if name == "bgp-rib":
                 ribs.append(_rib(child))
             else:
-                fields[name] = child
+                texts[name] = child.text
+                if name == "elapsed-time":
+                    since = child
+        if since is None:
+            raise KeyError("elapsed-time")
         return Peer(
-            address=values.address((fields["peer-address"].text or "").strip()),
-            asn=values.asn((fields["peer-as"].text or "").strip()),
-            state=values.state((fields["peer-state"].text or "").strip()),
-            elapsed=_elapsed_of(fields["elapsed-time"]),
-            flaps=values.count(fields["flap-count"].text),
-            input_messages=values.count(fields["input-messages"].text) if "input-messages" in fields else 0,
-            output_messages=values.count(fields["output-messages"].text) if "output-messages" in fields else 0,
-            queue=values.count(fields["route-queue-count"].text) if "route-queue-count" in fields else 0,
-            description=(fields["description"].text or "").strip() if "description" in fields else "",
+            address=values.address((texts["peer-address"] or "").strip()),
+            asn=values.asn((texts["peer-as"] or "").strip()),
+            state=values.state((texts["peer-state"] or "").strip()),
+            elapsed=_elapsed(since),
+            flaps=values.count(texts["flap-count"]),
+            input_messages=values.count(texts["input-messages"]),
+            output_messages=values.count(texts["output-messages"]),
+            queue=values.count(texts["route-queue-count"]),
+            description=(texts.get("description") or "").strip(),
             ribs=tuple(ribs),
         )
     except KeyError as error:
@@ -162,27 +168,30 @@ def _peer(element: Any) -> Peer:
 
 
 def _rib(element: Any) -> Rib:
-    texts = {child.tag.rpartition("}")[2]: child.text for child in element.iterchildren(tag=etree.Element)}
+    texts = {_local(child.tag): child.text for child in element}
+    name = (texts["name"] or "").strip()
+    if not name:
+        raise ValueError("a table has no name")
     return Rib(
-        name=_name((texts["name"] or "").strip()),
-        active=values.count(texts["active-prefix-count"]),
-        received=values.count(texts["received-prefix-count"]),
-        accepted=values.count(texts["accepted-prefix-count"]),
-        suppressed=values.count(texts["suppressed-prefix-count"]),
+        name,
+        values.count(texts["active-prefix-count"]),
+        values.count(texts["received-prefix-count"]),
+        values.count(texts["accepted-prefix-count"]),
+        values.count(texts["suppressed-prefix-count"]),
     )
 
 
-def _elapsed_of(element: Any) -> int:
+@lru_cache(maxsize=1024)  # thousands of peers have the same few
+def _local(tag: Any) -> str:
+    """Return an element's name without its namespace; a comment's has none at all."""
+    return tag.rpartition("}")[2] if isinstance(tag, str) else ""
+
+
+def _elapsed(element: Any) -> int:
     for key, value in element.items():
-        if key.rpartition("}")[2] == "seconds":
+        if _local(key) == "seconds":
             return values.count(value)
     return values.elapsed((element.text or "").strip())
-
-
-def _name(text: str) -> str:
-    if not text:
-        raise ValueError("a table has no name")
-    return text
 
 
 def _quoted(element: Any) -> str:

@@ -56,6 +56,7 @@ def elapsed(text: str) -> int:
     return ((int(weeks) * 7 + int(days)) * 24 + int(hours)) * 3600 + seconds
 
 
+@lru_cache(maxsize=65536)
 def count(text: str | None) -> int:
     """Read a number that is not negative.
 
