@@ -7,7 +7,8 @@ END = b"]]>]]>"
 """What ends a message in base:1.0, and both hellos always."""
 
 _CHUNK = re.compile(rb"\n#(?:([1-9][0-9]{0,9})|(#))\n")
-_LONGEST_HEADER = len(b"\n#4294967295\n")
+_BEGINNING = re.compile(rb"\n(?:#(?:[1-9][0-9]{0,9}|#)?)?")
+"""What may still become a chunk's header."""
 
 
 class FramingError(Exception):
@@ -53,7 +54,7 @@ class Framing:
         while self._received:
             header = _CHUNK.match(self._received)
             if header is None:
-                if len(self._received) >= _LONGEST_HEADER or not b"\n#".startswith(self._received[:2]):
+                if not _BEGINNING.fullmatch(self._received):
                     raise FramingError(f"no chunk: {self._received[:40]!r}")
                 return None
             if header[2]:
