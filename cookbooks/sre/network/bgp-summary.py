@@ -76,7 +76,7 @@ class BgpSummaryRunner(FleetRunner):
         finally:
             routers.close()
         if args.json:
-            print(json.dumps(table.as_json(rows), indent=2))
+            print(json.dumps(table.as_json(rows), indent=2), flush=True)  # before the last line of the log
         else:
             table.render(rows, report.console())
         return 0 if all(row.up for row in rows) else 1
