@@ -15,8 +15,8 @@ def parse(text: str, *, taken: float) -> Summary:
     whose state is counts (``3/3/3/0``: active, received, accepted, damped) is Established. Such a line does not name
     the table, which is taken as ``inet.0`` or ``inet6.0`` by the address's family; further counts are of ``inet.2`` or
     ``inet6.2``. After ``Establ`` the tables are named in lines of their own, which a ``| match`` may have taken away.
-    No line at all is a summary without peers. The three counts of releases before 9.1 do not tell what was accepted,
-    and are refused.
+    No line at all is a summary without peers. The three counts of old releases do not tell what was accepted, and are
+    refused.
 
     Args:
         text: what was printed.
