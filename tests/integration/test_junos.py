@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
+import paramiko
 import pytest
 from jnpr.junos import Device
 from jnpr.junos.exception import RpcError
@@ -267,6 +268,20 @@ def test_host_keys_of_the_usual_kinds_are_verified(network: Network, keys: Keys,
         assert "closed the connection while we were logging in" in error(network.client())
 
 
+@pytest.mark.parametrize(("listen", "address"), [("127.0.0.1", "localhost"), ("::1", "::1")])
+def test_hashed_host_keys_of_names_and_of_ipv6_are_verified(
+    network: Network, keys: Keys, tmp_path: Path, listen: str, address: str
+) -> None:
+    router = network.another_router(listen=[listen])
+    name = paramiko.HostKeys.hash_host(f"[{address}]:{router.port}")
+    (tmp_path / "hashed").write_text(f"{name} {keys.public('host')}\n")
+    routers = {"cr1": {"address": address, "port": router.port}}
+
+    assert summary(network.client(routers=routers, known_hosts=tmp_path / "hashed"))
+    network.known_hosts.write_text("")
+    assert "has none of it" in error(network.client(routers=routers))
+
+
 def test_an_rsa_key_alone_is_no_use(network: Network, keys: Keys) -> None:
     keys.path("rsa", "ssh-rsa")
     with rogue(keys, lambda process: process.exit(0), host_key="rsa") as port:
@@ -380,7 +395,8 @@ async def answer(process: Any, body: str) -> None:
     message = await request(process)
     number = message.partition(b'message-id="')[2].partition(b'"')[0].decode()
     process.stdout.write(f'<rpc-reply xmlns="{BASE}" message-id="{number}">{body}</rpc-reply>]]>]]>'.encode())
-    await until_the_client_goes(process)
+    await process.stdin.read(4096)  # close-session
+    process.exit(0)
 
 
 async def until_the_client_goes(process: Any) -> None:
@@ -437,7 +453,7 @@ def test_what_speaks_no_ssh_is_told(network: Network) -> None:
     with says(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
         network.know("cr1", port)
 
-        assert "does not speak SSH as we do" in error(network.client())
+        assert "The SSH handshake with cr1 (127.0.0.1:" in error(network.client())
 
 
 def test_a_name_without_address_is_told(network: Network) -> None:

@@ -150,33 +150,35 @@ class Connection:
         known = self._known_keys()
         self._socket = self._reach(started + self._config.connect_timeout)
         left = max(0.0, started + self._config.connect_timeout - time.monotonic())
-        with (
-            tcp.Deadline(self._socket, left) as deadline,
-            tempfile.NamedTemporaryFile("w", prefix="fleet-ssh-") as file,
-        ):
-            file.write(f'Host *\nHostName {self._address}\nUserKnownHostsFile "{self._config.known_hosts}"\n')
-            file.flush()
+        with tcp.Deadline(self._socket, left) as deadline:
             try:
-                device = _Device(
-                    host=self._name,  # for the ssh_config above to turn into the address
-                    port=self._port,
-                    user=self._config.username,
-                    sock_fd=self._socket.fileno(),
-                    ssh_config=file.name,
-                    hostkey_verify=True,
-                    allow_agent=False,
-                    look_for_keys=False,
-                    conn_open_timeout=self._config.connect_timeout,
-                    gather_facts=False,
-                    **credentials,
-                )
-                device.open()
+                self._device = self._open(self._socket, credentials)
             except Exception as error:  # whatever goes wrong below comes in many types, some bare
                 self._drop()
                 if deadline.expired:
                     raise self._too_late("it took the connection, but did not get as far as NETCONF's hello") from error
                 raise self._why(error, known) from error
-        self._device = device
+
+    def _open(self, connected: socket.socket, credentials: dict[str, str]) -> Any:
+        """Have junos-eznc log in; only an ssh_config can name it a list of host keys, or an address of IPv6."""
+        with tempfile.NamedTemporaryFile("w", prefix="fleet-ssh-") as file:
+            file.write(f'Host *\nHostName {self._address}\nUserKnownHostsFile "{self._config.known_hosts}"\n')
+            file.flush()
+            device = _Device(
+                host=self._name,
+                port=self._port,
+                user=self._config.username,
+                sock_fd=connected.fileno(),
+                ssh_config=file.name,
+                hostkey_verify=True,
+                allow_agent=False,
+                look_for_keys=False,
+                conn_open_timeout=self._config.connect_timeout,
+                gather_facts=False,
+                **credentials,
+            )
+            device.open()
+            return device
 
     def _credentials(self) -> dict[str, str]:
         """Return what junos-eznc is to log in with."""
@@ -238,7 +240,7 @@ class Connection:
         if isinstance(cause, AuthenticationError | SessionCloseError | EOFError | OSError):
             return ConnectionLost(f"{self.router} closed the connection while we were logging in.")
         if isinstance(cause, SSHError | paramiko.SSHException):
-            return RouterError(f"{self.router} does not speak SSH as we do: {said or 'it closed the connection'}")
+            return RouterError(f"The SSH handshake with {self.router} failed: {said or 'it closed the connection'}.")
         return RouterError(f"{self.router} cannot be asked: {type(cause).__name__}: {said}")
 
     def _wrong_key(self, fingerprint: str, known: list[paramiko.PKey]) -> RouterError:
