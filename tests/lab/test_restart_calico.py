@@ -81,8 +81,8 @@ def test_every_session_is_reestablished_once_and_proven(rehearsal, lab):
 
 def test_nodes_whose_sessions_do_not_come_back_are_held(rehearsal, lab, tmp_path):
     faults = {
-        "worker1": ("bgp-down", f"bgp: not within 6 s: cr1 {lab.hosts['worker1'].ipv4}: Active"),
-        "worker2": ("bgp-ipv6-down", f"bgp: not within 6 s: cr1 {lab.hosts['worker2'].ipv6}: Active"),
+        "worker1": ("bgp-down", f"bgp: not within 6 s: cr1 {lab.hosts['worker1'].ipv4}: "),
+        "worker2": ("bgp-ipv6-down", f"bgp: not within 6 s: cr1 {lab.hosts['worker2'].ipv6}: "),
         "worker3": ("bgp-fewer-prefixes", "1 of 2 prefixes"),
         "worker4": ("calico-fails", "restart: "),
     }
@@ -116,9 +116,10 @@ def test_a_router_that_cannot_be_asked_keeps_the_gate_closed(rehearsal, lab):
     faults = {
         "netconf-hangs": "did not answer",
         "netconf-host-key": "host key",
-        "netconf-login": "log in",
-        "router-unreachable": "",
+        "netconf-login": "refuses to let fleet in",
+        "router-unreachable": "let nobody in within 1 s",
     }
+    rehearsal.change_config(lambda cluster: cluster["bgp"].update(connect_timeout="1s", rpc_timeout="1s"))
     run = ""
     for fault, message in faults.items():
         if not run:
@@ -201,7 +202,7 @@ def test_sessions_that_are_down_before_are_found_before(rehearsal, lab):
     eventually(lambda: all(s["state"] != "Established" for (_, a), s in lab.sessions().items() if a in down))
     outcome = rehearsal.start("--query", "worker[1-3]")
     assert outcome.code == 2, outcome.output
-    assert f"[ask] worker1 has BGP sessions that are down: cr1 {lab.hosts['worker1'].ipv6} is Active" in outcome.output
+    assert f"[ask] worker1 has BGP sessions that are down: cr1 {lab.hosts['worker1'].ipv6} is " in outcome.output
     assert f"[stop] worker2 has no BGP session with any router: cr1 {lab.hosts['worker2'].ipv4} " in outcome.output
     assert not rehearsal.state_dir.exists()
     rehearsal.assert_untouched(*WORKERS)

@@ -224,4 +224,4 @@ def _doubt(before: Mapping[str, Any], now: _Seen, taken: float, since: float | N
 
 
 def _unread(router: str, error: FleetError | None) -> str:
-    return str(error) if error else f"{router} was not asked"
+    return str(error).rstrip(".") if error else f"{router} was not asked"

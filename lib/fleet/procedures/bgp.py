@@ -35,7 +35,7 @@ class Baseline(_RouterStep):
     def judge(self, state: UnitState, config: BgpConfig, readings: Readings) -> Verdict:
         """Remember it; with a router that cannot be asked the gate could never open."""
         if unread := _unread(readings):
-            return pending(unread)
+            return pending("; ".join(unread))
         sessions = sessions_of(self.cluster.node(state.unit.name), config)
         return Verdict(Kind.DONE, facts={FACT: verify.baseline(sessions, readings, config.asn)})
 
@@ -48,7 +48,7 @@ class Proven(_RouterStep):
         baseline = state.facts.get(FACT)
         if baseline is None:
             sessions = sessions_of(self.cluster.node(state.unit.name), config)
-            left = _unread(readings) or _join(verify.missing(sessions, readings, config.asn))
+            left = "; ".join(_unread(readings)) or _join(verify.missing(sessions, readings, config.asn))
             return pending(left) if left else done()
         # A router that the operator has taken out of the configuration is not asked for any more.
         baseline = {router: sessions for router, sessions in baseline.items() if router in config.routers}
@@ -71,8 +71,8 @@ def examine(cluster: Cluster, known: Mapping[str, Node], *, graceful: bool) -> l
         graceful: whether routers have to keep the routes of a session that goes down (graceful restart).
     """
     config, readings = _ask(cluster)
-    if unread := [f"{error}." for error in readings.values() if isinstance(error, FleetError)]:
-        return [stop(what, "Without it no node could be proven to be back; repair that first.") for what in unread]
+    if unread := _unread(readings):
+        return [stop(f"{why}.", "Without it no node could be proven to be back; repair that first.") for why in unread]
     sessions = {name: sessions_of(known[name], config) for name in cluster.hosts}
     findings = []
     for name, expected in sessions.items():
@@ -121,8 +121,9 @@ def _ask(cluster: Cluster) -> tuple[BgpConfig, Readings]:
     return cluster.config.bgp, cluster.routers.summaries()
 
 
-def _unread(readings: Readings) -> str:
-    return "; ".join(str(error) for error in readings.values() if isinstance(error, FleetError))
+def _unread(readings: Readings) -> list[str]:
+    """Return why routers could not be asked."""
+    return [str(error).rstrip(".") for error in readings.values() if isinstance(error, FleetError)]
 
 
 def _join(missing: Sequence[tuple[Session, str]]) -> str:

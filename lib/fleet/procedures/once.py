@@ -8,7 +8,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fleet.hosts.probe import Unreachable
 from fleet.hosts.remote import Result
@@ -36,7 +36,8 @@ class Life:
         id: it has another one after the act.
         boot_id: of the host's kernel.
         age: seconds since it began.
-        facts: what to remember of it once it is the new one.
+        facts: what to remember of it once it is the new one, beside its id and ``replaced_at``: when it began, at the
+            earliest, by this host's clock.
     """
 
     id: str
@@ -118,12 +119,17 @@ class Once(NodeStep):
 
     def _judge(self, units: Sequence[UnitState], judge: _Judge) -> Verdicts:
         hosts = [self.cluster.hosts[state.unit.name] for state in units]
+        # Before they are asked: one that is slow to answer must not make the others' lives look younger than they are,
+        # or what came after them would seem to have been there before.
+        asked = time.time()
         lives = self.lives(hosts)
 
         def one(state: UnitState) -> Verdict:
             host = self.cluster.hosts[state.unit.name]
             life = lives[host]
-            return judge(state, life) if isinstance(life, Life) else unknown(f"{host} does not answer: {life.reason}")
+            if isinstance(life, Unreachable):
+                return unknown(f"{host} does not answer: {life.reason}")
+            return judge(state, replace(life, facts={"replaced_at": asked - life.age, **life.facts}))
 
         return each(units, one)
 
@@ -140,8 +146,7 @@ class Once(NodeStep):
         return self._proven(life)
 
     def _proven(self, life: Life) -> Verdict:
-        # ``replaced_at`` by this host's clock, for comparison with what others than the host say.
-        return done(**{f"new_{self.fact}": life.id}, replaced_at=time.time() - life.age, **life.facts)
+        return done(**{f"new_{self.fact}": life.id}, **life.facts)
 
     def _silence_again(self, units: Sequence[UnitState]) -> None:
         """Make sure that no alert pages for what is ordered now: somebody may have removed the silence."""
