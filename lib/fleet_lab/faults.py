@@ -1,17 +1,18 @@
 """The faults that can be injected into hosts: what an operator meets at three in the morning."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fleet_lab import supervisor
+from fleet_lab.errors import LabError
 from fleet_lab.guest import netconf
 from fleet_lab.guest.kubelet import faults as kubelet
 from fleet_lab.roles import calico, router
 from fleet_lab.roles import netconf as server
 from fleet_lab.roles.common import SSH_REFUSED
 from fleet_lab.roles.control_plane import APISERVER_STOPPED
-from fleet_lab.topology import RoleName
+from fleet_lab.topology import Host, RoleName
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ FAULTS: Mapping[str, Fault] = {
         _calico(calico.NO_SESSIONS, "calico-node's sessions stay Active at the routers"),
         _calico(calico.NO_IPV6_SESSIONS, "calico-node's sessions over IPv6 stay Active at the routers"),
         _calico(calico.FEWER_PREFIXES, "calico-node announces only half of its prefixes"),
-        _calico(calico.FAILS, "calico-node fails to start"),
+        _calico(calico.FAILS, "calico-node does not start any more"),
         Fault(
             router.UNREACHABLE,
             "no packet of the router gets to the machine, while its sessions go on",
@@ -94,6 +95,31 @@ FAULTS: Mapping[str, Fault] = {
     )
 }
 """All faults by name."""
+
+
+def choose(name: str, hosts: Sequence[Host], seconds: float | None) -> Fault:
+    """Return a fault that is to be injected into hosts.
+
+    Args:
+        name: a key of :data:`FAULTS`.
+        hosts: the hosts.
+        seconds: how long, for the faults that have a number.
+
+    Raises:
+        LabError: there is no such fault, it is not for hosts of that role, or takes no such number.
+    """
+    fault = FAULTS.get(name)
+    if fault is None:
+        raise LabError(f"There is no fault {name!r}. There are: {', '.join(FAULTS)}.")
+    if not hosts:
+        raise LabError(f"Name the hosts that are to have the fault {name}.")
+    if seconds is not None and (fault.seconds is None or seconds <= 0):
+        raise LabError(f"The fault {name} takes no such number of seconds.")
+    for host in hosts:
+        if fault.roles is not None and host.role not in fault.roles:
+            roles = ", ".join(sorted(fault.roles))
+            raise LabError(f"The fault {name} is for hosts with the role {roles}: {host.name} is none.")
+    return fault
 
 
 def explain() -> str:

@@ -1,18 +1,16 @@
 """The lab as others use it: what is running, commands on its hosts, faults."""
 
-import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from fleet_lab import bgp, cgroups, operator, topology
+from fleet_lab import bgp, cgroups, faults, operator, status, topology
 from fleet_lab.command import run
 from fleet_lab.context import make as make_context
 from fleet_lab.errors import LabError
@@ -21,25 +19,12 @@ from fleet_lab.guest.kubelet.api import TROUBLE, Api
 from fleet_lab.machine import Machine
 from fleet_lab.paths import Paths
 from fleet_lab.roles import Context
+from fleet_lab.status import HostStatus
 from fleet_lab.topology import Host, RoleName
 from fleet_lab.waiting import is_listening, wait_for
 
 _BACK = 60.0
 """Seconds for a host to be back once nothing keeps it down any more."""
-
-
-@dataclass(frozen=True)
-class HostStatus:
-    """What is known of a host from outside."""
-
-    host: Host
-    state: str
-    """``running``, ``rebooting``, ``held down``, ``slow to boot``, ``crashed``, ``off``; ``dead`` if unsupervised."""
-    boots: int
-    """How often it was booted since the lab was made, or since its supervisor was started again."""
-    since: float
-    """When the state began, in seconds of the epoch."""
-    faults: tuple[str, ...]
 
 
 class Lab:
@@ -148,19 +133,10 @@ class Lab:
 
     def status(self) -> list[HostStatus]:
         """Return what is known of every host, without asking it."""
-        found = []
-        for host in self.hosts.values():
-            paths = self.paths.host(host.name)
-            try:
-                said = json.loads(paths.status.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                said = {}
-            state = said.get("state", "new")
-            if self.supervisor(host.name) is None and state != "off":
-                state = "dead"
-            faults = tuple(sorted(path.name for path in paths.faults.glob("[a-z]*")))
-            found.append(HostStatus(host, state, said.get("boots", 0), said.get("since", 0.0), faults))
-        return found
+        return [
+            status.read(host, self.paths.host(host.name), supervised=self.supervisor(host.name) is not None)
+            for host in self.hosts.values()
+        ]
 
     def supervisor(self, host: str) -> int | None:
         """Return the process id of a host's supervisor; None if it does not run."""
@@ -183,18 +159,8 @@ class Lab:
         Raises:
             LabError: there is no such fault or host, or the fault is not for hosts of that role. Nothing was done then.
         """
-        known = FAULTS.get(fault)
-        if known is None:
-            raise LabError(f"There is no fault {fault!r}. There are: {', '.join(FAULTS)}.")
-        if not hosts:
-            raise LabError(f"Name the hosts that are to have the fault {fault}.")
-        if seconds is not None and (known.seconds is None or seconds <= 0):
-            raise LabError(f"The fault {fault} takes no such number of seconds.")
         self._known(hosts)
-        wrong = [name for name in hosts if known.roles is not None and self.hosts[name].role not in known.roles]
-        if wrong:
-            roles = ", ".join(sorted(known.roles or ()))
-            raise LabError(f"The fault {fault} is for hosts with the role {roles}: {wrong[0]} is none.")
+        known = faults.choose(fault, [self.hosts[name] for name in hosts], seconds)
         for name in hosts:
             self._write_fault(name, known, seconds)
 
@@ -205,8 +171,12 @@ class Lab:
         temporary.write_text(content, encoding="ascii")
         temporary.replace(paths.faults / fault.name)
         self._nudge(name)
-        if fault.inject and self._leader(name):
-            self.enter(name, "sh", "-c", fault.inject)
+        self._run_beside(name, fault.inject)
+
+    def _run_beside(self, name: str, command: str) -> None:
+        """Run what goes with a fault in a host; nothing in one that has yet to start its units: they see its file."""
+        if command and self._leader(name):
+            self.enter(name, "sh", "-c", f"test -S /run/systemd/private || exit 0\n{command}")
 
     def heal(self, *hosts: str) -> list[str]:
         """Undo all faults of hosts, and wait until these are back.
@@ -222,20 +192,19 @@ class Lab:
         """
         self._known(hosts)
         healed = []
-        for status in self.status():
-            name = status.host.name
+        for known in self.status():
+            name = known.host.name
             if hosts and name not in hosts:
                 continue
-            for fault in status.faults:
+            for fault in known.faults:
                 (self.paths.host(name).faults / fault).unlink(missing_ok=True)
                 healed.append(f"{name}: {fault}")
         names = [entry.split(":")[0] for entry in healed]
         for name in dict.fromkeys(names):
             self._nudge(name)
         for name, fault in (entry.split(": ") for entry in healed):
-            command = FAULTS[fault].heal if fault in FAULTS else ""
-            if command and self._leader(name):
-                self.enter(name, "sh", "-c", command)
+            if fault in FAULTS:
+                self._run_beside(name, FAULTS[fault].heal)
         self.wait_for_ssh(dict.fromkeys(names), timeout=_BACK)
         return healed
 

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 import fleet
+from fleet import config
+from fleet.bgp.junos import RouterError, Routers
+from fleet.config import BgpConfig
 from fleet_lab import cgroups
 from fleet_lab.guest.kubelet.api import ApiError
 from fleet_lab.lab import Lab
@@ -181,6 +184,12 @@ def test_two_at_once(small: Small) -> None:
         small.lab().api().request("GET", f"{MAPS}/kept")
 
 
+def _bgp(lab: Lab) -> BgpConfig:
+    section = config.load(lab.fleet_config).cluster("lab").bgp
+    assert section is not None
+    return section
+
+
 def test_restarts_of_calico_node_are_graceful_where_the_topology_says_so(small: Small) -> None:
     small.topology.write_text(
         f"bgp: {{graceful_restart: true}}\n{TOPOLOGY}  t-cr1: {{role: router}}\n", encoding="utf-8"
@@ -193,6 +202,12 @@ def test_restarts_of_calico_node_are_graceful_where_the_topology_says_so(small: 
         shown = json.loads(lab.enter("t-cr1", "vtysh", "-c", f"show bgp neighbors {address} json"))[address]
         modes = {key: shown["gracefulRestartInfo"][key] for key in ("localGrMode", "remoteGrMode")}
         assert modes == {"localGrMode": "Restart*", "remoteGrMode": "Restart"}
+
+    routers = Routers(_bgp(lab))
+    negotiated = routers.restarting()["t-cr1"]
+    routers.close()
+    assert not isinstance(negotiated, RouterError), negotiated
+    assert {str(address) for address in negotiated} == {address for _, address in lab.sessions()}
 
     before = lab.sessions()
     assert lab.exec("t-worker1", "systemctl stop calico-node").returncode == 0
