@@ -35,8 +35,16 @@ echo "$2" >> questions
 case "$2" in
 "show bgp summary json") exec cat summary.json ;;
 "show bgp neighbors json") exec cat neighbors.json ;;
+"show bgp neighbors "*" json") exec python3 -c "$ONE" $2 ;;
 esac
-echo '{"bgpNoSuchNeighbor": true}'
+exit 1
+"""
+
+_ONE = """\
+import json, sys
+peers = json.load(open("neighbors.json"))
+address = sys.argv[4]
+print(json.dumps({address: peers[address]} if address in peers else {"bgpNoSuchNeighbor": True}))
 """
 
 
@@ -76,10 +84,9 @@ class Router:
         self._settings = settings
         self._process: subprocess.Popen[str] | None = None
         (folder / "faults").mkdir(parents=True)
-        (folder / "vtysh").write_text(_VTYSH)
+        (folder / "vtysh").write_text(_VTYSH.replace("$ONE", _ONE.replace('"', '\\"')))
         (folder / "vtysh").chmod(0o755)
-        for name in ("summary.json", "neighbors.json"):
-            shutil.copy(_RECORDED / name, folder)
+        self.reset()
 
     def start(self) -> None:
         """Start it; at the port that it had before, if any."""
@@ -119,6 +126,14 @@ class Router:
         """Forget what a test did."""
         for path in (*(self.folder / "faults").iterdir(), self.folder / "delay", self.folder / "questions"):
             path.unlink(missing_ok=True)
+        for name in ("summary.json", "neighbors.json"):
+            shutil.copy(_RECORDED / name, self.folder)
+
+    def change(self, name: str, change: Callable[[Any], object]) -> None:
+        """Change what FRR says."""
+        said = json.loads((self.folder / name).read_text())
+        change(said)
+        (self.folder / name).write_text(json.dumps(said))
 
     def inject(self, fault: str) -> None:
         """Break it."""

@@ -85,6 +85,14 @@ def test_who_may_restart_is_who_negotiated_it(network: Network) -> None:
     assert network.client().restarting() == {"cr1": frozenset({WORKER1, WORKER1_V6})}
 
 
+def test_who_has_not_told_all_routes_is_who_sent_no_end_of_them(network: Network) -> None:
+    router = network.router()
+    client = network.client()
+    assert client.incomplete([WORKER1, WORKER1_V6]) == {"cr1": frozenset()}
+    router.change("neighbors.json", lambda peers: peers[str(WORKER1_V6)]["gracefulRestartInfo"].pop("endOfRibRecv"))
+    assert client.incomplete([WORKER1, WORKER1_V6]) == {"cr1": frozenset({WORKER1_V6})}
+
+
 def test_a_password_lets_in_as_well(network: Network, tmp_path: Path) -> None:
     network.router()
     (tmp_path / "password").write_text(f"{PASSWORD}\nanother line\n")

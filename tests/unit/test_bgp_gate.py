@@ -32,6 +32,7 @@ class Routers:
     def __init__(self) -> None:
         self.changed: dict[tuple[str, str], dict[str, Any]] = {}
         self.broken: dict[str, str] = {}
+        self.incomplete_peers: dict[str, set[str]] = {}
         self.asked = 0
 
     def summaries(self) -> dict[str, Any]:
@@ -40,6 +41,12 @@ class Routers:
             router: FleetError(f"{router} {self.broken[router]}")
             if router in self.broken
             else Summary([self._peer(router, address) for pair in ADDRESSES.values() for address in pair], time.time())
+            for router in ("cr1", "cr2")
+        }
+
+    def incomplete(self, addresses: Any) -> dict[str, Any]:
+        return {
+            router: frozenset(a for a in addresses if str(a) in self.incomplete_peers.get(router, ()))
             for router in ("cr1", "cr2")
         }
 
@@ -108,6 +115,17 @@ def test_the_gate_opens_when_every_session_is_new_and_complete(routers):
     assert gate(routers, facts).kind is Kind.DONE
 
 
+def test_prefixes_that_a_router_merely_kept_open_no_gate(routers):
+    facts = noted(routers) | {"replaced_at": time.time() - 10}
+    routers.restarted()
+    routers.incomplete_peers = {"cr2": {"fd00::1", "fd00::2"}}
+    verdict = gate(routers, facts)
+    message = "cr2 fd00::1: has not sent all its routes (End-of-RIB)"
+    assert (verdict.kind, verdict.detail) == (Kind.PENDING, message)
+    routers.incomplete_peers = {"cr2": {"fd00::2"}}
+    assert gate(routers, facts).kind is Kind.DONE
+
+
 def test_a_session_of_another_node_keeps_no_gate_closed(routers):
     facts = noted(routers) | {"replaced_at": time.time() - 10}
     routers.restarted()
@@ -141,7 +159,7 @@ def test_a_router_that_cannot_be_asked_keeps_the_gate_closed_until_it_is_taken_o
     assert (verdict.kind, verdict.detail) == (Kind.PENDING, "cr2 does not answer")
     only = cluster(routers)
     only.config.bgp = BgpConfig.model_validate({**CONFIG, "routers": {"cr1": {}}})
-    only.routers = SimpleNamespace(summaries=lambda: {"cr1": routers.summaries()["cr1"]})
+    only.routers = SimpleNamespace(summaries=lambda: {"cr1": routers.summaries()["cr1"]}, incomplete=routers.incomplete)
     assert Proven(only).check([UnitState(Unit("w1"), facts=facts)])["w1"].kind is Kind.DONE
 
 

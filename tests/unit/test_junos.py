@@ -6,7 +6,7 @@ import sys
 import pytest
 from lxml import etree
 
-from fleet.bgp.junos import restarting_peers
+from fleet.bgp.junos import RouterError, incomplete_peers, restarting_peers
 
 # As `show bgp neighbor | display xml` has it, shortened; the first of a peer that restarts, with both families.
 PEER = """
@@ -55,14 +55,32 @@ def test_one_that_loses_some_of_its_routes_may_not(old: str, new: str) -> None:
     assert peers(PEER.replace(old, new)) == set()
 
 
-@pytest.mark.parametrize(
-    "text", ["<output>BGP is not running</output>", "<bgp-information><bgp-peer>{}</bgp-peer></bgp-information>"]
-)
-def test_what_is_no_answer_is_an_error(text: str) -> None:
-    broken = PEER.replace("10.64.0.121+179", "cr1").replace('<bgp-peer style="detail">', "").replace("</bgp-peer>", "")
+END = "<peer-end-of-rib-received>{}</peer-end-of-rib-received></bgp-peer>"
 
-    with pytest.raises(ValueError, match=r"output|cr1"):
-        restarting_peers(etree.fromstring(text.format(broken)))
+
+@pytest.mark.parametrize(
+    ("families", "complete"),
+    [("inet-unicast inet6-unicast", True), ("inet6-unicast", False), ("", False)],
+)
+def test_a_peer_that_restarts_is_complete_with_the_end_of_every_family(families: str, complete: bool) -> None:
+    reply = etree.fromstring(f"<bgp-information>{PEER.replace('</bgp-peer>', END.format(families))}</bgp-information>")
+    assert {str(address) for address in incomplete_peers(reply)} == (set() if complete else {"10.64.0.121"})
+
+
+def test_of_a_peer_that_does_not_restart_nothing_is_kept() -> None:
+    for text in (
+        PEER.replace("inet-unicast inet6-unicast\n</peer-restart-nlri-n", "</peer-restart-nlri-n"),
+        PEER.replace("</bgp-peer>", "<peer-no-restart/></bgp-peer>"),
+    ):
+        assert text != PEER
+        assert incomplete_peers(etree.fromstring(f"<bgp-information>{text}</bgp-information>")) == frozenset()
+
+
+def test_a_neighbor_without_an_address_is_an_error() -> None:
+    reply = etree.fromstring(f"<bgp-information>{PEER.replace('10.64.0.121+179', 'cr1')}</bgp-information>")
+    for read in (restarting_peers, incomplete_peers):
+        with pytest.raises(RouterError, match="'cr1'"):
+            read(reply)
 
 
 def test_junos_eznc_is_not_imported_before_it_is_needed() -> None:

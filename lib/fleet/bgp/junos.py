@@ -1,11 +1,13 @@
 """The core routers, asked over NETCONF: all at once, over connections that are kept."""
 
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fleet.bgp import summary, values
+from fleet.bgp import summary
 from fleet.bgp.summary import ESTABLISHED, Address, Summary
 from fleet.config import BgpConfig
 from fleet.errors import FleetError
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from fleet.bgp.netconf import Connection
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 _SUMMARY = "get-bgp-summary-information"
 _NEIGHBORS = "get-bgp-neighbor-information"
@@ -63,13 +67,27 @@ class Routers:
         """
 
         def ask(connection: "Connection") -> frozenset[Address]:
-            reply, _ = connection.ask(_NEIGHBORS)
-            try:
-                return restarting_peers(reply)
-            except ValueError as error:
-                raise RouterError(f"{connection.router} answered with no BGP neighbors: {error}") from error
+            return restarting_peers(_neighbors(connection))
 
         return self._round(_NEIGHBORS, ask)
+
+    def incomplete(self, addresses: Collection[Address]) -> dict[str, frozenset[Address] | RouterError]:
+        """Return which of some peers have not told all their routes since they went up, at every router.
+
+        Those are the ones that negotiated graceful restart and have not sent End-of-RIB: until then the router counts
+        prefixes that it merely kept. Of a peer that negotiated none, nothing is kept.
+
+        Args:
+            addresses: the peers'; each is asked for on its own, as a router has many more.
+        """
+
+        def ask(connection: "Connection") -> frozenset[Address]:
+            replies = [_neighbors(connection, neighbor_address=str(address)) for address in addresses]
+            return frozenset(address for reply in replies for address in incomplete_peers(reply))
+
+        with self._lock:
+            connections = self._connect()
+            return _at_once({name: _bind(ask, connections[name]) for name in self.names})
 
     def close(self) -> None:
         """End all connections. A question afterwards makes new ones."""
@@ -102,6 +120,18 @@ class Routers:
         return self._connections
 
 
+def _neighbors(connection: "Connection", **arguments: str) -> Any:
+    """Return ``<bgp-information>``, without namespaces.
+
+    Raises:
+        RouterError: the router answered with something else, or not.
+    """
+    reply, _ = connection.ask(_NEIGHBORS, **arguments)
+    if reply.tag != "bgp-information":
+        raise RouterError(f"{connection.router} answered with no BGP neighbors: <{reply.tag}>.")
+    return reply
+
+
 def restarting_peers(reply: Any) -> frozenset[Address]:
     """Return the peers whose routes stay while they restart.
 
@@ -112,15 +142,35 @@ def restarting_peers(reply: Any) -> frozenset[Address]:
         reply: ``<bgp-information>`` of ``get-bgp-neighbor-information``, without namespaces.
 
     Raises:
-        ValueError: it is something else.
+        RouterError: an address in it is none.
     """
-    if reply.tag != "bgp-information":
-        raise ValueError(f"<{reply.tag}> instead of <bgp-information>")
+    return frozenset(_address(peer) for peer in reply.iterfind("bgp-peer") if _may_restart(peer))
+
+
+def incomplete_peers(reply: Any) -> frozenset[Address]:
+    """Return the peers that negotiated graceful restart, and have not sent End-of-RIB for all that it is for.
+
+    Args:
+        reply: as for :func:`restarting_peers`.
+
+    Raises:
+        RouterError: an address in it is none.
+    """
     return frozenset(
-        values.address((peer.findtext("peer-address") or "").strip())
+        _address(peer)
         for peer in reply.iterfind("bgp-peer")
-        if _may_restart(peer)
+        if peer.find("peer-no-restart") is None
+        and not set(_words(peer, "peer-end-of-rib-received")) >= set(_words(peer, "peer-restart-nlri-negotiated"))
     )
+
+
+def _address(peer: Any) -> Address:
+    # Established peers have their port behind a plus, link-local ones their interface behind a percent sign.
+    text = " ".join(_words(peer, "peer-address"))
+    try:
+        return ip_address(text.partition("+")[0].partition("%")[0])
+    except ValueError as error:
+        raise RouterError(f"A router answered with a BGP neighbor without an address: {text!r}.") from error
 
 
 def _may_restart(peer: Any) -> bool:
@@ -150,6 +200,9 @@ def _at_once(calls: dict[str, Callable[[], Any]]) -> dict[str, Any]:
             answers[name] = calls[name]()
         except RouterError as error:
             answers[name] = error
+        except Exception as error:
+            logger.debug("%s could not be asked", name, exc_info=True)
+            answers[name] = RouterError(f"{name} could not be asked: {type(error).__name__}: {error} (a defect).")
 
     threads = [threading.Thread(target=make, args=(name,), name=f"router {name}", daemon=True) for name in calls]
     for thread in threads:

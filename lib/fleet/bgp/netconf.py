@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +21,7 @@ import paramiko
 from jnpr.junos import Device
 from jnpr.junos.exception import ConnectClosedError, RpcError
 from jnpr.junos.exception import PermissionError as DeniedError
+from lxml import etree
 from ncclient.transport.errors import AuthenticationError, SessionCloseError, SSHError, SSHUnknownHostError
 
 from fleet.bgp import tcp
@@ -82,14 +84,15 @@ class Connection:
         self._device: Any = None
         self._socket: socket.socket | None = None
 
-    def ask(self, rpc: str) -> tuple[Any, float]:
-        """Return the reply to an RPC without arguments, and when it came in seconds since the epoch.
+    def ask(self, rpc: str, **arguments: str) -> tuple[Any, float]:
+        """Return the reply to an RPC, and when it came in seconds since the epoch.
 
         It takes no longer than the timeouts of the configuration together. A connection that was kept and is found dead
         is replaced once; a router that does not answer in time is not asked again.
 
         Args:
             rpc: such as ``get-bgp-summary-information``.
+            arguments: of the RPC; underscores stand for hyphens.
 
         Returns:
             The reply's first element as lxml has it, without namespaces.
@@ -101,11 +104,11 @@ class Connection:
             end = time.monotonic() + self._config.connect_timeout + self._config.rpc_timeout
             if self._device is not None:
                 try:
-                    return self._call(rpc, end)
+                    return self._call(rpc, arguments, end)
                 except ConnectionLost as error:
                     logger.info("%s Connecting again.", error)
             self._connect()
-            return self._call(rpc, end)
+            return self._call(rpc, arguments, end)
 
     def close(self) -> None:
         """Say goodbye, if there is a connection. Does not fail."""
@@ -117,13 +120,13 @@ class Connection:
                 self._device.close()
             self._drop()
 
-    def _call(self, rpc: str, end: float) -> tuple[Any, float]:
+    def _call(self, rpc: str, arguments: Mapping[str, str], end: float) -> tuple[Any, float]:
         timeout = min(self._config.rpc_timeout, end - time.monotonic())
         assert self._socket is not None  # noqa: S101 (it is there as long as the device is)
         with tcp.Deadline(self._socket, timeout) as deadline:
             try:
                 self._device.timeout = timeout + 2  # of whole seconds: junos-eznc cuts the rest off
-                reply = self._device.execute(f"<{rpc}/>")
+                reply = self._device.execute(_element(rpc, arguments))
             except RpcError as error:
                 denied = isinstance(error, DeniedError)  # which has the element's name for a message
                 said = "permission denied" if denied else " ".join((error.message or "no reason given").split())
@@ -265,6 +268,13 @@ class Connection:
             self._socket.close()
         self._socket = None
         self._device = None
+
+
+def _element(rpc: str, arguments: Mapping[str, str]) -> Any:
+    element = etree.Element(rpc)
+    for name, value in arguments.items():
+        etree.SubElement(element, name.replace("_", "-")).text = value
+    return element
 
 
 def _usable(known: list[paramiko.PKey]) -> bool:

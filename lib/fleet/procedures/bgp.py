@@ -1,8 +1,11 @@
 """BGP as a gate: a node takes pods only when its sessions are back at every router, as they were before."""
 
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 
 from fleet.bgp import verify
+from fleet.bgp.junos import Routers
+from fleet.bgp.summary import Address
 from fleet.bgp.verify import Readings, Session
 from fleet.config import BgpConfig
 from fleet.errors import FleetError
@@ -42,6 +45,35 @@ class Baseline(_RouterStep):
 
 class Proven(_RouterStep):
     """Every session that the node had is up again at every router, with all its prefixes."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask the routers, and those that say all is well once more: whether they count prefixes that they kept."""
+        verdicts = dict(super().check(units))
+        proven = [state for state in units if verdicts[state.unit.name].kind is Kind.DONE]
+        addresses = {state.unit.name: self._addresses(state) for state in proven}
+        if not addresses:
+            return verdicts
+        _, routers = _configured(self.cluster)
+        incomplete = routers.incomplete(sorted(set().union(*addresses.values()), key=str))
+        unread = _unread(incomplete)
+        for name, own in addresses.items():
+            waits = [
+                f"{router} {address}: has not sent all its routes (End-of-RIB)"
+                for router, waiting in incomplete.items()
+                if not isinstance(waiting, FleetError)
+                for address in sorted(own & waiting, key=str)
+            ]
+            if unread or waits:
+                verdicts[name] = pending("; ".join([*unread, *waits]))
+        return verdicts
+
+    def _addresses(self, state: UnitState) -> set[Address]:
+        """Return the addresses of the sessions that a node had, or is expected to have."""
+        config, _ = _configured(self.cluster)
+        baseline = state.facts.get(FACT)
+        if baseline is None:
+            return {session.address for session in sessions_of(self.cluster.node(state.unit.name), config)}
+        return {ip_address(text) for sessions in baseline.values() for text, seen in sessions.items() if seen["up"]}
 
     def judge(self, state: UnitState, config: BgpConfig, readings: Readings) -> Verdict:
         """Compare with the baseline; a node without one must have all sessions that it is expected to have."""
@@ -93,9 +125,9 @@ def examine(cluster: Cluster, known: Mapping[str, Node], *, graceful: bool) -> l
 
 def _of_graceful_restart(cluster: Cluster, sessions: Mapping[str, Sequence[Session]]) -> list[Finding]:
     """Refuse to keep pods on nodes whose routes the routers would drop."""
-    assert cluster.routers is not None  # noqa: S101
     findings = []
-    negotiated = cluster.routers.restarting()
+    _, routers = _configured(cluster)
+    negotiated = routers.restarting()
     for router, addresses in negotiated.items():
         if isinstance(addresses, FleetError):
             findings.append(
@@ -115,13 +147,18 @@ def _of_graceful_restart(cluster: Cluster, sessions: Mapping[str, Sequence[Sessi
     return findings
 
 
-def _ask(cluster: Cluster) -> tuple[BgpConfig, Readings]:
+def _configured(cluster: Cluster) -> tuple[BgpConfig, Routers]:
     if cluster.config.bgp is None or cluster.routers is None:
-        raise FleetError(f"The cluster {cluster.name} has no section bgp in the configuration")
-    return cluster.config.bgp, cluster.routers.summaries()
+        raise FleetError(f"The cluster {cluster.name} has no section bgp in the configuration.")
+    return cluster.config.bgp, cluster.routers
 
 
-def _unread(readings: Readings) -> list[str]:
+def _ask(cluster: Cluster) -> tuple[BgpConfig, Readings]:
+    config, routers = _configured(cluster)
+    return config, routers.summaries()
+
+
+def _unread(readings: Mapping[str, object]) -> list[str]:
     """Return why routers could not be asked."""
     return [str(error).rstrip(".") for error in readings.values() if isinstance(error, FleetError)]
 

@@ -66,6 +66,7 @@ class Neighbor:
         nlri: the address families that are configured, in Junos' words.
         restart_time: seconds within which the peer wants to be back after a graceful restart.
         restarting: the address families for which the peer negotiated that it may restart gracefully.
+        complete: the address families of which the peer has sent End-of-RIB.
     """
 
     peer: Peer
@@ -78,6 +79,7 @@ class Neighbor:
     nlri: tuple[str, ...]
     restart_time: int = 0
     restarting: tuple[str, ...] = field(default=())
+    complete: tuple[str, ...] = field(default=())
 
 
 def neighbors_command(address: str = "") -> str:
@@ -164,6 +166,7 @@ def _neighbor(address: str, peer: Json, groups: Mapping[str, str], router_id: st
         nlri=tuple(_NLRI[name] for name in families),
         restart_time=(peer.get("gracefulRestartInfo") or {}).get("timers", {}).get("receivedRestartTimer") or 0,
         restarting=_restarting(peer) if up else (),
+        complete=_complete(peer) if up else (),
     )
 
 
@@ -179,6 +182,12 @@ def _restarting(peer: Json) -> tuple[str, ...]:
     if str(modes.get("localGrMode", "")).startswith(("Disable", "NotApplicable")):
         return ()
     return tuple(_NLRI[name] for name in capabilities.get("addressFamiliesByPeer") or () if name in _NLRI)
+
+
+def _complete(peer: Json) -> tuple[str, ...]:
+    """Return the families of which the peer has sent End-of-RIB."""
+    received = (peer.get("gracefulRestartInfo") or {}).get("endOfRibRecv") or {}
+    return tuple(_NLRI[name] for name, came in received.items() if came and name in _NLRI)
 
 
 def _state(state: str) -> str:

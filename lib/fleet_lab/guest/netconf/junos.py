@@ -186,6 +186,7 @@ def _restart(neighbor: Neighbor) -> list[str]:
         _text("peer-restart-time-received", neighbor.restart_time),
         _text("peer-restart-nlri-received", families),
         _text("peer-restart-nlri-negotiated", families),
+        _text("peer-end-of-rib-received", " ".join(neighbor.complete)),
     ]
 
 
