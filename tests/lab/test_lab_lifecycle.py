@@ -12,9 +12,6 @@ from pathlib import Path
 import pytest
 
 import fleet
-from fleet import config
-from fleet.bgp.junos import RouterError, Routers
-from fleet.config import BgpConfig
 from fleet_lab import cgroups
 from fleet_lab.guest.kubelet.api import ApiError
 from fleet_lab.lab import Lab
@@ -182,45 +179,6 @@ def test_two_at_once(small: Small) -> None:
     assert sum("starting 6 hosts" in output for output in outputs) == 1
     with pytest.raises(ApiError, match="404"):
         small.lab().api().request("GET", f"{MAPS}/kept")
-
-
-def _bgp(lab: Lab) -> BgpConfig:
-    section = config.load(lab.fleet_config).cluster("lab").bgp
-    assert section is not None
-    return section
-
-
-def test_restarts_of_calico_node_are_graceful_where_the_topology_says_so(small: Small) -> None:
-    small.topology.write_text(
-        f"bgp: {{graceful_restart: true}}\n{TOPOLOGY}  t-cr1: {{role: router}}\n", encoding="utf-8"
-    )
-    small.up()
-    lab = small.lab()
-    host = lab.hosts["t-worker1"]
-    mine = [("t-cr1", str(host.ipv4)), ("t-cr1", str(host.ipv6))]
-    for _, address in mine:
-        shown = json.loads(lab.enter("t-cr1", "vtysh", "-c", f"show bgp neighbors {address} json"))[address]
-        modes = {key: shown["gracefulRestartInfo"][key] for key in ("localGrMode", "remoteGrMode")}
-        assert modes == {"localGrMode": "Restart*", "remoteGrMode": "Restart"}
-
-    routers = Routers(_bgp(lab))
-    negotiated = routers.restarting()["t-cr1"]
-    routers.close()
-    assert not isinstance(negotiated, RouterError), negotiated
-    assert {str(address) for address in negotiated} == {address for _, address in lab.sessions()}
-
-    before = lab.sessions()
-    assert lab.exec("t-worker1", "systemctl stop calico-node").returncode == 0
-    deadline = time.monotonic() + 10
-    while any(lab.sessions()[key]["state"] == "Established" for key in mine):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    for pods, gateway in ((host.pods_ipv4, host.ipv4), (host.pods_ipv6, host.ipv6)):
-        assert f"via {gateway} " in lab.enter("t-cr1", "ip", "route", "get", str(pods[-2])), "the route is gone"
-    assert lab.exec("t-worker1", "systemctl start calico-node").returncode == 0
-    lab.wait_for_sessions(timeout=15)
-    after = lab.sessions()
-    assert all(after[key]["connectionsDropped"] == before[key]["connectionsDropped"] + 1 for key in mine)
 
 
 def test_commands_without_a_lab(small: Small) -> None:

@@ -259,35 +259,77 @@ def attended(rehearsal, answer, *arguments):
     return code, said.decode(errors="replace")
 
 
-def test_pods_stay_where_the_routers_keep_their_routes(rehearsal, lab):
-    refused = rehearsal.start("--query", "worker1", "--no-drain")
-    assert refused.code == 2, refused.output
-    assert "[ask] Pods stay on the nodes" in refused.output
-
+@pytest.fixture
+def graceful(rehearsal, lab):
+    """A node whose sessions negotiate graceful restart, as Calico's do."""
     node = rehearsal.busiest()
-    arguments = (RESTART_CALICO, "--cluster", "lab", "-r", "rehearsal", "--query", node, "--no-drain")
-    start = start_of(lab, node)
-    with Watcher(lab) as seen:
-        code, said = attended(rehearsal, "go", *arguments)
-    assert code == 0, said
-    assert seen.evicted == {}
-    assert start_of(lab, node) != start
-    assert "drain" not in rehearsal.report()["units"][0]["steps"]
-    rehearsal.assert_untouched(node)
 
-    configuration = "/etc/calico/bird.conf"
-    lab.enter(node, "sed", "-i", "s/graceful restart on/graceful restart off/", configuration)
-    lab.enter(node, "systemctl", "restart", "calico-node")
-    try:
+    def configure(before, after, settings):
+        # BIRD says goodbye when it is asked to end; routers keep the routes only of a peer that goes without a word.
+        steps = (
+            f"sed -i 's/graceful restart {before}/graceful restart {after}/' /etc/calico/bird.conf",
+            "mkdir -p /run/systemd/system/calico-node.service.d",
+            f"printf '[Service]\n{settings}' >/run/systemd/system/calico-node.service.d/test.conf",
+            "systemctl daemon-reload",
+            "systemctl restart calico-node",
+        )
+        lab.enter(node, "sh", "-ec", "\n".join(steps))
         lab.wait_for_sessions(timeout=30)
-        refused = rehearsal.start("--query", node, "--no-drain")
-    finally:
-        lab.enter(node, "sed", "-i", "s/graceful restart off/graceful restart on/", configuration)
-        lab.enter(node, "systemctl", "restart", "calico-node")
-        lab.wait_for_sessions(timeout=30)
+
+    configure("off", "on", "KillSignal=SIGKILL\nSuccessExitStatus=KILL\n")
+    yield node
+    configure("on", "off", "")
+
+
+def test_pods_stay_where_the_routers_keep_their_routes(rehearsal, lab, graceful):
+    node = lab.hosts[graceful]
+    other = next(name for name in WORKERS if name != graceful)
+    refused = rehearsal.start("--query", f"{graceful},{other}", "--no-drain")
     assert refused.code == 2, refused.output
     for router in ("cr1", "cr2"):
-        assert f"[stop] Graceful restart was not negotiated at {router} in all sessions of {node}." in refused.output
+        assert f"[stop] Graceful restart was not negotiated at {router} in all sessions of {other}." in refused.output
+    unanswered = rehearsal.start("--query", graceful, "--no-drain")
+    assert unanswered.code == 2, unanswered.output
+    assert "[ask] Pods stay on the nodes" in unanswered.output
+    assert "[stop]" not in unanswered.output
+
+    arguments = (RESTART_CALICO, "--cluster", "lab", "-r", "rehearsal", "--query", graceful, "--no-drain")
+    start = start_of(lab, graceful)
+    code, said = attended(rehearsal, "abort", *arguments)
+    assert (code, "Not started" in said) == (2, True), said
+    routes = {"there": 0, "gone": 0}
+    over = threading.Event()
+
+    def watch():
+        while not over.wait(0.05):
+            route = lab.enter("cr1", "ip", "route", "get", str(node.pods_ipv4[-2]))
+            routes["there" if f"via {node.ipv4} " in route else "gone"] += 1
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    with Watcher(lab) as seen:
+        code, said = attended(rehearsal, "go", *arguments)
+    over.set()
+    watcher.join(timeout=5)
+    assert code == 0, said
+    assert seen.evicted == {}
+    assert routes["there"] > 10
+    assert routes["gone"] == 0
+    assert start_of(lab, graceful) != start
+    assert "drain" not in rehearsal.report()["units"][0]["steps"]
+    rehearsal.assert_untouched(graceful)
+
+
+def test_prefixes_that_the_routers_merely_kept_open_no_gate(rehearsal, lab, graceful):
+    lab.inject("bgp-fewer-prefixes", graceful)
+    outcome = rehearsal.start("--query", graceful)
+    assert outcome.code == 1, outcome.output
+    assert "1 of 2 prefixes" in next(line for line in outcome.output.splitlines() if f"{graceful}: HELD: bgp" in line)
+    rehearsal.assert_held(graceful)
+    lab.heal()
+    lab.wait_for_sessions(timeout=30)
+    assert rehearsal.resume(outcome.run).code == 0
+    rehearsal.assert_untouched(graceful)
 
 
 def test_the_summary_says_what_the_routers_say(rehearsal, lab):

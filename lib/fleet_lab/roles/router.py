@@ -63,7 +63,8 @@ def bgpd(host: Host, topology: Topology) -> str:
         f"router bgp {bgp.routers_asn}",
         f" bgp router-id {host.ipv4}",
         " bgp log-neighbor-changes",
-        " bgp graceful-restart" if bgp.graceful_restart else " bgp graceful-restart-disable",
+        # Without it FRR helps others to restart, as Junos does when it is told nothing.
+        *([" bgp graceful-restart"] if bgp.graceful_restart else []),
         " no bgp ebgp-requires-policy",
         " no bgp default ipv4-unicast",
         " timers bgp 3 9",
