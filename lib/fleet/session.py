@@ -33,7 +33,7 @@ from fleet.k8s.nodes import NodeWatch, ownership
 from fleet.maintenance import decide, journal, planner, report
 from fleet.maintenance.journal import Journal, RunInfo
 from fleet.maintenance.lock import ClusterLock, Holder
-from fleet.maintenance.model import Limits, Stage, Status, Unit, UnitState
+from fleet.maintenance.model import Facts, Limits, Stage, Status, Unit, UnitState
 from fleet.maintenance.runner import STOPPED_BY_OPERATOR, Events, Interrupted, Procedure, Runner
 from fleet.procedures import inventory, plan, preflight
 from fleet.procedures.cluster import Cluster
@@ -137,7 +137,7 @@ class Session:
             names = [step.spec.name for step in self._procedure.steps(cluster)]
             info = replace(info, options={**options, "steps": names})
             cluster = replace(cluster, run=info)
-            proposal = self._plan(cluster, limits, findings)
+            proposal, facts = self._plan(cluster, limits, findings)
             plan.render(proposal, self._console)
             if proposal.worst() is Level.STOP:
                 raise Refused("The preflight found what has to be put right first (see [stop] above).")
@@ -148,7 +148,7 @@ class Session:
                 return DONE
             if not request.unattended:
                 self._ask(proposal)
-            states = [UnitState(unit) for unit in proposal.units]
+            states = [UnitState(unit, facts=facts.get(unit.name, {})) for unit in proposal.units]
             with (
                 self._locked(cluster) as lock,
                 closing(Journal.create(self._config.state_dir, info, NODES, states)) as book,
@@ -231,7 +231,9 @@ class Session:
         states = [decide.translate(state, before, now, pivot) for state in book.states(NODES).values()]
         book.rewrite(NODES, states, {**options, "steps": now})
 
-    def _plan(self, cluster: Cluster, limits: Limits, findings: Sequence[Finding]) -> plan.Plan:
+    def _plan(
+        self, cluster: Cluster, limits: Limits, findings: Sequence[Finding]
+    ) -> tuple[plan.Plan, Mapping[str, Facts]]:
         known = cluster.nodes.snapshot()
         nodes = [known[name] for name in cluster.hosts]
         degraded = {node.labels.get(cluster.config.domain_label, "") for node in known.values() if not node.ready}
@@ -240,7 +242,7 @@ class Session:
         found = preflight.examine(cluster, units, limits, self._config.state_dir, names)
         run = cluster.run
         task = f" ({run.task})" if run.task else ""
-        return plan.Plan(
+        proposal = plan.Plan(
             title=f"{run.procedure} on {run.cluster}: {run.reason}{task}",
             units=units,
             steps=names,
@@ -249,6 +251,7 @@ class Session:
             findings=preflight.worst_first([*findings, *found.findings]),
             unit_seconds=plan.unit_seconds(self._config.state_dir, run.procedure, run.cluster),
         )
+        return proposal, found.facts
 
     def _ask(self, proposal: plan.Plan) -> None:
         if not sys.stdout.isatty():

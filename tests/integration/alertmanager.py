@@ -1,5 +1,6 @@
 """A real Alertmanager (Debian's prometheus-alertmanager) on the loopback interface."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -26,6 +27,7 @@ def running_alertmanager(folder: Path) -> Iterator[str]:
     (folder / "config.yml").write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
     address = f"127.0.0.1:{free_port()}"
     command = [
+        *_with_templates(Path(program)),
         program,
         f"--config.file={folder}/config.yml",
         f"--storage.path={folder}/data",
@@ -38,6 +40,18 @@ def running_alertmanager(folder: Path) -> Iterator[str]:
             yield f"http://{address}"
         finally:
             process.terminate()
+
+
+def _with_templates(program: Path) -> list[str]:
+    """Return what to put before the command of an Alertmanager that was unpacked and not installed.
+
+    Debian's reads its templates from /usr/share whatever it is told: it gets a view of its own of that folder.
+    """
+    share = program.parent.parent / "share"
+    if Path("/usr/share/prometheus/alertmanager/default.tmpl").exists() or program.is_relative_to("/usr/bin"):
+        return []
+    namespaces = ["--mount"] if os.geteuid() == 0 else ["--mount", "--map-root-user"]
+    return ["unshare", *namespaces, "sh", "-c", 'mount --bind "$1" /usr/share && shift && exec "$@"', "sh", str(share)]
 
 
 def _wait_until_ready(url: str, log: Path) -> None:

@@ -12,7 +12,7 @@ from fleet.bgp.summary import ESTABLISHED, Peer, Rib, Summary
 from fleet.config import BgpConfig
 from fleet.errors import FleetError
 from fleet.maintenance.model import Kind, Unit, UnitState
-from fleet.procedures.bgp import FACT, Baseline, Proven, examine
+from fleet.procedures.bgp import DOWN, FACT, Baseline, Proven, examine
 from fleet.procedures.findings import Level
 
 ADDRESSES = {"w1": ("10.0.0.1", "fd00::1"), "w2": ("10.0.0.2", "fd00::2")}
@@ -108,6 +108,26 @@ def test_nothing_is_noted_while_a_router_cannot_be_asked(routers):
     assert (verdict.kind, verdict.detail, verdict.facts) == (Kind.PENDING, "cr2 refuses the connection", {})
 
 
+def test_a_session_that_was_lost_since_the_plan_keeps_its_node_in_service(routers):
+    routers.changed["cr2", "fd00::1"] = {"state": "Active", "ribs": (), "elapsed": 60}
+    verdicts = Baseline(cluster(routers)).check(states())
+    message = "down since the run began: cr2 fd00::1 is Active since 1 min"
+    assert (verdicts["w1"].kind, verdicts["w1"].detail) == (Kind.PENDING, message)
+    assert verdicts["w2"].kind is Kind.DONE
+
+
+def test_a_session_that_was_down_when_the_plan_was_agreed_to_is_let_go(routers):
+    routers.changed["cr2", "fd00::1"] = {"state": "Active", "ribs": (), "elapsed": 60}
+    own = cluster(routers)
+    _, facts = examine(own, own.nodes, graceful=False)
+    assert facts == {"w1": {DOWN: ["cr2 fd00::1"]}}
+    verdict = Baseline(own).check([UnitState(Unit("w1"), facts=facts["w1"])])["w1"]
+    assert verdict.kind is Kind.DONE
+    routers.restarted()
+    routers.changed["cr2", "fd00::1"] = {"state": "Active", "ribs": (), "elapsed": 60}
+    assert gate(routers, {**verdict.facts, "replaced_at": time.time() - 10}).kind is Kind.DONE
+
+
 def test_the_gate_opens_when_every_session_is_new_and_complete(routers):
     facts = noted(routers) | {"replaced_at": time.time() - 10}
     assert gate(routers, facts).kind is Kind.PENDING
@@ -176,7 +196,7 @@ def test_a_node_that_was_not_restarted_is_given_back_with_its_old_sessions(route
 
 def findings(routers: Routers, *, graceful: bool = False, **config: Any) -> list[tuple[Level, str]]:
     own = cluster(routers, **config)
-    return [(finding.level, finding.what) for finding in examine(own, own.nodes, graceful=graceful)]
+    return [(finding.level, finding.what) for finding in examine(own, own.nodes, graceful=graceful)[0]]
 
 
 def test_the_preflight_says_that_all_is_well(routers):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
+from typing import Any
 
 from fleet.bgp import verify
 from fleet.bgp.junos import Routers
@@ -17,6 +18,8 @@ from fleet.procedures.steps import NodeStep, Verdicts, each
 
 FACT = "bgp"
 """The name under which a node's baseline is remembered."""
+DOWN = "bgp_down"
+"""The name under which the sessions are remembered that were down when the operator agreed to the plan."""
 
 
 class _RouterStep(NodeStep):
@@ -33,13 +36,20 @@ class _RouterStep(NodeStep):
 
 
 class Baseline(_RouterStep):
-    """What the routers know of the node before it is touched is remembered."""
+    """All sessions of the node are up before it is touched, and what the routers have of them is remembered."""
 
     def judge(self, state: UnitState, config: BgpConfig, readings: Readings) -> Verdict:
-        """Remember it; with a router that cannot be asked the gate could never open."""
+        """Remember it, once no session is down but those that were when the run began.
+
+        With a router that cannot be asked the gate could never open. And a session that went down since the plan was
+        agreed to is a reason not to take even more out of service.
+        """
         if unread := _unread(readings):
             return pending("; ".join(unread))
         sessions = sessions_of(self.cluster.node(state.unit.name), config)
+        missing = verify.missing(sessions, readings, config.asn)
+        if lost := [(session, why) for session, why in missing if str(session) not in state.facts.get(DOWN, ())]:
+            return pending(f"down since the run began: {_join(lost)}")
         return Verdict(Kind.DONE, facts={FACT: verify.baseline(sessions, readings, config.asn)})
 
 
@@ -94,19 +104,27 @@ def sessions_of(node: Node, config: BgpConfig) -> tuple[Session, ...]:
     return verify.expected(verify.addresses_of(node, config), tuple(config.routers))
 
 
-def examine(cluster: Cluster, known: Mapping[str, Node], *, graceful: bool) -> list[Finding]:
+def examine(
+    cluster: Cluster, known: Mapping[str, Node], *, graceful: bool
+) -> tuple[list[Finding], dict[str, dict[str, Any]]]:
     """Ask the routers whether all sessions are there that a run will want to see again.
 
     Args:
         cluster: the cluster, with the hosts that are to be maintained.
         known: all nodes.
         graceful: whether routers have to keep the routes of a session that goes down (graceful restart).
+
+    Returns:
+        The findings, and what is to be remembered of nodes from the beginning.
     """
     config, readings = _ask(cluster)
     if unread := _unread(readings):
-        return [stop(f"{why}.", "Without it no node could be proven to be back; repair that first.") for why in unread]
+        return [
+            stop(f"{why}.", "Without it no node could be proven to be back; repair that first.") for why in unread
+        ], {}
     sessions = {name: sessions_of(known[name], config) for name in cluster.hosts}
     findings = []
+    facts: dict[str, dict[str, Any]] = {}
     for name, expected in sessions.items():
         missing = verify.missing(expected, readings, config.asn)
         if not expected or len(missing) == len(expected):
@@ -115,12 +133,13 @@ def examine(cluster: Cluster, known: Mapping[str, Node], *, graceful: bool) -> l
         elif missing:
             todo = "Repair it first; if you go on, it is not waited for."
             findings.append(ask(f"{name} has BGP sessions that are down: {_join(missing)}.", todo))
+            facts[name] = {DOWN: [str(session) for session, _ in missing]}
     if graceful:
         findings += _of_graceful_restart(cluster, sessions)
     if not findings:
         total = sum(len(expected) for expected in sessions.values())
         findings.append(note(f"All {total} BGP sessions of the nodes are up at {', '.join(config.routers)}."))
-    return findings
+    return findings, facts
 
 
 def _of_graceful_restart(cluster: Cluster, sessions: Mapping[str, Sequence[Session]]) -> list[Finding]:

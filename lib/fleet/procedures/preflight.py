@@ -21,7 +21,7 @@ from fleet.k8s.eviction import budgets_path, policy_version
 from fleet.k8s.model import Node
 from fleet.k8s.pods import parse_pod
 from fleet.maintenance import decide, lock
-from fleet.maintenance.model import Limits, Observation, Stage, Unit, UnitState
+from fleet.maintenance.model import Facts, Limits, Observation, Stage, Unit, UnitState
 from fleet.procedures import bgp, steps
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, ask, note, stop
@@ -32,10 +32,17 @@ from fleet.runs import open_runs
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the preflight found: findings, and how many pods each node's drain will evict."""
+    """What the preflight found.
+
+    Attributes:
+        findings: what the operator has to know.
+        evictions: how many pods each node's drain will evict.
+        facts: what the run has to remember of nodes from the beginning.
+    """
 
     findings: tuple[Finding, ...]
     evictions: Mapping[str, int]
+    facts: Mapping[str, Facts]
 
 
 def examine(
@@ -53,6 +60,13 @@ def examine(
     known = cluster.nodes.snapshot()
     config = cluster.config
     evictions: dict[str, int] = {}
+    facts: dict[str, Facts] = {}
+    drains = "drain" in node_steps
+
+    def routers() -> list[Finding]:
+        findings, known_of_nodes = bgp.examine(cluster, known, graceful=not drains)
+        facts.update(known_of_nodes)
+        return findings
 
     def pods() -> list[Finding]:
         assessment = assess(cluster, known, [unit.name for unit in units])
@@ -67,11 +81,10 @@ def examine(
         lambda: of_hosts(cluster, node_steps),
         lambda: of_alerts(cluster),
     ]
-    drains = "drain" in node_steps
     if drains:
         checks.append(pods)
     if config.bgp:
-        checks.append(lambda: bgp.examine(cluster, known, graceful=not drains))
+        checks.append(routers)
     if config.bgp and "restart" in node_steps:
         unit = config.bgp.unit
         checks.append(lambda: of_unit(cluster, unit))
@@ -84,7 +97,7 @@ def examine(
 
     with ThreadPoolExecutor(len(checks), "preflight") as pool:
         findings = [finding for found in pool.map(run, checks) for finding in found]
-    return Found(tuple(findings), evictions)
+    return Found(tuple(findings), evictions, facts)
 
 
 def of_api(api: Api, nodes_known: int) -> list[Finding]:
