@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 ROOT := $(shell id -u | grep -qx 0 && echo yes)
 # What the lab needs of Debian on this machine; the rest comes with the virtual environment and the lab's base image.
 PACKAGES := python3-venv systemd-container mmdebstrap iproute2 openssh-client openssh-server xz-utils openssl curl
+# One process more than cores: integration tests wait much. A file's tests share what they have started.
+PARALLEL := -q -n $(shell expr $$(nproc) + 1) --dist loadfile
 # Only the tests need Alertmanager here: unpacked, not installed, so that no service starts.
 TOOLS := $(VENV)/debian
 export PATH := $(CURDIR)/$(TOOLS)/usr/bin:$(PATH):/usr/sbin:/sbin
@@ -77,11 +79,11 @@ lint: $(BIN)/.installed
 
 unit: $(BIN)/.installed
 	@echo "== Unit tests"
-	@$(BIN)/python -m pytest -q tests/unit
+	@$(BIN)/python -m pytest $(PARALLEL) tests/unit
 
 integration: $(BIN)/.installed $(TOOLS)/.unpacked
 	@echo "== Integration tests: real etcd, kube-apiserver, sshd, Alertmanager"
-	@$(BIN)/python -m pytest -q tests/integration
+	@$(BIN)/python -m pytest $(PARALLEL) tests/integration
 
 lab: $(BIN)/.installed
 ifeq ($(ROOT),yes)
