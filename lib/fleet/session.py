@@ -223,7 +223,8 @@ class Session:
         """Make the journal fit the steps of today: the configuration may have been changed since the run was begun."""
         specs = [step.spec for step in self._procedure.steps(cluster)]
         options = book.info().options
-        before, now = options["steps"], [spec.name for spec in specs]
+        now = [spec.name for spec in specs]
+        before = options.get("steps", now)
         if before == now:
             return
         logger.warning("The configuration has changed: a node's steps were %s; now %s.", before, now)

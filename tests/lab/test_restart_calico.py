@@ -213,6 +213,22 @@ def test_sessions_that_are_down_before_are_found_before(rehearsal, lab):
     assert alone.code == 0, alone.output
 
 
+def test_a_session_that_is_lost_meanwhile_keeps_the_next_node_in_service(rehearsal, lab):
+    with rehearsal.in_background("--query", "worker[1-2]") as process:
+        rehearsal.wait_for_event("worker1", "drain", "intent")
+        lab.inject("bgp-ipv6-down", "worker2")
+        lab.enter("worker2", "systemctl", "restart", "calico-node")
+        outcome = rehearsal.end(process)
+    assert outcome.code == 1, outcome.output
+    assert rehearsal.statuses() == {"worker1": "done", "worker2": "held"}
+    lost = f"cr1 {lab.hosts['worker2'].ipv6} is "
+    assert f"worker2: HELD: bgp baseline: not within 6 s: down since the run began: {lost}" in outcome.output
+    rehearsal.assert_untouched("worker1", "worker2")
+    assert rehearsal.silences() == []
+    aborted = rehearsal.abort(outcome.run)
+    assert aborted.code == 0, aborted.output
+
+
 def test_a_rebooted_node_takes_pods_only_with_its_sessions(rehearsal, lab, tmp_path):
     reboots = Rehearsal(lab, tmp_path, REBOOT, puppet={"enabled": False}, deadlines=SHORT)
     lab.inject("bgp-ipv6-down", "worker3")

@@ -208,7 +208,10 @@ class Abort:
         proofs = (ready_step(cluster), *bgp_steps(cluster))
         give_back = [
             Step(StepSpec("settle", _ABORT_DEADLINE, gate=True), Settled(act, ordered)),
-            *(Step(replace(s.spec, timeout=min(s.spec.timeout, _ABORT_DEADLINE)), s.effects) for s in proofs),
+            *(
+                Step(replace(s.spec, timeout=min(s.spec.timeout, _ABORT_DEADLINE)), OfClosed(cluster, s.effects))
+                for s in proofs
+            ),
             *giving_steps(cluster),
         ]
         ending = _ending(cluster, known)
@@ -231,6 +234,33 @@ class Abort:
     def renew(self, stage: str, units: Sequence[UnitState]) -> Mapping[str, Verdict]:  # noqa: ARG002
         """Renew nothing: an abort takes a minute."""
         return {state.unit.name: done() for state in units}
+
+
+class OfClosed:
+    """A proof that is asked only of nodes that this run has closed: others are in service, whatever their state is."""
+
+    def __init__(self, cluster: Cluster, proof: Effects) -> None:
+        """Ask for a proof."""
+        self._cluster = cluster
+        self._proof = proof
+
+    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
+        """Look which nodes carry this run's annotation, and ask for the proof of those."""
+        self._cluster.check_current()
+        closed = [state for state in units if is_closed(self._cluster, state.unit.name)]
+        verdicts = {state.unit.name: done() for state in units}
+        return {**verdicts, **(self._proof.check(closed) if closed else {})}
+
+    def apply(self, units: Sequence[UnitState], tell: steps.Tell) -> Mapping[str, Verdict]:
+        """Do what the proof does: nothing."""
+        return self._proof.apply(units, tell)
+
+
+def is_closed(cluster: Cluster, name: str) -> bool:
+    """Say whether a node is cordoned in the name of this run."""
+    node = cluster.nodes.snapshot().get(name)
+    owner = nodes.ownership(node) if node else None
+    return node is not None and node.unschedulable and owner is not None and owner.run == cluster.run.id
 
 
 class TaintPending:
@@ -311,7 +341,11 @@ class EndSilences:
 
     def _find(self) -> tuple[list[Silence], list[Silence], list[str]]:
         until = time.time() + self._cluster.config.alerts.held_silence * 0.9
-        held = {name for name, state in self._known().items() if state.status is Status.HELD and self._keeps(name)}
+        held = {
+            name
+            for name, state in self._known().items()
+            if state.status is Status.HELD and is_closed(self._cluster, name)
+        }
         stray, short = [], []
         active = steps.silences_of(self._cluster)
         for name, silences in active.items():
@@ -320,12 +354,6 @@ class EndSilences:
             else:
                 short += [silence for silence in silences if silence.ends_at < until]
         return stray, short, sorted(held - set(active))
-
-    def _keeps(self, name: str) -> bool:
-        """Say whether a held node is closed by this run, so that its alerts are expected."""
-        node = self._cluster.nodes.snapshot().get(name)
-        owner = nodes.ownership(node) if node else None
-        return node is not None and node.unschedulable and owner is not None and owner.run == self._cluster.run.id
 
 
 def _has_taint(cluster: Cluster, name: str) -> bool:
