@@ -259,6 +259,12 @@ class ClusterConfig(_Model):
     """Nothing where the routers are not to be asked: then no gate looks at BGP."""
     lease: LeaseConfig = LeaseConfig()
 
+    @model_validator(mode="after")
+    def _can_become_stable(self) -> "ClusterConfig":
+        if self.bgp and self.bgp.stable >= self.deadlines.bgp:
+            raise ValueError("bgp.stable must be shorter than deadlines.bgp: no session could be proven in time")
+        return self
+
 
 class Config(_Model):
     """The whole file."""

@@ -14,11 +14,11 @@ from pathlib import Path
 import cumin
 import etcd
 from cumin.query import Query
-from paramiko import HostKeys
-from paramiko.config import SSH_PORT
 from spicerack import Spicerack
 
+from fleet.bgp import known_hosts
 from fleet.config import BgpConfig, Config, ConfigError, load, read_yaml
+from fleet.errors import FleetError
 from fleet.hosts.silences import find_instance
 
 _CUMIN_CONFIG = "/etc/cumin/config.yaml"
@@ -108,23 +108,23 @@ def _routers(bgp: BgpConfig) -> Iterator[str]:
             continue
         try:
             mode = stat.S_IMODE(path.stat().st_mode)
-            if not path.read_bytes():
-                yield f"{key}: {path} is empty"
+            if not path.read_bytes().partition(b"\n")[0].strip():
+                yield f"{key}: the first line of {path} is empty"
         except OSError as error:
             yield f"{key}: {path} cannot be read: {error.strerror}"
             continue
         if mode & 0o077:
             yield f"{key}: {path} can be read by others (mode {mode:04o}): chmod 0600 {path}"
-    try:
-        keys = HostKeys(str(bgp.known_hosts))
-    except OSError as error:
-        yield f"known_hosts: {bgp.known_hosts} cannot be read: {error.strerror}"
-        return
     for name, router in bgp.routers.items():
         host = router.address or name
-        place = host if router.port == SSH_PORT else f"[{host}]:{router.port}"
-        if keys.lookup(place) is None:
-            yield f"known_hosts: {bgp.known_hosts} has no key of {place}: ssh-keyscan -p {router.port} {host}"
+        try:
+            keys = known_hosts.keys_of(bgp.known_hosts, host, router.port)
+        except FleetError as error:
+            yield f"known_hosts: {error}"
+            return
+        if not known_hosts.usable(keys):
+            lacks = "only ssh-rsa of" if keys else "no key of"
+            yield f"known_hosts: {bgp.known_hosts} has {lacks} {name}: ssh-keyscan -p {router.port} {host}"
 
 
 class _Spicerack:

@@ -96,6 +96,9 @@ class FleetRunner(CookbookRunnerBase):
             for line in str(error).splitlines():
                 logger.error("%s", line)
             return REFUSED
+        except BrokenPipeError:
+            logger.error("What was printed could not be read any more: whoever read it has gone.")
+            return INTERRUPTED
         except (OSError, sqlite3.Error) as error:
             logger.debug("The run's folder", exc_info=True)
             logger.error("The run's folder cannot be read or written: %s. See `fleet runs list`.", error)

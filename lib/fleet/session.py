@@ -224,7 +224,11 @@ class Session:
         specs = [step.spec for step in self._procedure.steps(cluster)]
         options = book.info().options
         now = [spec.name for spec in specs]
-        before = options.get("steps", now)
+        before = options.get("steps")
+        if before is None:
+            raise Refused(
+                f"Run {cluster.run.id} was begun by an older version, which does not say what its steps were."
+            )
         if before == now:
             return
         logger.warning("The configuration has changed: a node's steps were %s; now %s.", before, now)

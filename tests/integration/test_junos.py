@@ -16,7 +16,7 @@ import pytest
 from jnpr.junos import Device
 from jnpr.junos.exception import RpcError
 
-from fleet.bgp.junos import RouterError, Routers
+from fleet.bgp.junos import Restarts, RouterError, Routers
 from fleet.bgp.summary import Summary
 from fleet_lab.guest.netconf import HANGS, HOST_KEY, LOGIN
 from fleet_lab.guest.netconf.rpc import BASE
@@ -82,15 +82,18 @@ def test_who_may_restart_is_who_negotiated_it(network: Network) -> None:
     network.router()
 
     # worker2's BIRD has graceful restart off, the transit's is merely aware of it.
-    assert network.client().restarting() == {"cr1": frozenset({WORKER1, WORKER1_V6})}
+    known = network.client().restarts()["cr1"]
+    assert isinstance(known, Restarts), known
+    assert known.negotiated == {WORKER1, WORKER1_V6}
 
 
 def test_who_has_not_told_all_routes_is_who_sent_no_end_of_them(network: Network) -> None:
     router = network.router()
     client = network.client()
-    assert client.incomplete([WORKER1, WORKER1_V6]) == {"cr1": frozenset()}
+    both = frozenset({WORKER1, WORKER1_V6})
+    assert client.restarts(both) == {"cr1": Restarts(both, frozenset())}
     router.change("neighbors.json", lambda peers: peers[str(WORKER1_V6)]["gracefulRestartInfo"].pop("endOfRibRecv"))
-    assert client.incomplete([WORKER1, WORKER1_V6]) == {"cr1": frozenset({WORKER1_V6})}
+    assert client.restarts(both) == {"cr1": Restarts(both, frozenset({WORKER1_V6}))}
 
 
 def test_a_password_lets_in_as_well(network: Network, tmp_path: Path) -> None:

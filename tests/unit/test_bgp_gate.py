@@ -1,5 +1,6 @@
 """BGP as a gate: what is noted, what opens it, and what the preflight says; the routers are played."""
 
+import itertools
 import time
 from ipaddress import ip_address
 from pathlib import Path
@@ -8,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from fleet.bgp.junos import Restarts
 from fleet.bgp.summary import ESTABLISHED, Peer, Rib, Summary
 from fleet.config import BgpConfig
 from fleet.errors import FleetError
 from fleet.maintenance.model import Kind, Unit, UnitState
-from fleet.procedures.bgp import DOWN, FACT, Baseline, Proven, examine
+from fleet.procedures.bgp import DOWN, FACT, Baseline, Proven, Routes, examine
 from fleet.procedures.findings import Level
 
 ADDRESSES = {"w1": ("10.0.0.1", "fd00::1"), "w2": ("10.0.0.2", "fd00::2")}
@@ -33,6 +35,7 @@ class Routers:
         self.changed: dict[tuple[str, str], dict[str, Any]] = {}
         self.broken: dict[str, str] = {}
         self.incomplete_peers: dict[str, set[str]] = {}
+        self.not_graceful: set[str] = set()
         self.asked = 0
 
     def summaries(self) -> dict[str, Any]:
@@ -44,9 +47,13 @@ class Routers:
             for router in ("cr1", "cr2")
         }
 
-    def incomplete(self, addresses: Any) -> dict[str, Any]:
+    def restarts(self, addresses: Any = None) -> dict[str, Any]:
+        asked = frozenset(map(ip_address, itertools.chain(*ADDRESSES.values()))) if addresses is None else addresses
         return {
-            router: frozenset(a for a in addresses if str(a) in self.incomplete_peers.get(router, ()))
+            router: Restarts(
+                negotiated=frozenset(a for a in asked if str(a) not in self.not_graceful),
+                incomplete=frozenset(a for a in asked if str(a) in self.incomplete_peers.get(router, ())),
+            )
             for router in ("cr1", "cr2")
         }
 
@@ -87,7 +94,7 @@ def states(**facts: Any) -> list[UnitState]:
 
 
 def noted(routers: Routers) -> dict[str, Any]:
-    return dict(Baseline(cluster(routers)).check(states())["w1"].facts)
+    return dict(Baseline(cluster(routers), graceful=False).check(states())["w1"].facts)
 
 
 def gate(routers: Routers, facts: dict[str, Any], **config: Any) -> Any:
@@ -95,7 +102,7 @@ def gate(routers: Routers, facts: dict[str, Any], **config: Any) -> Any:
 
 
 def test_all_nodes_are_judged_by_one_round(routers):
-    verdicts = Baseline(cluster(routers)).check(states())
+    verdicts = Baseline(cluster(routers), graceful=False).check(states())
     assert routers.asked == 1
     assert {name: verdict.kind for name, verdict in verdicts.items()} == {"w1": Kind.DONE, "w2": Kind.DONE}
     assert set(verdicts["w1"].facts[FACT]) == {"cr1", "cr2"}
@@ -104,13 +111,13 @@ def test_all_nodes_are_judged_by_one_round(routers):
 
 def test_nothing_is_noted_while_a_router_cannot_be_asked(routers):
     routers.broken["cr2"] = "refuses the connection"
-    verdict = Baseline(cluster(routers)).check(states())["w1"]
+    verdict = Baseline(cluster(routers), graceful=False).check(states())["w1"]
     assert (verdict.kind, verdict.detail, verdict.facts) == (Kind.PENDING, "cr2 refuses the connection", {})
 
 
 def test_a_session_that_was_lost_since_the_plan_keeps_its_node_in_service(routers):
     routers.changed["cr2", "fd00::1"] = {"state": "Active", "ribs": (), "elapsed": 60}
-    verdicts = Baseline(cluster(routers)).check(states())
+    verdicts = Baseline(cluster(routers), graceful=False).check(states())
     message = "down since the run began: cr2 fd00::1 is Active since 1 min"
     assert (verdicts["w1"].kind, verdicts["w1"].detail) == (Kind.PENDING, message)
     assert verdicts["w2"].kind is Kind.DONE
@@ -121,7 +128,7 @@ def test_a_session_that_was_down_when_the_plan_was_agreed_to_is_let_go(routers):
     own = cluster(routers)
     _, facts = examine(own, own.nodes, graceful=False)
     assert facts == {"w1": {DOWN: ["cr2 fd00::1"]}}
-    verdict = Baseline(own).check([UnitState(Unit("w1"), facts=facts["w1"])])["w1"]
+    verdict = Baseline(own, graceful=False).check([UnitState(Unit("w1"), facts=facts["w1"])])["w1"]
     assert verdict.kind is Kind.DONE
     routers.restarted()
     routers.changed["cr2", "fd00::1"] = {"state": "Active", "ribs": (), "elapsed": 60}
@@ -179,8 +186,83 @@ def test_a_router_that_cannot_be_asked_keeps_the_gate_closed_until_it_is_taken_o
     assert (verdict.kind, verdict.detail) == (Kind.PENDING, "cr2 does not answer")
     only = cluster(routers)
     only.config.bgp = BgpConfig.model_validate({**CONFIG, "routers": {"cr1": {}}})
-    only.routers = SimpleNamespace(summaries=lambda: {"cr1": routers.summaries()["cr1"]}, incomplete=routers.incomplete)
+    only.routers = SimpleNamespace(summaries=lambda: {"cr1": routers.summaries()["cr1"]}, restarts=routers.restarts)
     assert Proven(only).check([UnitState(Unit("w1"), facts=facts)])["w1"].kind is Kind.DONE
+
+
+def test_at_a_router_that_is_new_all_sessions_must_be_up(routers):
+    facts = noted(routers)
+    facts = {FACT: {"cr1": facts[FACT]["cr1"]}, "replaced_at": time.time() - 10}
+    routers.restarted()
+    assert gate(routers, facts).kind is Kind.DONE
+    routers.changed["cr2", "fd00::1"] = {"state": "Active", "ribs": (), "elapsed": 60}
+    verdict = gate(routers, facts)
+    assert (verdict.kind, verdict.detail) == (Kind.PENDING, "cr2 fd00::1 is Active since 1 min")
+    renamed = {FACT: {"core1": facts[FACT]["cr1"]}}
+    assert gate(routers, renamed).detail == "cr2 fd00::1 is Active since 1 min"
+
+
+def test_a_node_without_sessions_proves_nothing(routers):
+    nowhere = cluster(routers, addresses={"w1": [], "w2": []})
+    for step in (Baseline(nowhere, graceful=False), Proven(nowhere)):
+        remembered: list[dict[str, Any]] = [{}, {FACT: {}}]
+        for facts in remembered:
+            verdict = step.check(states(**facts))["w1"]
+            assert verdict.kind is Kind.PENDING
+            assert "bgp.addresses may name one" in verdict.detail
+
+
+def test_what_was_noted_with_a_life_is_kept_while_that_life_is_to_end(routers):
+    facts = {**noted(routers), "invocation": "1", "ordered": False}
+    routers.restarted()  # by somebody else, before this run came to it again
+    verdict = Baseline(cluster(routers), graceful=False).check(states(**facts))["w1"]
+    assert (verdict.kind, verdict.facts) == (Kind.DONE, {})
+    assert gate(routers, {**facts, "replaced_at": time.time() - 10}).kind is Kind.DONE
+
+
+def test_prefixes_that_go_with_the_pods_are_not_asked_for_again(routers):
+    facts = noted(routers)
+    for router in ("cr1", "cr2"):
+        routers.changed[router, "10.0.0.1"] = {"ribs": (Rib("inet.0", 1, 1, 1, 0),)}
+    drained = Routes(cluster(routers)).check([UnitState(Unit("w1"), facts=facts)])["w1"]
+    assert drained.kind is Kind.DONE
+    routers.restarted()
+    after = {**facts, **drained.facts, "replaced_at": time.time() - 10}
+    assert gate(routers, after).kind is Kind.DONE
+    for count, kind in ((1, Kind.DONE), (0, Kind.PENDING)):
+        routers.changed["cr2", "10.0.0.1"] |= {"ribs": (Rib("inet.0", count, count, count, 0),)}
+        assert gate(routers, after).kind is kind
+    routers.broken["cr1"] = "does not answer"
+    assert Routes(cluster(routers)).check([UnitState(Unit("w1"), facts=facts)])["w1"].kind is Kind.PENDING
+
+
+def test_counts_are_read_once_more_after_the_end_of_rib(routers, monkeypatch):
+    facts = noted(routers) | {"replaced_at": time.time() - 10}
+    routers.restarted()
+    known = routers.restarts
+
+    def flushed(addresses: Any = None) -> Any:
+        routers.changed["cr1", "10.0.0.1"] |= {"ribs": (Rib("inet.0", 0, 0, 0, 0),)}
+        return known(addresses)
+
+    monkeypatch.setattr(routers, "restarts", flushed)
+    assert gate(routers, facts).detail == "cr1 10.0.0.1: 0 of 2 prefixes in inet.0"
+
+
+def test_graceful_restart_is_asked_for_again_at_each_nodes_turn(routers):
+    assert Baseline(cluster(routers), graceful=True).check(states())["w1"].kind is Kind.DONE
+    routers.not_graceful.add("10.0.0.1")
+    verdicts = Baseline(cluster(routers), graceful=True).check(states())
+    message = "no graceful restart: cr1 10.0.0.1, cr2 10.0.0.1"
+    assert (verdicts["w1"].kind, verdicts["w1"].detail) == (Kind.PENDING, message)
+    assert verdicts["w2"].kind is Kind.DONE
+    found = findings(routers, graceful=True)
+    assert (Level.STOP, "Graceful restart was not negotiated at cr1 in all sessions of w1.") in found
+
+
+def test_addresses_of_nobody_are_noticed(routers):
+    what = "bgp.addresses names nodes that Kubernetes does not know: w3."
+    assert findings(routers, addresses={"w3": ["10.0.0.3"]})[0] == (Level.NOTE, what)
 
 
 def test_without_a_baseline_all_expected_sessions_must_be_up(routers):

@@ -217,12 +217,17 @@ def test_it_runs_as_a_program(installation: Installation) -> None:
     [
         (lambda i: i.ssh_key.unlink(), "ssh_key: {i.ssh_key} cannot be read: No such file or directory"),
         (lambda i: i.ssh_key.chmod(0o640), "ssh_key: {i.ssh_key} can be read by others (mode 0640): chmod 0600 "),
-        (lambda i: i.ssh_key.write_text(""), "ssh_key: {i.ssh_key} is empty"),
-        (lambda i: i.known_hosts.unlink(), "known_hosts: {i.known_hosts} cannot be read: No such file or directory"),
+        (lambda i: i.ssh_key.write_text(""), "ssh_key: the first line of {i.ssh_key} is empty"),
+        (lambda i: i.known_hosts.unlink(), "known_hosts: {i.known_hosts}: No such file or directory"),
         (
             lambda i: i.known_hosts.write_text(i.known_hosts.read_text().replace("cr2", "cr3")),
-            "known_hosts: {i.known_hosts} has no key of [cr2.example.org]:830: ssh-keyscan -p 830 cr2.example.org",
+            "known_hosts: {i.known_hosts} has no key of cr2: ssh-keyscan -p 830 cr2.example.org",
         ),
+        (
+            lambda i: i.known_hosts.write_text(i.known_hosts.read_text()[:-30]),
+            "known_hosts: {i.known_hosts}: this line has no key: [cr2.example.org]:830 ssh-ed25519 ",
+        ),
+        (lambda i: i.known_hosts.write_bytes(b"\xff\xfe\n"), "known_hosts: {i.known_hosts} is no list of keys"),
     ],
 )
 def test_what_routers_are_asked_with_is_looked_at(

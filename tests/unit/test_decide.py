@@ -16,7 +16,7 @@ STEPS = (
     m.StepSpec("cordon", 10, closes=True),
     m.StepSpec("drain", 60, batch=False),
     m.StepSpec("reboot", 60, pivot=True),
-    m.StepSpec("ready", 30, gate=True),
+    m.StepSpec("ready", 30, gate=True, joint=True),
     m.StepSpec("uncordon", 10),
 )
 CORDON, DRAIN, REBOOT, READY = 1, 2, 3, 4

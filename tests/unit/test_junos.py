@@ -6,7 +6,7 @@ import sys
 import pytest
 from lxml import etree
 
-from fleet.bgp.junos import RouterError, incomplete_peers, restarting_peers
+from fleet.bgp.junos import Restarts, RouterError, restarts_of
 
 # As `show bgp neighbor | display xml` has it, shortened; the first of a peer that restarts, with both families.
 PEER = """
@@ -31,7 +31,7 @@ inet-unicast inet6-unicast
 
 def peers(*texts: str) -> set[str]:
     reply = etree.fromstring(f"<bgp-information>{''.join(texts)}</bgp-information>")
-    return {str(address) for address in restarting_peers(reply)}
+    return {str(address) for address in restarts_of([reply]).negotiated}
 
 
 def test_a_peer_that_negotiated_it_may_restart() -> None:
@@ -64,7 +64,7 @@ END = "<peer-end-of-rib-received>{}</peer-end-of-rib-received></bgp-peer>"
 )
 def test_a_peer_that_restarts_is_complete_with_the_end_of_every_family(families: str, complete: bool) -> None:
     reply = etree.fromstring(f"<bgp-information>{PEER.replace('</bgp-peer>', END.format(families))}</bgp-information>")
-    assert {str(address) for address in incomplete_peers(reply)} == (set() if complete else {"10.64.0.121"})
+    assert {str(address) for address in restarts_of([reply]).incomplete} == (set() if complete else {"10.64.0.121"})
 
 
 def test_of_a_peer_that_does_not_restart_nothing_is_kept() -> None:
@@ -73,14 +73,14 @@ def test_of_a_peer_that_does_not_restart_nothing_is_kept() -> None:
         PEER.replace("</bgp-peer>", "<peer-no-restart/></bgp-peer>"),
     ):
         assert text != PEER
-        assert incomplete_peers(etree.fromstring(f"<bgp-information>{text}</bgp-information>")) == frozenset()
+        reply = etree.fromstring(f"<bgp-information>{text}</bgp-information>")
+        assert restarts_of([reply]) == Restarts(frozenset(), frozenset())
 
 
 def test_a_neighbor_without_an_address_is_an_error() -> None:
     reply = etree.fromstring(f"<bgp-information>{PEER.replace('10.64.0.121+179', 'cr1')}</bgp-information>")
-    for read in (restarting_peers, incomplete_peers):
-        with pytest.raises(RouterError, match="'cr1'"):
-            read(reply)
+    with pytest.raises(RouterError, match="'cr1'"):
+        restarts_of([reply])
 
 
 def test_junos_eznc_is_not_imported_before_it_is_needed() -> None:

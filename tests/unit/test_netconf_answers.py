@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fleet.bgp.junos import restarting_peers
+from fleet.bgp.junos import restarts_of
 from fleet.bgp.summary import Peer, parse_xml
 from fleet.bgp.text import parse as parse_text
 from fleet_lab.guest.netconf import frr, junos
@@ -142,7 +142,7 @@ def test_neighbors_have_ports_and_tell_who_may_restart() -> None:
     assert (up.findtext("peer-address") or "").strip().startswith("10.64.0.121+")
     assert (down.findtext("peer-address") or "").strip() == "10.64.0.200"
     assert (up.findtext("peer-restart-nlri-negotiated") or "").strip() == "inet-unicast"
-    assert {str(address) for address in restarting_peers(information)} == {
+    assert {str(address) for address in restarts_of([information]).negotiated} == {
         "10.64.0.121",
         "2620:0:861:101:10:64:0:121",
     }

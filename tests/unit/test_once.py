@@ -47,7 +47,7 @@ def reboot(monkeypatch):
 def service(monkeypatch):
     def answer(**values: Any) -> None:
         known = {"loaded": True, "active": "active", "result": "success", "invocation": FIRST, "age": 4.0}
-        found = ServiceState(**{**known, "boot_id": OLD, **values})
+        found = ServiceState(**{**known, "boot_id": OLD, "moving": False, **values})
         monkeypatch.setattr("fleet.hosts.services.state", lambda remote, hosts, unit: dict.fromkeys(hosts, found))
 
     return answer
@@ -98,6 +98,9 @@ def test_an_order_that_may_be_on_its_way_is_waited_for(service, monkeypatch):
     settled = Settled(Restart(cluster()), frozenset({"w1"}))
     assert look(settled, **facts).kind is Kind.PENDING
     monkeypatch.setattr(Settled, "GRACE", -1.0)
+    service(moving=True)
+    assert look(settled, **facts).kind is Kind.PENDING, "systemd has the order, whoever gave it may be gone"
+    service()
     assert look(settled, **facts).kind is Kind.DONE
     service(invocation=SECOND)
     assert look(settled, **facts).facts["new_invocation"] == SECOND

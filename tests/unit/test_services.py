@@ -16,7 +16,7 @@ fleet-uptime=100.50
 fleet-Result=success
 fleet-LoadState=loaded
 fleet-ActiveState=active
-fleet-SubState=running
+fleet-Job=
 fleet-InactiveExitTimestampMonotonic=60500000
 fleet-InvocationID=0123456789abcdef0123456789abcdef
 """
@@ -42,7 +42,15 @@ def test_an_answer_is_read():
         invocation="0123456789abcdef0123456789abcdef",
         age=40.0,
         boot_id="00000000-0000-0000-0000-000000000001",
+        moving=False,
     )
+
+
+@pytest.mark.parametrize(("old", "new"), [("Job=", "Job=56"), ("=active", "=deactivating"), ("=active", "=activating")])
+def test_a_unit_with_a_job_is_not_yet_what_it_will_be(old, new):
+    answer = services.parse(ANSWER.replace(f"{old}\n", f"{new}\n"))
+    assert isinstance(answer, services.ServiceState)
+    assert answer.moving
 
 
 def test_a_unit_that_was_never_started_has_no_invocation():
@@ -74,14 +82,14 @@ def test_the_state_is_only_read_and_the_unit_is_quoted():
 def test_an_order_without_an_invocation_is_refused(invocation):
     hosts = Hosts(Result(0, ""))
     with pytest.raises(RemoteError, match="is no invocation"):
-        services.restart(hosts, "calico-node.service", {"w1": invocation}, timeout=5)
+        services.restart(hosts, "calico-node.service", {"w1": invocation})
     assert hosts.commands == []
 
 
 @pytest.mark.parametrize(("current", "restarted"), [("1" * 32, True), ("2" * 32, True), ("3" * 32, False), ("", False)])
 def test_only_the_named_start_is_ended(tmp_path, current, restarted):
     hosts = Hosts(Result(0, ""))
-    services.restart(hosts, "calico-node.service", {"w1": "1" * 32, "w2": "2" * 32}, timeout=5)
+    services.restart(hosts, "calico-node.service", {"w1": "1" * 32, "w2": "2" * 32})
     command, safe = hosts.commands[0]
     assert not safe
     systemctl = tmp_path / "systemctl"

@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,21 @@ _NEIGHBORS = "get-bgp-neighbor-information"
 
 class RouterError(FleetError):
     """One router could not be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restarts:
+    """What a router knows of the graceful restarts of its peers.
+
+    Attributes:
+        negotiated: those whose routes stay while they restart: their session is up, and graceful restart was negotiated
+            for all its address families.
+        incomplete: those that negotiated it and have not sent End-of-RIB since they went up: until then the router
+            counts prefixes that it merely kept.
+    """
+
+    negotiated: frozenset[Address]
+    incomplete: frozenset[Address]
 
 
 class Routers:
@@ -60,40 +76,32 @@ class Routers:
 
         return self._round(_SUMMARY, ask)
 
-    def restarting(self) -> dict[str, frozenset[Address] | RouterError]:
-        """Return the peers at every router whose routes stay while they restart, or why a router could not be asked.
-
-        That is: the session is up, and graceful restart was negotiated for all its address families.
-        """
-
-        def ask(connection: "Connection") -> frozenset[Address]:
-            return restarting_peers(_neighbors(connection))
-
-        return self._round(_NEIGHBORS, ask)
-
-    def incomplete(self, addresses: Collection[Address]) -> dict[str, frozenset[Address] | RouterError]:
-        """Return which of some peers have not told all their routes since they went up, at every router.
-
-        Those are the ones that negotiated graceful restart and have not sent End-of-RIB: until then the router counts
-        prefixes that it merely kept. Of a peer that negotiated none, nothing is kept.
+    def restarts(self, addresses: Collection[Address] | None = None) -> dict[str, Restarts | RouterError]:
+        """Return what every router knows of its peers' graceful restarts, or why it could not be asked.
 
         Args:
-            addresses: the peers'; each is asked for on its own, as a router has many more.
+            addresses: the peers to ask for, each on its own, as a router has many more; all if None.
         """
 
-        def ask(connection: "Connection") -> frozenset[Address]:
-            replies = [_neighbors(connection, neighbor_address=str(address)) for address in addresses]
-            return frozenset(address for reply in replies for address in incomplete_peers(reply))
+        def ask(connection: "Connection") -> Restarts:
+            if addresses is None:
+                return restarts_of([_neighbors(connection)])
+            end = time.monotonic() + self._config.connect_timeout + self._config.rpc_timeout
+            replies = []
+            for address in addresses:
+                if time.monotonic() > end:
+                    raise RouterError(f"{connection.router} takes too long to tell of {len(addresses)} neighbors.")
+                replies.append(_neighbors(connection, neighbor_address=str(address)))
+            return restarts_of(replies)
 
         with self._lock:
             connections = self._connect()
             return _at_once({name: _bind(ask, connections[name]) for name in self.names})
 
     def close(self) -> None:
-        """End all connections. A question afterwards makes new ones."""
-        with self._lock:
-            _at_once({name: connection.close for name, connection in self._connections.items()})
-            self._connections = {}
+        """End all connections, also those that are waited on. A question afterwards makes new ones."""
+        connections, self._connections = self._connections, {}
+        _at_once({name: connection.close for name, connection in connections.items()})
 
     def _round(self, kind: str, ask: "Callable[[Connection], T]") -> dict[str, T | RouterError]:
         """Ask every router.
@@ -127,40 +135,26 @@ def _neighbors(connection: "Connection", **arguments: str) -> Any:
         RouterError: the router answered with something else, or not.
     """
     reply, _ = connection.ask(_NEIGHBORS, **arguments)
-    if reply.tag != "bgp-information":
+    # Devices with several routing engines wrap it.
+    found = reply if reply.tag == "bgp-information" else reply.find(".//bgp-information")
+    if found is None:
         raise RouterError(f"{connection.router} answered with no BGP neighbors: <{reply.tag}>.")
-    return reply
+    return found
 
 
-def restarting_peers(reply: Any) -> frozenset[Address]:
-    """Return the peers whose routes stay while they restart.
+def restarts_of(replies: Iterable[Any]) -> Restarts:
+    """Read ``<bgp-information>`` of ``get-bgp-neighbor-information``, without namespaces.
 
     A device says ``peer-restart-nlri-negotiated`` also of a peer that merely helps others to restart; then it says
     ``peer-no-restart`` as well (seen from Junos 18 on).
 
-    Args:
-        reply: ``<bgp-information>`` of ``get-bgp-neighbor-information``, without namespaces.
-
     Raises:
         RouterError: an address in it is none.
     """
-    return frozenset(_address(peer) for peer in reply.iterfind("bgp-peer") if _may_restart(peer))
-
-
-def incomplete_peers(reply: Any) -> frozenset[Address]:
-    """Return the peers that negotiated graceful restart, and have not sent End-of-RIB for all that it is for.
-
-    Args:
-        reply: as for :func:`restarting_peers`.
-
-    Raises:
-        RouterError: an address in it is none.
-    """
-    return frozenset(
-        _address(peer)
-        for peer in reply.iterfind("bgp-peer")
-        if peer.find("peer-no-restart") is None
-        and not set(_words(peer, "peer-end-of-rib-received")) >= set(_words(peer, "peer-restart-nlri-negotiated"))
+    peers = [peer for reply in replies for peer in reply.iterfind("bgp-peer") if _restarts(peer)]
+    return Restarts(
+        negotiated=frozenset(_address(peer) for peer in peers if _negotiated_all(peer)),
+        incomplete=frozenset(_address(peer) for peer in peers if not _is_complete(peer)),
     )
 
 
@@ -173,14 +167,17 @@ def _address(peer: Any) -> Address:
         raise RouterError(f"A router answered with a BGP neighbor without an address: {text!r}.") from error
 
 
-def _may_restart(peer: Any) -> bool:
-    negotiated = _words(peer, "peer-restart-nlri-negotiated")
-    return (
-        _words(peer, "peer-state") == [ESTABLISHED]
-        and peer.find("peer-no-restart") is None
-        and bool(negotiated)
-        and set(negotiated) >= set(_words(peer, "nlri-type-session"))
-    )
+def _restarts(peer: Any) -> bool:
+    return peer.find("peer-no-restart") is None and bool(_words(peer, "peer-restart-nlri-negotiated"))
+
+
+def _negotiated_all(peer: Any) -> bool:
+    families = set(_words(peer, "nlri-type-session"))
+    return _words(peer, "peer-state") == [ESTABLISHED] and set(_words(peer, "peer-restart-nlri-negotiated")) >= families
+
+
+def _is_complete(peer: Any) -> bool:
+    return set(_words(peer, "peer-end-of-rib-received")) >= set(_words(peer, "peer-restart-nlri-negotiated"))
 
 
 def _words(peer: Any, name: str) -> list[str]:

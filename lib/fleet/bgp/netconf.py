@@ -24,9 +24,10 @@ from jnpr.junos.exception import PermissionError as DeniedError
 from lxml import etree
 from ncclient.transport.errors import AuthenticationError, SessionCloseError, SSHError, SSHUnknownHostError
 
-from fleet.bgp import tcp
+from fleet.bgp import known_hosts, tcp
 from fleet.bgp.junos import RouterError
 from fleet.config import BgpConfig
+from fleet.errors import FleetError
 
 _GOODBYE = 1.0
 """Seconds that a router may take to close a session; then it is cut."""
@@ -111,14 +112,20 @@ class Connection:
             return self._call(rpc, arguments, end)
 
     def close(self) -> None:
-        """Say goodbye, if there is a connection. Does not fail."""
-        with self._lock:
+        """Say goodbye, if there is a connection; cut one that somebody waits on. Does not fail."""
+        if not self._lock.acquire(timeout=_GOODBYE):
+            if busy := self._socket:
+                tcp.shut_down(busy)
+            return
+        try:
             if self._device is None or self._socket is None:
                 return
             with tcp.Deadline(self._socket, _GOODBYE), suppress(Exception):
                 self._device.timeout = _GOODBYE
                 self._device.close()
             self._drop()
+        finally:
+            self._lock.release()
 
     def _call(self, rpc: str, arguments: Mapping[str, str], end: float) -> tuple[Any, float]:
         timeout = min(self._config.rpc_timeout, end - time.monotonic())
@@ -204,15 +211,10 @@ class Connection:
 
     def _known_keys(self) -> list[paramiko.PKey]:
         """Return the host keys that ncclient will accept, to tell an unknown one from another one."""
-        keys = paramiko.HostKeys()
         try:
-            keys.load(str(self._config.known_hosts))
-        except OSError as error:
-            raise RouterError(f"{self.router} is not asked: {self._config.known_hosts}: {error.strerror}.") from error
-        except ValueError as error:
-            raise RouterError(f"{self.router} is not asked: {self._config.known_hosts} is no list of keys.") from error
-        names = (self._address, f"[{self._address}]:{self._port}")
-        return [key for name in names for key in (keys.lookup(name) or {}).values()]
+            return known_hosts.keys_of(self._config.known_hosts, self._address, self._port)
+        except FleetError as error:
+            raise RouterError(f"{self.router} is not asked: {error}") from error
 
     def _reach(self, end: float) -> socket.socket:
         try:
@@ -231,7 +233,7 @@ class Connection:
         said = _first_line(cause)
         if isinstance(cause, SSHUnknownHostError):
             return self._wrong_key(f"MD5:{cause.fingerprint}", known)
-        if "no acceptable host key" in said or (known and not _usable(known)):
+        if "no acceptable host key" in said or (known and not known_hosts.usable(known)):
             kinds = ", ".join(sorted({key.get_name() for key in known}))
             return RouterError(
                 f"{self.router} cannot prove who it is with the SSH host keys that {self._config.known_hosts} has of it"
@@ -275,11 +277,6 @@ def _element(rpc: str, arguments: Mapping[str, str]) -> Any:
     for name, value in arguments.items():
         etree.SubElement(element, name.replace("_", "-")).text = value
     return element
-
-
-def _usable(known: list[paramiko.PKey]) -> bool:
-    """Tell whether ncclient can verify one of them: of RSA keys it asks for signatures that paramiko has dropped."""
-    return any(key.get_name() != "ssh-rsa" for key in known)
 
 
 def _join(address: str, port: int) -> str:

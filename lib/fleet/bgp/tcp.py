@@ -67,22 +67,28 @@ def connect(host: str, port: int, *, end: float) -> socket.socket:
         TooLate: the time is over.
         Unreachable: no address takes a connection, or there is none.
     """
-    failure = "it has no address"
-    for family, kind, protocol, _, address in _resolve(host, port, end):
-        connecting = socket.socket(family, kind, protocol)
+    failure = Unreachable("it has no address")
+    found = _resolve(host, port, end)
+    for position, (family, kind, protocol, _, address) in enumerate(found):
         try:
-            connecting.settimeout(max(0.001, end - time.monotonic()))
+            connecting = socket.socket(family, kind, protocol)
+        except OSError as error:  # the machine has no such family
+            failure = Unreachable(error.strerror or str(error))
+            continue
+        try:
+            # A share of what is left: an address that swallows packets must not use up the others' time.
+            connecting.settimeout(max(0.001, (end - time.monotonic()) / (len(found) - position)))
             connecting.connect(address)
-        except TimeoutError as error:
+        except TimeoutError:
             connecting.close()
-            raise TooLate("there is no answer at all") from error
+            failure = TooLate("there is no answer at all")
         except OSError as error:
             connecting.close()
-            failure = error.strerror or str(error)
+            failure = Unreachable(error.strerror or str(error))
         else:
             connecting.settimeout(None)
             return connecting
-    raise Unreachable(failure)
+    raise failure
 
 
 def _resolve(host: str, port: int, end: float) -> list[Any]:

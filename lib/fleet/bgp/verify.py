@@ -122,6 +122,27 @@ def baseline(sessions: Iterable[Session], readings: Readings, asn: int) -> dict[
     return remembered
 
 
+def lowered(baseline: Mapping[str, Any], readings: Readings, asn: int) -> dict[str, Any]:
+    """Return a baseline that asks for no more prefixes than there are now; all else stays as it was.
+
+    Args:
+        baseline: from :func:`baseline`.
+        readings: what the routers say now.
+        asn: the node's AS number.
+    """
+    lower: dict[str, Any] = {}
+    for router, addresses in baseline.items():
+        reading = readings.get(router)
+        for text, before in addresses.items():
+            accepted = before["accepted"]
+            if isinstance(reading, Summary):
+                seen = _see(Session(router, ip_interface(text).ip), reading, asn)
+                if len(seen.up) >= before["up"]:  # of one that is down nothing can be said
+                    accepted = {rib: min(prefixes, seen.accepted.get(rib, 0)) for rib, prefixes in accepted.items()}
+            lower.setdefault(router, {})[text] = {**before, "accepted": accepted}
+    return lower
+
+
 def unproven(
     baseline: Mapping[str, Any], readings: Readings, asn: int, *, since: float | None, stable: float
 ) -> list[str]:

@@ -11,8 +11,11 @@ from fleet.hosts.remote import RemoteError, Result, Runner
 NEVER = "never-started"
 """Stands for the invocation of a unit that has not been started since the boot."""
 
+ORDER_TIMEOUT = 30.0
+"""Seconds until the order must have been taken."""
+
 _INVOCATION = re.compile(rf"[0-9a-f]{{32}}|{NEVER}")
-_PROPERTIES = "LoadState,ActiveState,SubState,Result,InvocationID,InactiveExitTimestampMonotonic"
+_PROPERTIES = "LoadState,ActiveState,Result,InvocationID,InactiveExitTimestampMonotonic,Job"
 _LINE = re.compile(r"^fleet-([A-Za-z-]+)=(.*)$", re.MULTILINE)
 
 
@@ -32,6 +35,8 @@ class ServiceState:
     """Seconds since it was last started; since the boot if never."""
     boot_id: str
     """The id of the host's boot."""
+    moving: bool
+    """Whether it is being started or stopped, or is about to be: what it is now is not what it will be."""
 
 
 def state(remote: Runner, hosts: Sequence[str], unit: str) -> dict[str, ServiceState | Unreachable]:
@@ -52,8 +57,8 @@ def state(remote: Runner, hosts: Sequence[str], unit: str) -> dict[str, ServiceS
     }
 
 
-def restart(remote: Runner, unit: str, invocations: Mapping[str, str], *, timeout: float) -> dict[str, Result]:
-    """Restart a unit where it still runs as it did, all in one execution.
+def restart(remote: Runner, unit: str, invocations: Mapping[str, str]) -> dict[str, Result]:
+    """Order the restart of a unit where it still runs as it did, all in one execution; it is not waited for.
 
     The order names the start that is to end, and the host compares: a unit that was started again meanwhile is left
     alone. So an order may be given again after a crash, or arrive late, without a second restart. The proof is another
@@ -63,7 +68,6 @@ def restart(remote: Runner, unit: str, invocations: Mapping[str, str], *, timeou
         remote: runs the command; in a dry-run nothing is run.
         unit: the unit's full name.
         invocations: the invocation that each host has now, by its name.
-        timeout: seconds for the restart.
 
     Raises:
         RemoteError: an invocation is none, or Cumin could not run anything.
@@ -71,7 +75,7 @@ def restart(remote: Runner, unit: str, invocations: Mapping[str, str], *, timeou
     for host, invocation in invocations.items():
         if not _INVOCATION.fullmatch(invocation):
             raise RemoteError(f"{unit} is not restarted on {host}: {invocation!r} is no invocation; ask again.")
-    return remote.run(list(invocations), _restart_command(unit, invocations), timeout=timeout, safe=False)
+    return remote.run(list(invocations), _restart_command(unit, invocations), timeout=ORDER_TIMEOUT, safe=False)
 
 
 def _state_command(unit: str) -> str:
@@ -89,7 +93,7 @@ def _restart_command(unit: str, invocations: Mapping[str, str]) -> str:
     return f"""\
 invocation=$(systemctl show --property=InvocationID --value -- {name}) || exit 1
 case ${{invocation:-{NEVER}}} in
-    {pattern}) systemctl restart -- {name} ;;
+    {pattern}) systemctl restart --no-block -- {name} ;;
     *) echo "not restarted: it was started again already, as $invocation" ;;
 esac
 """
@@ -113,6 +117,7 @@ def parse(output: str) -> ServiceState | Unreachable:
             # systemd's monotonic clock and the uptime are the same on hosts that are not suspended.
             age=uptime - started,
             boot_id=said["boot-id"],
+            moving=bool(said["Job"]) or said["ActiveState"] not in ("active", "inactive", "failed"),
         )
     except (KeyError, ValueError):
         return Unreachable(f"its answer cannot be read: {output.strip()[:200]!r}")

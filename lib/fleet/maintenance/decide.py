@@ -195,14 +195,17 @@ def resume(stage: Stage, state: UnitState, now: float) -> UnitState:
     """Say where a unit goes on after its run was interrupted, or after it was held.
 
     A unit whose pivot (its reboot) has not been ordered starts over. One whose pivot was ordered is asked first whether
-    that has happened. One that was past the pivot goes on where it was. Every step looks at the world before it acts.
+    that has happened. One that was past the pivot goes on right after it: what was proven then need not be true now.
+    Every step looks at the world before it acts.
     """
     if state.status in (Status.PENDING, Status.DONE):
         return replace(state, busy=False)
     state = replace(state, renew_at=now)  # The silence may be about to end, or gone.
     pivot = stage.pivot()
-    if pivot is None or state.step > pivot:
+    if pivot is None:
         return enter(stage, state, min(state.step, len(stage.steps) - 1), now)
+    if state.step > pivot:
+        return enter(stage, state, min(pivot + 1, len(stage.steps) - 1), now)
     if awaits_pivot(stage, state):
         return enter(stage, state, pivot, now, Phase.PROBE)
     return enter(stage, state, 0, now)
@@ -264,10 +267,9 @@ def _withdrawals(
 
 
 def _runs(stage: Stage, running: Sequence[UnitState], seen: Observation, now: float) -> list[Run]:
-    """Return the calls that are due, and with each the units that can be asked along with it.
+    """Return the calls that are due, and with each the units that are asked along with it.
 
-    Units at the same step and phase share one call, unless each call takes as long as its unit needs. One that waits is
-    asked as soon as another one is due: so they keep in step, and however many wait, a router is asked once a round.
+    Units at the same step and phase share one call, unless each call takes as long as its unit needs.
     """
     calls: dict[tuple[int, Phase, str], list[UnitState]] = {}
     for state in running:
@@ -277,11 +279,10 @@ def _runs(stage: Stage, running: Sequence[UnitState], seen: Observation, now: fl
         shared = "" if step.batch else state.unit.name
         calls.setdefault((state.step, state.phase, shared), []).append(state)
     runs = []
-    for (step_index, phase, _), states in calls.items():
-        due = [state for state in states if state.due <= now]
-        if due:
-            asked = due if phase is Phase.APPLY else states
-            runs.append(Run(step_index, phase, tuple(state.unit.name for state in asked)))
+    for (index, phase, _), states in calls.items():
+        if due := [state for state in states if state.due <= now]:
+            joint = stage.steps[index].joint and phase is not Phase.APPLY
+            runs.append(Run(index, phase, tuple(state.unit.name for state in (states if joint else due))))
     return runs
 
 

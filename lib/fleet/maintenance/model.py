@@ -104,6 +104,8 @@ class StepSpec:
         timeout: seconds from the step's begin until the unit is held.
         poll: seconds between two checks.
         batch: whether one call serves many units.
+        joint: whether units that wait are asked again as soon as one of them is due, so that they keep in step: for
+            questions that cost the same however many units they are about.
         gate: a step without an effect of its own: it only waits.
         closes: the effect that takes the unit out of service: it needs room within the limits at that very moment.
         pivot: the effect that must happen at most once (a reboot): a unit that was interrupted before it starts over,
@@ -114,6 +116,7 @@ class StepSpec:
     timeout: float
     poll: float = 1.0
     batch: bool = True
+    joint: bool = False
     gate: bool = False
     closes: bool = False
     pivot: bool = False

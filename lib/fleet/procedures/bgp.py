@@ -1,11 +1,11 @@
 """BGP as a gate: a node takes pods only when its sessions are back at every router, as they were before."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
 from fleet.bgp import verify
-from fleet.bgp.junos import Routers
+from fleet.bgp.junos import Restarts, RouterError, Routers
 from fleet.bgp.summary import Address
 from fleet.bgp.verify import Readings, Session
 from fleet.config import BgpConfig
@@ -13,11 +13,12 @@ from fleet.errors import FleetError
 from fleet.k8s.model import Node
 from fleet.maintenance.model import Kind, UnitState, Verdict, done, pending
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.findings import Finding, ask, note, stop
+from fleet.procedures.findings import Finding, Level, ask, note, stop
 from fleet.procedures.steps import NodeStep, Verdicts, each
 
 FACT = "bgp"
 """The name under which a node's baseline is remembered."""
+_NO_SESSION = "no address is known from which it could have BGP sessions; bgp.addresses may name one"
 DOWN = "bgp_down"
 """The name under which the sessions are remembered that were down when the operator agreed to the plan."""
 
@@ -38,6 +39,31 @@ class _RouterStep(NodeStep):
 class Baseline(_RouterStep):
     """All sessions of the node are up before it is touched, and what the routers have of them is remembered."""
 
+    def __init__(self, cluster: Cluster, *, graceful: bool) -> None:
+        """Look at nodes of a cluster.
+
+        Args:
+            cluster: the cluster.
+            graceful: whether routers have to keep the routes of a session that goes down (graceful restart).
+        """
+        super().__init__(cluster)
+        self._graceful = graceful
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask the routers, also for graceful restart where it is relied on."""
+        verdicts = dict(super().check(units))
+        good = {
+            state.unit.name: self._sessions(state) for state in units if verdicts[state.unit.name].kind is Kind.DONE
+        }
+        if self._graceful and good:
+            _, routers = _configured(self.cluster)
+            restarts = routers.restarts(_addresses(good.values()))
+            for name, sessions in good.items():
+                lacking = [str(session) for session in sessions if not _is_negotiated(session, restarts)]
+                if why := _unread(restarts) or (lacking and [f"no graceful restart: {', '.join(lacking)}"]):
+                    verdicts[name] = pending("; ".join(why))
+        return verdicts
+
     def judge(self, state: UnitState, config: BgpConfig, readings: Readings) -> Verdict:
         """Remember it, once no session is down but those that were when the run began.
 
@@ -46,57 +72,106 @@ class Baseline(_RouterStep):
         """
         if unread := _unread(readings):
             return pending("; ".join(unread))
-        sessions = sessions_of(self.cluster.node(state.unit.name), config)
+        sessions = self._sessions(state)
+        if not sessions:
+            return pending(_NO_SESSION)
         missing = verify.missing(sessions, readings, config.asn)
         if lost := [(session, why) for session, why in missing if str(session) not in state.facts.get(DOWN, ())]:
             return pending(f"down since the run began: {_join(lost)}")
+        if FACT in state.facts and "ordered" in state.facts:
+            # What is to end was noted, and the sessions with it. If it has ended by now, these are other sessions.
+            return done()
         return Verdict(Kind.DONE, facts={FACT: verify.baseline(sessions, readings, config.asn)})
+
+    def _sessions(self, state: UnitState) -> tuple[Session, ...]:
+        config, _ = _configured(self.cluster)
+        return sessions_of(self.cluster.node(state.unit.name), config)
+
+
+class Routes(_RouterStep):
+    """Of the node's prefixes, only those are asked for again that it still has without its pods.
+
+    Addresses of services are announced where their pods are, and empty blocks of addresses may be given back.
+    """
+
+    def judge(self, state: UnitState, config: BgpConfig, readings: Readings) -> Verdict:
+        """Lower the baseline to what is there now."""
+        if unread := _unread(readings):
+            return pending("; ".join(unread))
+        if FACT not in state.facts:
+            return done()
+        return Verdict(Kind.DONE, facts={FACT: verify.lowered(state.facts[FACT], readings, config.asn)})
 
 
 class Proven(_RouterStep):
-    """Every session that the node had is up again at every router, with all its prefixes."""
+    """Every session that the node had is up again at every router, with all its prefixes.
+
+    At a router that is new in the configuration all sessions must be up; one that was taken out is not asked for.
+    """
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """Ask the routers, and those that say all is well once more: whether they count prefixes that they kept."""
+        """Ask the routers; where all is well, ask whether they count prefixes that they merely kept, and once more.
+
+        Once more, as what was kept may have been counted right before it was dropped.
+        """
         verdicts = dict(super().check(units))
-        proven = [state for state in units if verdicts[state.unit.name].kind is Kind.DONE]
-        addresses = {state.unit.name: self._addresses(state) for state in proven}
-        if not addresses:
+        well = [state for state in units if verdicts[state.unit.name].kind is Kind.DONE]
+        if not well:
             return verdicts
         _, routers = _configured(self.cluster)
-        incomplete = routers.incomplete(sorted(set().union(*addresses.values()), key=str))
-        unread = _unread(incomplete)
-        for name, own in addresses.items():
-            waits = [
-                f"{router} {address}: has not sent all its routes (End-of-RIB)"
-                for router, waiting in incomplete.items()
-                if not isinstance(waiting, FleetError)
-                for address in sorted(own & waiting, key=str)
-            ]
-            if unread or waits:
-                verdicts[name] = pending("; ".join([*unread, *waits]))
-        return verdicts
-
-    def _addresses(self, state: UnitState) -> set[Address]:
-        """Return the addresses of the sessions that a node had, or is expected to have."""
-        config, _ = _configured(self.cluster)
-        baseline = state.facts.get(FACT)
-        if baseline is None:
-            return {session.address for session in sessions_of(self.cluster.node(state.unit.name), config)}
-        return {ip_address(text) for sessions in baseline.values() for text, seen in sessions.items() if seen["up"]}
+        sessions = {state.unit.name: self._sessions(state) for state in well}
+        restarts = routers.restarts(_addresses(sessions.values()))
+        for name, own in sessions.items():
+            waits = [f"{s}: has not sent all its routes (End-of-RIB)" for s in own if _is_incomplete(s, restarts)]
+            if why := [*_unread(restarts), *waits]:
+                verdicts[name] = pending("; ".join(why))
+        complete = [state for state in well if verdicts[state.unit.name].kind is Kind.DONE]
+        return {**verdicts, **(super().check(complete) if complete else {})}
 
     def judge(self, state: UnitState, config: BgpConfig, readings: Readings) -> Verdict:
-        """Compare with the baseline; a node without one must have all sessions that it is expected to have."""
-        baseline = state.facts.get(FACT)
-        if baseline is None:
-            sessions = sessions_of(self.cluster.node(state.unit.name), config)
-            left = "; ".join(_unread(readings)) or _join(verify.missing(sessions, readings, config.asn))
-            return pending(left) if left else done()
-        # A router that the operator has taken out of the configuration is not asked for any more.
-        baseline = {router: sessions for router, sessions in baseline.items() if router in config.routers}
+        """Compare with the baseline."""
+        if not self._sessions(state):
+            return pending(_NO_SESSION)
+        known, new = self._split(state)
         since = state.facts.get("replaced_at")
-        unproven = verify.unproven(baseline, readings, config.asn, since=since, stable=config.stable)
-        return pending("; ".join(unproven)) if unproven else done()
+        left = verify.unproven(known, readings, config.asn, since=since, stable=config.stable)
+        left += [f"{session} {why}" for session, why in verify.missing(new, readings, config.asn)]
+        return pending("; ".join(left)) if left else done()
+
+    def _split(self, state: UnitState) -> tuple[dict[str, Any], list[Session]]:
+        """Return the baseline at the routers of today, and the sessions at those that it does not know."""
+        config, _ = _configured(self.cluster)
+        baseline = state.facts.get(FACT, {})
+        known = {router: sessions for router, sessions in baseline.items() if router in config.routers}
+        if set(known) == set(config.routers):
+            return known, []
+        expected = sessions_of(self.cluster.node(state.unit.name), config)
+        return known, [session for session in expected if session.router not in known]
+
+    def _sessions(self, state: UnitState) -> list[Session]:
+        """Return the sessions that must be up."""
+        known, new = self._split(state)
+        had = [
+            Session(router, ip_address(text))
+            for router, sessions in known.items()
+            for text, seen in sessions.items()
+            if seen["up"]
+        ]
+        return [*had, *new]
+
+
+def _addresses(sessions: Iterable[Iterable[Session]]) -> list[Address]:
+    return sorted({session.address for own in sessions for session in own}, key=str)
+
+
+def _is_negotiated(session: Session, restarts: Mapping[str, Restarts | RouterError]) -> bool:
+    answer = restarts[session.router]
+    return isinstance(answer, Restarts) and session.address in answer.negotiated
+
+
+def _is_incomplete(session: Session, restarts: Mapping[str, Restarts | RouterError]) -> bool:
+    answer = restarts[session.router]
+    return isinstance(answer, Restarts) and session.address in answer.incomplete
 
 
 def sessions_of(node: Node, config: BgpConfig) -> tuple[Session, ...]:
@@ -134,9 +209,12 @@ def examine(
             todo = "Repair it first; if you go on, it is not waited for."
             findings.append(ask(f"{name} has BGP sessions that are down: {_join(missing)}.", todo))
             facts[name] = {DOWN: [str(session) for session, _ in missing]}
+    if strangers := sorted(set(config.addresses) - set(known)):
+        what = f"bgp.addresses names nodes that Kubernetes does not know: {', '.join(strangers)}."
+        findings.append(note(what, "Correct the configuration."))
     if graceful:
         findings += _of_graceful_restart(cluster, sessions)
-    if not findings:
+    if not facts and not any(finding.level is Level.STOP for finding in findings):
         total = sum(len(expected) for expected in sessions.values())
         findings.append(note(f"All {total} BGP sessions of the nodes are up at {', '.join(config.routers)}."))
     return findings, facts
@@ -146,17 +224,15 @@ def _of_graceful_restart(cluster: Cluster, sessions: Mapping[str, Sequence[Sessi
     """Refuse to keep pods on nodes whose routes the routers would drop."""
     findings = []
     _, routers = _configured(cluster)
-    negotiated = routers.restarting()
-    for router, addresses in negotiated.items():
-        if isinstance(addresses, FleetError):
-            findings.append(
-                stop(f"{addresses}.", "Without it nobody knows about graceful restart; leave out --no-drain.")
-            )
+    restarts = routers.restarts()
+    for router, answer in restarts.items():
+        if isinstance(answer, FleetError):
+            findings.append(stop(str(answer), "Without it nobody knows of graceful restart: leave out --no-drain."))
             continue
         lacking = [
             name
             for name, expected in sessions.items()
-            if any(session.router == router and session.address not in addresses for session in expected)
+            if any(session.router == router and not _is_negotiated(session, restarts) for session in expected)
         ]
         if lacking:
             what = f"Graceful restart was not negotiated at {router} in all sessions of {', '.join(lacking)}."

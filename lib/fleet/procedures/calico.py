@@ -52,12 +52,11 @@ class Restart(Once):
 
     def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
         """Order the restart."""
-        timeout = self.cluster.config.deadlines.restart
-        return services.restart(self.cluster.remote, _bgp(self.cluster).unit, ids, timeout=timeout)
+        return services.restart(self.cluster.remote, _bgp(self.cluster).unit, ids)
 
 
 def _start(service: ServiceState) -> Life:
-    return Life(service.invocation, service.boot_id, service.age)
+    return Life(service.invocation, service.boot_id, service.age, moving=service.moving)
 
 
 class Active(NodeStep):

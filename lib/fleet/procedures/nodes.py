@@ -104,18 +104,20 @@ def closing_steps(cluster: Cluster, *, drained: bool = True) -> tuple[Step, ...]
     """
     deadlines = cluster.config.deadlines
     drain = Step(StepSpec("drain", deadlines.drain, poll=_FAST, batch=False), steps.Drain(cluster))
-    baseline = Step(StepSpec("bgp baseline", deadlines.bgp, poll=_SLOW, gate=True), bgp.Baseline(cluster))
+    baseline, routes = (StepSpec(name, deadlines.bgp, joint=True, gate=True) for name in ("bgp baseline", "bgp routes"))
+    has_routers = cluster.config.bgp is not None
     return (
-        *((baseline,) if cluster.config.bgp else ()),
+        *((Step(baseline, bgp.Baseline(cluster, graceful=not drained)),) if has_routers else ()),
         Step(StepSpec("silence", _API_DEADLINE, poll=_SLOW), steps.SilenceNode(cluster)),
         Step(StepSpec("cordon", _API_DEADLINE, poll=_FAST, closes=True), steps.Cordon(cluster)),
         *((drain,) if drained else ()),
+        *((Step(routes, bgp.Routes(cluster)),) if drained and has_routers else ()),
     )
 
 
 def bgp_steps(cluster: Cluster) -> tuple[Step, ...]:
     """Return the gate at the routers, where the configuration has some."""
-    spec = StepSpec("bgp", cluster.config.deadlines.bgp, poll=_SLOW, gate=True)
+    spec = StepSpec("bgp", cluster.config.deadlines.bgp, joint=True, gate=True)
     return (Step(spec, bgp.Proven(cluster)),) if cluster.config.bgp else ()
 
 
@@ -206,10 +208,11 @@ class Abort:
     def __init__(self, act: Once, states: Sequence[UnitState], ordered: frozenset[str], known: Known) -> None:
         cluster = act.cluster
         proofs = (ready_step(cluster), *bgp_steps(cluster))
+        patience = _ABORT_DEADLINE + (cluster.config.bgp.stable if cluster.config.bgp else 0.0)
         give_back = [
             Step(StepSpec("settle", _ABORT_DEADLINE, gate=True), Settled(act, ordered)),
             *(
-                Step(replace(s.spec, timeout=min(s.spec.timeout, _ABORT_DEADLINE)), OfClosed(cluster, s.effects))
+                Step(replace(s.spec, timeout=min(s.spec.timeout, patience)), OfClosed(cluster, s.effects))
                 for s in proofs
             ),
             *giving_steps(cluster),

@@ -36,6 +36,7 @@ class Life:
         id: it has another one after the act.
         boot_id: of the host's kernel.
         age: seconds since it began.
+        moving: whether it is about to be another one, so that it is not known yet what came of an order.
         facts: what to remember of it once it is the new one, beside its id and ``replaced_at``: when it began, at the
             earliest, by this host's clock.
     """
@@ -43,6 +44,7 @@ class Life:
     id: str
     boot_id: str
     age: float
+    moving: bool = False
     facts: Facts = field(default_factory=dict)
 
 
@@ -90,7 +92,7 @@ class Once(NodeStep):
         def judge(state: UnitState, life: Life) -> Verdict:
             if life.id != state.facts[self.fact]:
                 return self._proven(life)
-            return done() if over else pending("the order may still be on its way")
+            return done() if over and not life.moving else pending("the order may still be on its way")
 
         return self._judge(units, judge)
 

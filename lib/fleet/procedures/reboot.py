@@ -38,7 +38,7 @@ class Reboot(Once):
 
 def _boot(host: HostState) -> Life:
     # ``booted_at`` by the host's own clock, as heartbeats are.
-    return Life(host.boot_id, host.boot_id, host.uptime, {"booted_at": host.booted})
+    return Life(host.boot_id, host.boot_id, host.uptime, facts={"booted_at": host.booted})
 
 
 class Puppet(NodeStep):
