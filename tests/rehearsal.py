@@ -29,7 +29,7 @@ from fleet_lab.roles.alertmanager import PORT
 from fleet_lab.workload import DEPLOYMENTS, NAMESPACE
 
 # Faults show quickly in the lab; production waits for minutes where this waits for seconds.
-DEADLINES = {"drain": "20s", "reboot": "20s", "puppet": "60s", "ready": "15s", "alerts": "15s", "blocked": "10s"}
+DEADLINES = {"drain": "20s", "reboot": "15s", "puppet": "60s", "ready": "15s", "alerts": "15s", "blocked": "10s"}
 DEADLINES |= {"restart": "15s", "bgp": "12s"}
 REBOOT = "sre.k8s.reboot-nodes"
 RESTART_CALICO = "sre.k8s.restart-calico"

@@ -73,7 +73,8 @@ def test_a_whole_fleet_is_rebooted_as_promised(with_puppet, lab):
     assert report["run"]["task"] == "T123"
     for unit in report["units"]:
         assert set(unit["steps"]) == {
-            *("silence", "cordon", "drain", "reboot", "puppet", "ready", "alerts", "uncordon", "unsilence")
+            *("bgp baseline", "silence", "cordon", "drain", "bgp routes", "reboot", "puppet", "ready", "bgp"),
+            *("alerts", "uncordon", "unsilence"),
         }
 
 
@@ -91,7 +92,7 @@ def test_a_host_that_stays_down_is_held_and_resumed(rehearsal, lab):
     outcome = rehearsal.start("--query", "worker[1-3]", "--max-unavailable", "2")
     assert outcome.code == 1, outcome.output
     assert rehearsal.statuses() == {"worker1": "held", "worker2": "done", "worker3": "pending"}
-    assert "worker1: HELD: reboot: not within 20 s" in outcome.output
+    assert "worker1: HELD: reboot: not within 15 s" in outcome.output
     assert f"cookbook {REBOOT} --resume {outcome.run}" in outcome.output
     rehearsal.assert_held("worker1")
     rehearsal.assert_untouched("worker2", "worker3")
@@ -173,7 +174,7 @@ def test_a_host_without_ssh_is_found_before_and_held_within(rehearsal, lab):
         lab.inject("ssh-refused", "worker5")
         outcome = rehearsal.end(process)
     assert outcome.code == 1, outcome.output
-    assert "worker5: HELD: reboot: not within 20 s: worker5 does not answer" in outcome.output
+    assert "worker5: HELD: reboot: not within 15 s: worker5 does not answer" in outcome.output
     rehearsal.assert_held("worker5")
     lab.heal()
     assert rehearsal.resume(outcome.run).code == 0
@@ -204,7 +205,7 @@ def test_a_run_that_is_killed_while_getting_ready_is_resumed(rehearsal):
 
 @pytest.mark.parametrize(
     ("step", "kind"),
-    [("silence", "intent"), ("drain", "intent"), ("reboot", "intent"), ("uncordon", "intent")],
+    [("drain", "intent"), ("reboot", "intent"), ("uncordon", "intent")],
 )
 def test_a_run_that_is_killed_is_resumed(rehearsal, step, kind):
     node = rehearsal.busiest()

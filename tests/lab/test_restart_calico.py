@@ -75,7 +75,7 @@ def test_every_session_is_reestablished_once_and_proven(rehearsal, lab):
     rehearsal.assert_untouched(*WORKERS)
     assert rehearsal.silences() == []
     for unit in rehearsal.report()["units"]:
-        assert set(unit["steps"]) == {"bgp baseline", *STEPS}
+        assert set(unit["steps"]) == {"bgp baseline", "bgp routes", *STEPS}
         assert {router: len(sessions) for router, sessions in unit["facts"]["bgp"].items()} == {"cr1": 2, "cr2": 2}
 
 

@@ -406,3 +406,14 @@ def test_what_acts_is_not_tried_again_before_its_time():
     }
     decision = d.decide(stage(units, max_unavailable=2), d.Progress(states), m.Observation(), 10.0)
     assert decision.actions == (d.Run(CORDON, m.Phase.APPLY, ("w1",)),)
+
+
+@pytest.mark.parametrize(
+    ("phase", "after"),
+    [(m.Phase.VERIFY, m.Phase.APPLY), (m.Phase.CHECK, m.Phase.APPLY), (m.Phase.APPLY, m.Phase.APPLY)],
+)
+def test_what_others_have_undone_is_done_again(phase, after):
+    unit = m.Unit("w1")
+    state = m.UnitState(unit, m.Status.RUNNING, CORDON, phase, busy=True, deadline=99.0)
+    again = d.advance(stage([unit]), state, phase, m.undone("it is gone"), 10.0)
+    assert (again.status, again.step, again.phase, again.busy) == (m.Status.RUNNING, CORDON, m.Phase.APPLY, False)

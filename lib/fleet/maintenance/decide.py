@@ -165,6 +165,8 @@ def advance(stage: Stage, state: UnitState, phase: Phase, verdict: Verdict, now:
         return enter(stage, state, state.step + 1, now)
     if verdict.kind is Kind.PENDING and phase is Phase.PROBE:
         return enter(stage, state, 0, now)
+    if verdict.undone and phase is Phase.VERIFY:
+        return replace(state, phase=Phase.APPLY, due=now + step.poll)
     if verdict.kind is Kind.PENDING and phase is Phase.CHECK:
         return (
             replace(state, phase=Phase.VERIFY, due=now + step.poll)

@@ -53,11 +53,13 @@ class Verdict:
             ``failed`` (waiting is of no use: hold the unit).
         detail: one line for the operator.
         facts: what to remember about the unit.
+        undone: with ``pending``: what the step did is not there, or not there any more, and has to be done again.
     """
 
     kind: Kind
     detail: str = ""
     facts: Facts = field(default_factory=dict)
+    undone: bool = False
 
 
 def done(detail: str = "", **facts: Any) -> Verdict:
@@ -68,6 +70,11 @@ def done(detail: str = "", **facts: Any) -> Verdict:
 def pending(detail: str, **facts: Any) -> Verdict:
     """Return the verdict that a step's promise is not true yet."""
     return Verdict(Kind.PENDING, detail, facts)
+
+
+def undone(detail: str) -> Verdict:
+    """Return the verdict that a step has to act, also if it did so before."""
+    return Verdict(Kind.PENDING, detail, undone=True)
 
 
 def unknown(detail: str) -> Verdict:

@@ -94,7 +94,7 @@ def restart_steps(cluster: Cluster) -> tuple[Step, ...]:
     restart = cluster.config.deadlines.restart
     return (
         *closing_steps(cluster, drained=drains(cluster)),
-        Step(StepSpec("restart", restart, pivot=True), _act(cluster)),
+        Step(StepSpec("restart", restart, poll=0.5, pivot=True), _act(cluster)),
         Step(StepSpec("active", restart, poll=0.5, gate=True), Active(cluster)),
         *bgp_steps(cluster),
         ready_step(cluster),

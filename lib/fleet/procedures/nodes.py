@@ -27,6 +27,7 @@ from fleet.maintenance.model import (
     When,
     done,
     pending,
+    undone,
 )
 from fleet.maintenance.runner import Effects
 from fleet.procedures import bgp, steps
@@ -209,8 +210,9 @@ class Abort:
         cluster = act.cluster
         proofs = (ready_step(cluster), *bgp_steps(cluster))
         patience = _ABORT_DEADLINE + (cluster.config.bgp.stable if cluster.config.bgp else 0.0)
+        settled = Settled(act, ordered)
         give_back = [
-            Step(StepSpec("settle", _ABORT_DEADLINE, gate=True), Settled(act, ordered)),
+            Step(StepSpec("settle", min(cluster.config.deadlines.reboot, _ABORT_DEADLINE), gate=True), settled),
             *(
                 Step(replace(s.spec, timeout=min(s.spec.timeout, patience)), OfClosed(cluster, s.effects))
                 for s in proofs
@@ -305,7 +307,7 @@ class Untaint:
         """Look for the taint."""
         self._cluster.check_current()
         tainted = self._tainted()
-        return {s.unit.name: pending(f"{len(tainted)} nodes have the taint") if tainted else done() for s in units}
+        return {s.unit.name: undone(f"{len(tainted)} nodes have the taint") if tainted else done() for s in units}
 
     def apply(self, units: Sequence[UnitState], tell: steps.Tell) -> Mapping[str, Verdict]:  # noqa: ARG002
         """Remove it."""

@@ -16,7 +16,7 @@ from fleet.hosts.silences import NoSuchSilenceError, Silence
 from fleet.k8s import drain, nodes
 from fleet.k8s.client import ApiError
 from fleet.k8s.nodes import CordonOutcome, Node
-from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, unknown
+from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone, unknown
 from fleet.procedures.cluster import Cluster, NodeGone
 
 Verdicts = Mapping[str, Verdict]
@@ -269,7 +269,8 @@ class Uncordon(NodeStep):
             if owner and owner.run == self.cluster.run.id:
                 return pending("still cordoned by this run")
             if has_taint(node, self.cluster.run.id):
-                return pending("still has this run's taint")
+                # The cluster's own controllers write the whole list of taints, at times from what they read before.
+                return undone("still has this run's taint")
             return done("left cordoned, as it was found" if node.unschedulable else "")
 
         return each(units, judge)
