@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from fleet_lab import boot
+from fleet_lab import boot, workload
 from fleet_lab.lab import Lab
 from fleet_lab.paths import Paths
 
 _HERE = Path(__file__).parent
 _NOT_RUN = pytest.StashKey[list[str]]()
+_EXISTED = pytest.StashKey[bool]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -35,11 +36,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """The lab, with no faults; brought up if it is not running, and taken down again in that case."""
     paths = Paths.from_environment()
     with Path(tempfile.gettempdir(), "fleet-lab-tests.lock").open("w", encoding="ascii") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)  # Faults and reboots of two test sessions would meet.
+        request.config.stash[_EXISTED] = Lab(paths).exists
         yield from _lab(paths)
 
 
@@ -50,6 +52,15 @@ def _lab(paths: Paths) -> Iterator[Lab]:
     yield running
     if not existed:
         boot.down(paths, print)
+
+
+@pytest.fixture(scope="session")
+def running_workload(lab: Lab, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Services on the lab's nodes, as an operator would find them."""
+    workload.create(lab)
+    yield
+    if request.config.stash[_EXISTED]:  # Otherwise they go with the lab.
+        workload.delete(lab)
 
 
 @pytest.fixture

@@ -5,18 +5,10 @@ import signal
 
 import pytest
 
-from fleet_lab import workload
 from fleet_lab.workload import DEPLOYMENTS
 from rehearsal import DEADLINES, LEASE, REBOOT, Rehearsal, Watcher, eventually
 
 WORKERS = [f"worker{number}" for number in range(1, 7)]
-
-
-@pytest.fixture(scope="module")
-def running_workload(lab):
-    workload.create(lab)
-    yield
-    workload.delete(lab)
 
 
 @pytest.fixture
