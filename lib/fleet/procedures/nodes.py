@@ -212,7 +212,7 @@ class Abort:
         patience = _ABORT_DEADLINE + (cluster.config.bgp.stable if cluster.config.bgp else 0.0)
         settled = Settled(act, ordered)
         give_back = [
-            Step(StepSpec("settle", 2 * Settled.GRACE, gate=True), settled),
+            Step(StepSpec("settle", Settled.GRACE + 5.0, gate=True), settled),
             *(
                 Step(replace(s.spec, timeout=min(s.spec.timeout, patience)), OfClosed(cluster, s.effects))
                 for s in proofs
