@@ -231,6 +231,15 @@ class BgpConfig(_Model):
             raise ValueError("needs either ssh_key or password_file")
         return self
 
+    @model_validator(mode="after")
+    def _are_several(self) -> "BgpConfig":
+        places: dict[tuple[str, int], str] = {}
+        for name, router in self.routers.items():
+            other = places.setdefault((router.address or name, router.port), name)
+            if other != name:
+                raise ValueError(f"{other} and {name} are the same router: they have the same address and port")
+        return self
+
 
 class LeaseConfig(_Model):
     """The Kubernetes Lease that a run holds on its cluster as long as it lives."""

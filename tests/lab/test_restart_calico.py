@@ -171,6 +171,11 @@ def test_an_abort_gives_back_only_what_is_proven(rehearsal, lab):
     assert aborted.code == 1, aborted.output
     assert "worker1 stays cordoned and silenced" in aborted.output
     rehearsal.assert_held("worker1")
+    rehearsal.cordon("worker1", on=False)
+    opened = rehearsal.resume(outcome.run)
+    assert opened.code == 1, opened.output
+    assert "worker1: HELD: bgp: somebody has uncordoned it" in opened.output
+    rehearsal.cordon("worker1", on=True)
     lab.heal()
     lab.wait_for_sessions(timeout=30)
     aborted = rehearsal.abort(outcome.run)

@@ -1,6 +1,7 @@
 """BGP as a gate: what is noted, what opens it, and what the preflight says; the routers are played."""
 
 import itertools
+import json
 import time
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,6 +14,7 @@ from fleet.bgp.junos import Restarts
 from fleet.bgp.summary import ESTABLISHED, Peer, Rib, Summary
 from fleet.config import BgpConfig
 from fleet.errors import FleetError
+from fleet.k8s.nodes import OWNER_ANNOTATION
 from fleet.maintenance.model import Kind, Unit, UnitState
 from fleet.procedures.bgp import DOWN, FACT, Baseline, Proven, Routes, examine
 from fleet.procedures.findings import Level
@@ -74,18 +76,26 @@ def routers() -> Routers:
     return Routers()
 
 
-def cluster(routers: Routers, **config: Any) -> Any:
+OWNER = json.dumps({"run": "r1", "operator": "o", "reason": "why", "was_cordoned": False})
+
+
+def cluster(routers: Routers, *, cordoned: bool = True, **config: Any) -> Any:
     nodes = {
-        name: SimpleNamespace(name=name, annotations={}, addresses=addresses) for name, addresses in ADDRESSES.items()
+        name: SimpleNamespace(
+            name=name, annotations={OWNER_ANNOTATION: OWNER}, addresses=addresses, unschedulable=cordoned
+        )
+        for name, addresses in ADDRESSES.items()
     }
     bgp = BgpConfig.model_validate({**CONFIG, **config})
     return SimpleNamespace(
         name="lab",
         config=SimpleNamespace(bgp=bgp),
+        run=SimpleNamespace(id="r1"),
         routers=routers,
-        nodes=nodes,
+        nodes=SimpleNamespace(snapshot=lambda: nodes),
         node=nodes.__getitem__,
         hosts={"w1": "w1.example.org", "w2": "w2.example.org"},
+        check_current=lambda: None,
     )
 
 
@@ -126,7 +136,7 @@ def test_a_session_that_was_lost_since_the_plan_keeps_its_node_in_service(router
 def test_a_session_that_was_down_when_the_plan_was_agreed_to_is_let_go(routers):
     routers.changed["cr2", "fd00::1"] = {"state": "Active", "ribs": (), "elapsed": 60}
     own = cluster(routers)
-    _, facts = examine(own, own.nodes, graceful=False)
+    _, facts = examine(own, own.nodes.snapshot(), graceful=False)
     assert facts == {"w1": {DOWN: ["cr2 fd00::1"]}}
     verdict = Baseline(own, graceful=False).check([UnitState(Unit("w1"), facts=facts["w1"])])["w1"]
     assert verdict.kind is Kind.DONE
@@ -151,6 +161,17 @@ def test_prefixes_that_a_router_merely_kept_open_no_gate(routers):
     assert (verdict.kind, verdict.detail) == (Kind.PENDING, message)
     routers.incomplete_peers = {"cr2": {"fd00::2"}}
     assert gate(routers, facts).kind is Kind.DONE
+
+
+def test_a_node_that_somebody_has_opened_is_not_waited_for(routers):
+    facts = noted(routers) | {"replaced_at": time.time() - 10}
+    opened = Proven(cluster(routers, cordoned=False))
+    verdict = opened.check([UnitState(Unit("w1"), facts=facts)])["w1"]
+    assert verdict.kind is Kind.FAILED
+    assert verdict.detail.startswith("somebody has uncordoned it: it takes pods without proven sessions")
+    assert "has not gone down yet" in verdict.detail
+    routers.restarted()
+    assert opened.check([UnitState(Unit("w1"), facts=facts)])["w1"].kind is Kind.DONE
 
 
 def test_a_session_of_another_node_keeps_no_gate_closed(routers):
@@ -278,7 +299,7 @@ def test_a_node_that_was_not_restarted_is_given_back_with_its_old_sessions(route
 
 def findings(routers: Routers, *, graceful: bool = False, **config: Any) -> list[tuple[Level, str]]:
     own = cluster(routers, **config)
-    return [(finding.level, finding.what) for finding in examine(own, own.nodes, graceful=graceful)[0]]
+    return [(finding.level, finding.what) for finding in examine(own, own.nodes.snapshot(), graceful=graceful)[0]]
 
 
 def test_the_preflight_says_that_all_is_well(routers):

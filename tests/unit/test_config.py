@@ -201,6 +201,10 @@ BGP = "{routers: {cr1: {}}, username: u, known_hosts: /h, asn: 64601, %s}"
     [
         (BGP % "ssh_key: /k, password_file: /p", "bgp: needs either ssh_key or password_file"),
         (BGP % "stable: 1s", "bgp: needs either ssh_key or password_file"),
+        (
+            BGP.replace("cr1: {}", "cr1: {}, cr2: {address: cr1}") % "ssh_key: /k",
+            "bgp: cr1 and cr2 are the same router",
+        ),
         (BGP % "ssh_key: /k, families: []", "bgp.families: must not be empty"),
         (BGP % "ssh_key: /k, addresses: {w1: [worker1]}", "bgp.addresses.w1.0: value is not a valid IPv4 or IPv6"),
         (BGP % "ssh_key: /k, unit: calico-node", "bgp.unit: 'calico-node' is no valid value"),

@@ -90,7 +90,7 @@ class Remote:
             raise RemoteError("The Cumin query is empty: name hosts (worker[1-6]) or an alias (A:lab-workers).")
         try:
             return sorted(self._remote.query(query).hosts)
-        except (CuminError, SpicerackError, NodeSetException) as error:
+        except (CuminError, SpicerackError, NodeSetException, OSError) as error:  # backends ask over the network
             if str(error) == "No hosts provided":
                 raise RemoteError(f"The Cumin query {query!r} finds no host.") from error
             reason = _one_line(str(error.__cause__ or error))

@@ -11,14 +11,15 @@ from fleet.bgp.verify import Readings, Session
 from fleet.config import BgpConfig
 from fleet.errors import FleetError
 from fleet.k8s.model import Node
-from fleet.maintenance.model import Kind, UnitState, Verdict, done, pending
+from fleet.maintenance.model import Kind, UnitState, Verdict, done, failed, pending
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, ask, note, stop
-from fleet.procedures.steps import NodeStep, Verdicts, each
+from fleet.procedures.steps import NodeStep, Verdicts, each, is_closed
 
 FACT = "bgp"
 """The name under which a node's baseline is remembered."""
 _NO_SESSION = "no address is known from which it could have BGP sessions; bgp.addresses may name one"
+_OPENED = "somebody has uncordoned it: it takes pods without proven sessions; kubectl cordon it, then --resume"
 DOWN = "bgp_down"
 """The name under which the sessions are remembered that were down when the operator agreed to the plan."""
 
@@ -110,6 +111,11 @@ class Proven(_RouterStep):
     """
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask the routers, and look whether the nodes that are not proven are still closed."""
+        self.cluster.check_current()
+        return self._if_closed(self._ask(units))
+
+    def _ask(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask the routers; where all is well, ask whether they count prefixes that they merely kept, and once more.
 
         Once more, as what was kept may have been counted right before it was dropped.
@@ -127,6 +133,16 @@ class Proven(_RouterStep):
                 verdicts[name] = pending("; ".join(why))
         complete = [state for state in well if verdicts[state.unit.name].kind is Kind.DONE]
         return {**verdicts, **(super().check(complete) if complete else {})}
+
+    def _if_closed(self, verdicts: Mapping[str, Verdict]) -> Verdicts:
+        """Give up nodes that somebody has opened: they take pods, and waiting would only hide that."""
+        known = self.cluster.nodes.snapshot()
+        return {
+            name: verdict
+            if verdict.kind in (Kind.DONE, Kind.FAILED) or name not in known or is_closed(self.cluster, name)
+            else failed(f"{_OPENED} ({verdict.detail})")
+            for name, verdict in verdicts.items()
+        }
 
     def judge(self, state: UnitState, config: BgpConfig, readings: Readings) -> Verdict:
         """Compare with the baseline."""

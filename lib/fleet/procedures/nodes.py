@@ -252,20 +252,13 @@ class OfClosed:
     def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
         """Look which nodes carry this run's annotation, and ask for the proof of those."""
         self._cluster.check_current()
-        closed = [state for state in units if is_closed(self._cluster, state.unit.name)]
-        verdicts = {state.unit.name: done() for state in units}
+        closed = [state for state in units if steps.is_closed(self._cluster, state.unit.name)]
+        verdicts = {state.unit.name: done("not asked: it is in service, and taken as it is") for state in units}
         return {**verdicts, **(self._proof.check(closed) if closed else {})}
 
     def apply(self, units: Sequence[UnitState], tell: steps.Tell) -> Mapping[str, Verdict]:
         """Do what the proof does: nothing."""
         return self._proof.apply(units, tell)
-
-
-def is_closed(cluster: Cluster, name: str) -> bool:
-    """Say whether a node is cordoned in the name of this run."""
-    node = cluster.nodes.snapshot().get(name)
-    owner = nodes.ownership(node) if node else None
-    return node is not None and node.unschedulable and owner is not None and owner.run == cluster.run.id
 
 
 class TaintPending:
@@ -349,7 +342,7 @@ class EndSilences:
         held = {
             name
             for name, state in self._known().items()
-            if state.status is Status.HELD and is_closed(self._cluster, name)
+            if state.status is Status.HELD and steps.is_closed(self._cluster, name)
         }
         stray, short = [], []
         active = steps.silences_of(self._cluster)

@@ -144,6 +144,13 @@ UNCORDONED = "somebody has uncordoned it meanwhile; --resume cordons and drains 
 """Why a node that this run had closed is held."""
 
 
+def is_closed(cluster: Cluster, name: str) -> bool:
+    """Say whether a node is cordoned in the name of this run."""
+    node = cluster.nodes.snapshot().get(name)
+    owner = nodes.ownership(node) if node else None
+    return node is not None and node.unschedulable and owner is not None and owner.run == cluster.run.id
+
+
 def drain_policy(config: DrainConfig) -> drain.DrainPolicy:
     """Return what may be done with pods that nothing protects."""
     return drain.DrainPolicy(bare_pods=config.bare_pods, empty_dir=config.empty_dir, finalizers=config.finalizers)
@@ -262,12 +269,16 @@ class Uncordon(NodeStep):
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look for this run's annotation and taint."""
+        self.cluster.check_current()
+        known = self.cluster.nodes.snapshot()
 
         def judge(state: UnitState) -> Verdict:
-            node = self.cluster.node(state.unit.name)
+            node = known.get(state.unit.name)
+            if node is None:
+                return done("Kubernetes does not know it any more")
             owner = nodes.ownership(node)
             if owner and owner.run == self.cluster.run.id:
-                return pending("still cordoned by this run")
+                return pending("still marked by this run")
             if has_taint(node, self.cluster.run.id):
                 # The cluster's own controllers write the whole list of taints, at times from what they read before.
                 return undone("still has this run's taint")
