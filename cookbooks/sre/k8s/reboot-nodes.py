@@ -24,7 +24,7 @@ class RebootNodes(NodeCookbook):
     Examples:
       cookbook --dry-run sre.k8s.reboot-nodes --cluster lab -r "kernel 6.1.140"
       cookbook sre.k8s.reboot-nodes --cluster lab -r "kernel 6.1.140" -t T123 --max-unavailable 2
-      cookbook sre.k8s.reboot-nodes --resume 20260131-0300-reboot-nodes-lab-4f2a
+      cookbook sre.k8s.reboot-nodes --resume 20260131-030000-reboot-nodes-lab-4f2a
     """
 
     procedure = REBOOT

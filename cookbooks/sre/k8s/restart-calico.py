@@ -27,7 +27,7 @@ class RestartCalico(NodeCookbook):
     Examples:
       cookbook --dry-run sre.k8s.restart-calico --cluster lab -r "calico 3.17"
       cookbook sre.k8s.restart-calico --cluster lab -r "calico 3.17" -t T123 --max-unavailable 2
-      cookbook sre.k8s.restart-calico --resume 20260131-0300-restart-calico-lab-4f2a
+      cookbook sre.k8s.restart-calico --resume 20260131-030000-restart-calico-lab-4f2a
     """
 
     procedure = RESTART_CALICO

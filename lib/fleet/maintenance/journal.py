@@ -75,8 +75,8 @@ class RunInfo:
 
 
 def new_run_id(procedure: str, cluster: str, now: datetime) -> str:
-    """Return an id for a new run, such as ``20260131-0300-reboot-nodes-lab-4f2a``."""
-    return f"{now:%Y%m%d-%H%M}-{procedure.rsplit('.', 1)[-1]}-{cluster}-{secrets.token_hex(2)}"
+    """Return an id for a new run, such as ``20260131-030000-reboot-nodes-lab-4f2a``."""
+    return f"{now:%Y%m%d-%H%M%S}-{procedure.rsplit('.', 1)[-1]}-{cluster}-{secrets.token_hex(2)}"
 
 
 class Journal:
