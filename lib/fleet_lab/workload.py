@@ -9,7 +9,7 @@ from fleet_lab.waiting import wait_for
 
 NAMESPACE = "demo"
 
-_READY = 120.0
+_READY = 180.0
 
 
 @dataclass(frozen=True)
