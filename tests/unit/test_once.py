@@ -20,7 +20,9 @@ FIRST, SECOND = "1" * 32, "2" * 32
 def cluster(node_boot_id: str = OLD) -> Any:
     node = SimpleNamespace(name="w1", boot_id=node_boot_id)
     config = SimpleNamespace(bgp=SimpleNamespace(unit="calico-node.service"))
-    return SimpleNamespace(hosts={"w1": "w1"}, remote=None, node=lambda name: node, config=config)
+    return SimpleNamespace(
+        name="lab", routers=object(), hosts={"w1": "w1"}, remote=None, node=lambda name: node, config=config
+    )
 
 
 @pytest.fixture

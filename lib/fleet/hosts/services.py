@@ -117,7 +117,7 @@ def parse(output: str) -> ServiceState | Unreachable:
             # systemd's monotonic clock and the uptime are the same on hosts that are not suspended.
             age=uptime - started,
             boot_id=said["boot-id"],
-            moving=bool(said["Job"]) or said["ActiveState"] not in ("active", "inactive", "failed"),
+            moving=said.get("Job", "") not in ("", "0") or said["ActiveState"] not in ("active", "inactive", "failed"),
         )
     except (KeyError, ValueError):
         return Unreachable(f"its answer cannot be read: {output.strip()[:200]!r}")

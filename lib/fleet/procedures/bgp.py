@@ -1,5 +1,6 @@
 """BGP as a gate: a node takes pods only when its sessions are back at every router, as they were before."""
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
@@ -32,9 +33,9 @@ class _RouterStep(NodeStep):
         config, readings = _ask(self.cluster)
         return each(units, lambda state: self.judge(state, config, readings))
 
+    @abstractmethod
     def judge(self, state: UnitState, config: BgpConfig, readings: Readings) -> Verdict:
         """Judge what the routers say of a node."""
-        raise NotImplementedError
 
 
 class Baseline(_RouterStep):
@@ -57,7 +58,7 @@ class Baseline(_RouterStep):
             state.unit.name: self._sessions(state) for state in units if verdicts[state.unit.name].kind is Kind.DONE
         }
         if self._graceful and good:
-            _, routers = _configured(self.cluster)
+            _, routers = configured(self.cluster)
             restarts = routers.restarts(_addresses(good.values()))
             for name, sessions in good.items():
                 lacking = [str(session) for session in sessions if not _is_negotiated(session, restarts)]
@@ -85,7 +86,7 @@ class Baseline(_RouterStep):
         return Verdict(Kind.DONE, facts={FACT: verify.baseline(sessions, readings, config.asn)})
 
     def _sessions(self, state: UnitState) -> tuple[Session, ...]:
-        config, _ = _configured(self.cluster)
+        config, _ = configured(self.cluster)
         return sessions_of(self.cluster.node(state.unit.name), config)
 
 
@@ -124,7 +125,7 @@ class Proven(_RouterStep):
         well = [state for state in units if verdicts[state.unit.name].kind is Kind.DONE]
         if not well:
             return verdicts
-        _, routers = _configured(self.cluster)
+        _, routers = configured(self.cluster)
         sessions = {state.unit.name: self._sessions(state) for state in well}
         restarts = routers.restarts(_addresses(sessions.values()))
         for name, own in sessions.items():
@@ -156,7 +157,7 @@ class Proven(_RouterStep):
 
     def _split(self, state: UnitState) -> tuple[dict[str, Any], list[Session]]:
         """Return the baseline at the routers of today, and the sessions at those that it does not know."""
-        config, _ = _configured(self.cluster)
+        config, _ = configured(self.cluster)
         baseline = state.facts.get(FACT, {})
         known = {router: sessions for router, sessions in baseline.items() if router in config.routers}
         if set(known) == set(config.routers):
@@ -239,7 +240,7 @@ def examine(
 def _of_graceful_restart(cluster: Cluster, sessions: Mapping[str, Sequence[Session]]) -> list[Finding]:
     """Refuse to keep pods on nodes whose routes the routers would drop."""
     findings = []
-    _, routers = _configured(cluster)
+    _, routers = configured(cluster)
     restarts = routers.restarts()
     for router, answer in restarts.items():
         if isinstance(answer, FleetError):
@@ -258,14 +259,22 @@ def _of_graceful_restart(cluster: Cluster, sessions: Mapping[str, Sequence[Sessi
     return findings
 
 
-def _configured(cluster: Cluster) -> tuple[BgpConfig, Routers]:
+def configured(cluster: Cluster) -> tuple[BgpConfig, Routers]:
+    """Return the configuration of a cluster's routers, and the routers.
+
+    Raises:
+        FleetError: there are none.
+    """
     if cluster.config.bgp is None or cluster.routers is None:
-        raise FleetError(f"The cluster {cluster.name} has no section bgp in the configuration.")
+        raise FleetError(
+            f"The cluster {cluster.name} has no section bgp in the configuration: without routers there is no proof"
+            " that a node's routes are back."
+        )
     return cluster.config.bgp, cluster.routers
 
 
 def _ask(cluster: Cluster) -> tuple[BgpConfig, Readings]:
-    config, routers = _configured(cluster)
+    config, routers = configured(cluster)
     return config, routers.summaries()
 
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from fleet.config import BgpConfig
-from fleet.errors import FleetError
 from fleet.hosts import services
 from fleet.hosts.probe import Unreachable
 from fleet.hosts.remote import Result
 from fleet.hosts.services import ServiceState
-from fleet.maintenance.model import StepSpec, UnitState, Verdict, done, failed, pending, unknown
+from fleet.maintenance.model import StepSpec, UnitState, Verdict, done, failed, pending
+from fleet.procedures import bgp
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.nodes import (
     NodeProcedure,
@@ -20,21 +19,17 @@ from fleet.procedures.nodes import (
     ready_step,
 )
 from fleet.procedures.once import Life, Once
-from fleet.procedures.steps import NodeStep, Verdicts, each
+from fleet.procedures.steps import NodeStep, Verdicts, each_host
 
 
-def _bgp(cluster: Cluster) -> BgpConfig:
-    """Return the configuration of the routers.
+def _unit(cluster: Cluster) -> str:
+    """Return the unit that is restarted.
 
     Raises:
-        FleetError: there is none.
+        FleetError: the cluster has no routers in the configuration.
     """
-    if cluster.config.bgp is None:
-        raise FleetError(
-            f"The cluster {cluster.name} has no section bgp in the configuration: without routers there is no proof"
-            " that a node's routes are back."
-        )
-    return cluster.config.bgp
+    config, _ = bgp.configured(cluster)
+    return config.unit
 
 
 class Restart(Once):
@@ -45,14 +40,14 @@ class Restart(Once):
 
     def lives(self, hosts: Sequence[str]) -> Mapping[str, Life | Unreachable]:
         """Ask hosts for the unit's last start."""
-        answers = services.state(self.cluster.remote, hosts, _bgp(self.cluster).unit)
+        answers = services.state(self.cluster.remote, hosts, _unit(self.cluster))
         return {
             host: _start(answer) if isinstance(answer, ServiceState) else answer for host, answer in answers.items()
         }
 
     def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
         """Order the restart."""
-        return services.restart(self.cluster.remote, _bgp(self.cluster).unit, ids)
+        return services.restart(self.cluster.remote, _unit(self.cluster), ids)
 
 
 def _start(service: ServiceState) -> Life:
@@ -64,19 +59,15 @@ class Active(NodeStep):
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask systemd on all hosts at once."""
-        unit = _bgp(self.cluster).unit
-        answers = services.state(self.cluster.remote, [self.cluster.hosts[state.unit.name] for state in units], unit)
+        unit = _unit(self.cluster)
 
-        def judge(state: UnitState) -> Verdict:
-            host = self.cluster.hosts[state.unit.name]
-            answer = answers[host]
-            if isinstance(answer, Unreachable):
-                return unknown(f"{host} does not answer: {answer.reason}")
-            if answer.active == "failed":
-                return failed(f"{unit} has failed ({answer.result}); see journalctl -u {unit} there")
-            return done() if answer.active == "active" else pending(f"{unit} is {answer.active}")
+        def judge(_state: UnitState, service: ServiceState) -> Verdict:
+            if service.active == "failed":
+                return failed(f"{unit} has failed ({service.result}); see journalctl -u {unit} there")
+            return done() if service.active == "active" else pending(f"{unit} is {service.active}")
 
-        return each(units, judge)
+        answers = services.state(self.cluster.remote, self.hosts(units), unit)
+        return each_host(self.cluster, units, answers, judge)
 
 
 def drains(cluster: Cluster) -> bool:
@@ -90,7 +81,7 @@ def restart_steps(cluster: Cluster) -> tuple[Step, ...]:
     Raises:
         FleetError: the cluster has no routers in the configuration.
     """
-    _bgp(cluster)
+    bgp.configured(cluster)
     restart = cluster.config.deadlines.restart
     return (
         *closing_steps(cluster, drained=drains(cluster)),

@@ -197,7 +197,7 @@ class NodeMaintenance:
 
 
 class Abort:
-    """Gives back the nodes that a run had in flight, as they were before; each only when it is Ready.
+    """Gives back the nodes that a run had in flight, as they were before; each only when it is proven to be well.
 
     Args:
         act: what happens at most once in the run.

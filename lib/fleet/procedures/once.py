@@ -14,7 +14,7 @@ from fleet.hosts.probe import Unreachable
 from fleet.hosts.remote import Result
 from fleet.k8s import drain, nodes
 from fleet.k8s.nodes import Node
-from fleet.maintenance.model import Facts, UnitState, Verdict, done, failed, pending, unknown
+from fleet.maintenance.model import Facts, UnitState, Verdict, done, failed, pending
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.steps import (
     UNCORDONED,
@@ -23,6 +23,7 @@ from fleet.procedures.steps import (
     Verdicts,
     drain_policy,
     each,
+    each_host,
     silence_node,
     silences_of,
 )
@@ -120,20 +121,14 @@ class Once(NodeStep):
         return verdicts
 
     def _judge(self, units: Sequence[UnitState], judge: _Judge) -> Verdicts:
-        hosts = [self.cluster.hosts[state.unit.name] for state in units]
         # Before they are asked: one that is slow to answer must not make the others' lives look younger than they are,
         # or what came after them would seem to have been there before.
         asked = time.time()
-        lives = self.lives(hosts)
 
-        def one(state: UnitState) -> Verdict:
-            host = self.cluster.hosts[state.unit.name]
-            life = lives[host]
-            if isinstance(life, Unreachable):
-                return unknown(f"{host} does not answer: {life.reason}")
+        def one(state: UnitState, life: Life) -> Verdict:
             return judge(state, replace(life, facts={"replaced_at": asked - life.age, **life.facts}))
 
-        return each(units, one)
+        return each_host(self.cluster, units, self.lives(self.hosts(units)), one)
 
     def _compare(self, state: UnitState, life: Life) -> Verdict:
         before = state.facts.get(self.fact)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from fleet.hosts import probe, puppet, reboot
 from fleet.hosts.probe import HostState, Unreachable
 from fleet.hosts.remote import Result
-from fleet.maintenance.model import StepSpec, UnitState, Verdict, done, failed, pending, unknown
+from fleet.maintenance.model import StepSpec, UnitState, Verdict, done, failed, pending
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.nodes import (
     NodeProcedure,
@@ -17,7 +17,7 @@ from fleet.procedures.nodes import (
     ready_step,
 )
 from fleet.procedures.once import Life, Once
-from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
+from fleet.procedures.steps import NodeStep, Tell, Verdicts, each_host
 
 
 class Reboot(Once):
@@ -46,17 +46,14 @@ class Puppet(NodeStep):
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at Puppet's last run and lock on all hosts at once."""
-        answers = probe.probe(self.cluster.remote, [self.cluster.hosts[state.unit.name] for state in units])
 
-        def judge(state: UnitState) -> Verdict:
-            host = answers[self.cluster.hosts[state.unit.name]]
-            if isinstance(host, Unreachable):
-                return unknown(f"{self.cluster.hosts[state.unit.name]} does not answer: {host.reason}")
+        def judge(_state: UnitState, host: HostState) -> Verdict:
             if host.puppet_disabled is not None:
                 return failed(f"Puppet is disabled: {host.puppet_disabled!r}; enable it, then resume")
             return done() if host.puppet_succeeded_since_boot else pending("no successful Puppet run since the boot")
 
-        return each(units, judge)
+        answers = probe.probe(self.cluster.remote, self.hosts(units))
+        return each_host(self.cluster, units, answers, judge)
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Run Puppet; a run that the boot started is waited for."""

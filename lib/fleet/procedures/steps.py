@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from fleet.config import DrainConfig
 from fleet.errors import FleetError
 from fleet.hosts.matchers import parse_matcher
+from fleet.hosts.probe import Unreachable
 from fleet.hosts.silences import NoSuchSilenceError, Silence
 from fleet.k8s import drain, nodes
 from fleet.k8s.client import ApiError
@@ -19,6 +21,7 @@ from fleet.k8s.nodes import CordonOutcome, Node
 from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone, unknown
 from fleet.procedures.cluster import Cluster, NodeGone
 
+T = TypeVar("T")
 Verdicts = Mapping[str, Verdict]
 Tell = Callable[[str, str], None]
 """Reports a unit's progress within a step: its name and one line."""
@@ -40,12 +43,34 @@ def each(units: Sequence[UnitState], judge: Callable[[UnitState], Verdict]) -> V
     return verdicts
 
 
+def each_host(
+    cluster: Cluster,
+    units: Sequence[UnitState],
+    answers: Mapping[str, T | Unreachable],
+    judge: Callable[[UnitState, T], Verdict],
+) -> Verdicts:
+    """Judge units by what their hosts answered; of one that did not answer nothing is known."""
+
+    def one(state: UnitState) -> Verdict:
+        host = cluster.hosts[state.unit.name]
+        answer = answers[host]
+        if isinstance(answer, Unreachable):
+            return unknown(f"{host} does not answer: {answer.reason}")
+        return judge(state, answer)
+
+    return each(units, one)
+
+
 class NodeStep:
     """Base of the steps: a node's cluster, and nothing to do."""
 
     def __init__(self, cluster: Cluster) -> None:
         """Work on the nodes of a cluster."""
         self.cluster = cluster
+
+    def hosts(self, units: Sequence[UnitState]) -> list[str]:
+        """Return the hosts of nodes."""
+        return [self.cluster.hosts[state.unit.name] for state in units]
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002 (gates have no effect)
         """Do nothing: a gate only waits."""
