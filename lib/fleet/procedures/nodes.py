@@ -5,13 +5,10 @@ pods rather go where they can stay. *Nodes* takes each node through its steps. T
 run: its taints, and its silences except those of held nodes.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fleet.errors import FleetError
-from fleet.hosts.silences import Silence
-from fleet.k8s import nodes
 from fleet.k8s.nodes import Node
 from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import (
@@ -19,20 +16,18 @@ from fleet.maintenance.model import (
     Limits,
     Observation,
     Stage,
-    Status,
     StepSpec,
     Unit,
     UnitState,
     Verdict,
     When,
     done,
-    pending,
-    undone,
 )
 from fleet.maintenance.runner import Effects
 from fleet.procedures import bgp, steps
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.once import Once, Settled
+from fleet.procedures.traces import EndSilences, Known, TaintPending, Untaint
 
 NODES = "nodes"
 """The stage in which the nodes are done; its states in the journal are the run's substance."""
@@ -138,10 +133,6 @@ def giving_steps(cluster: Cluster) -> tuple[Step, ...]:
 def alerts_step(cluster: Cluster) -> Step:
     """Return the gate that waits for a node's alerts to clear."""
     return Step(StepSpec("alerts", cluster.config.deadlines.alerts, poll=_SLOW, gate=True), steps.Alerts(cluster))
-
-
-Known = Callable[[], Mapping[str, UnitState]]
-"""Reads the run's states of nodes from its journal, from any thread."""
 
 
 class NodeMaintenance:
@@ -259,104 +250,6 @@ class OfClosed:
     def apply(self, units: Sequence[UnitState], tell: steps.Tell) -> Mapping[str, Verdict]:
         """Do what the proof does: nothing."""
         return self._proof.apply(units, tell)
-
-
-class TaintPending:
-    """Every node that is still to be done carries this run's soft taint."""
-
-    def __init__(self, cluster: Cluster, names: Sequence[str], known: Known) -> None:
-        """Look after the named nodes, less those that ``known`` says are done."""
-        self._cluster = cluster
-        self._names = names
-        self._known = known
-
-    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
-        """Look for nodes without the taint."""
-        self._cluster.check_current()
-        missing = [name for name in self._pending() if not _has_taint(self._cluster, name)]
-        verdict = pending(f"{len(missing)} nodes without the taint") if missing else done()
-        return {state.unit.name: verdict for state in units}
-
-    def apply(self, units: Sequence[UnitState], tell: steps.Tell) -> Mapping[str, Verdict]:  # noqa: ARG002
-        """Set it."""
-        nodes.set_pending_taint(self._cluster.api, self._pending(), self._cluster.run.id)
-        return {state.unit.name: done() for state in units}
-
-    def _pending(self) -> list[str]:
-        known = self._known()
-        finished = {name for name, state in known.items() if state.status is Status.DONE}
-        there = self._cluster.nodes.snapshot()
-        return [name for name in self._names if name not in finished and name in there]
-
-
-class Untaint:
-    """No node carries this run's soft taint."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        """Look at all nodes of the cluster."""
-        self._cluster = cluster
-
-    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
-        """Look for the taint."""
-        self._cluster.check_current()
-        tainted = self._tainted()
-        return {s.unit.name: undone(f"{len(tainted)} nodes have the taint") if tainted else done() for s in units}
-
-    def apply(self, units: Sequence[UnitState], tell: steps.Tell) -> Mapping[str, Verdict]:  # noqa: ARG002
-        """Remove it."""
-        nodes.clear_pending_taint(self._cluster.api, self._tainted(), self._cluster.run.id)
-        return {state.unit.name: done() for state in units}
-
-    def _tainted(self) -> list[str]:
-        return [name for name in self._cluster.nodes.snapshot() if _has_taint(self._cluster, name)]
-
-
-class EndSilences:
-    """No silence of this run is left but those of held nodes, which last until someone comes."""
-
-    def __init__(self, cluster: Cluster, known: Known) -> None:
-        """Take as held what ``known`` says is held, and the run still keeps cordoned."""
-        self._cluster = cluster
-        self._known = known
-
-    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
-        """Look for silences to end and to extend."""
-        stray, short, bare = self._find()
-        what = f"{len(stray)} silences to end, {len(short)} to extend, {len(bare)} to create"
-        verdict = pending(what) if stray or short or bare else done()
-        return {state.unit.name: verdict for state in units}
-
-    def apply(self, units: Sequence[UnitState], tell: steps.Tell) -> Mapping[str, Verdict]:  # noqa: ARG002
-        """End them, extend them, and create those that somebody has removed."""
-        stray, short, bare = self._find()
-        for silence in stray:
-            self._cluster.silences.expire(silence.id)
-        for silence in short:
-            self._cluster.silences.extend(silence.id, self._cluster.config.alerts.held_silence)
-        for name in bare:
-            steps.silence_node(self._cluster, name, self._cluster.config.alerts.held_silence)
-        return {state.unit.name: done() for state in units}
-
-    def _find(self) -> tuple[list[Silence], list[Silence], list[str]]:
-        until = time.time() + self._cluster.config.alerts.held_silence * 0.9
-        held = {
-            name
-            for name, state in self._known().items()
-            if state.status is Status.HELD and steps.is_closed(self._cluster, name)
-        }
-        stray, short = [], []
-        active = steps.silences_of(self._cluster)
-        for name, silences in active.items():
-            if name not in held:
-                stray += silences
-            else:
-                short += [silence for silence in silences if silence.ends_at < until]
-        return stray, short, sorted(held - set(active))
-
-
-def _has_taint(cluster: Cluster, name: str) -> bool:
-    node = cluster.nodes.snapshot().get(name)
-    return node is not None and steps.has_taint(node, cluster.run.id)
 
 
 def _ending(cluster: Cluster, known: Known) -> dict[str, list[Step]]:
