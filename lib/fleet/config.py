@@ -241,6 +241,95 @@ class BgpConfig(_Model):
         return self
 
 
+class HaproxyConfig(_Model):
+    """HAProxy before the apiservers, told over its runtime socket on the load balancers themselves."""
+
+    hosts: Query
+    """The load balancers, all of which are told."""
+    backend: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$")]
+    socket: AbsolutePath = Path("/run/haproxy/admin.sock")
+    """Of level ``admin``."""
+    server_names: Literal["fqdn", "short"] = "short"
+    """Whether HAProxy knows a host by the name Cumin has for it, or by that name's first label."""
+
+
+class ConftoolConfig(_Model):
+    """Conftool's objects, which PyBal follows: ``pooled=yes`` and ``pooled=no``."""
+
+    config_file: AbsolutePath = Path("/etc/conftool/config.yaml")
+    schema_file: AbsolutePath = Path("/etc/conftool/schema.yaml")
+    selector: dict[str, str] = Field(min_length=1)
+    """The tags of the apiservers' objects of the type ``node``, such as ``dc``, ``cluster`` and ``service``."""
+    names: Literal["fqdn", "short"] = "fqdn"
+    """Whether conftool knows a host by the name Cumin has for it, or by that name's first label."""
+    pybal: tuple[Annotated[str, Field(pattern=r"^https?://[^\s]+$")], ...] = ()
+    """The pool at the instrumentation of each PyBal, such as ``http://lvs1:9090/pools/kubemaster_6443``."""
+
+
+class LoadBalancerConfig(_Model):
+    """What is before the apiservers; neither of the two where its own health checks are all there is."""
+
+    haproxy: HaproxyConfig | None = None
+    conftool: ConftoolConfig | None = None
+    drain: Pause = 30.0
+    """How long the connections to a server may take to end once it gets no new ones."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "LoadBalancerConfig":
+        if self.haproxy and self.conftool:
+            raise ValueError("has both haproxy and conftool: one of them decides who gets connections")
+        return self
+
+
+class ComponentConfig(_Model):
+    """A unit of systemd on control-plane hosts, and how to tell that it is well."""
+
+    unit: UnitName | None = None
+    """Nothing for the component's name and ``.service``."""
+    check: Annotated[str, Field(pattern=r"\S")] | None = None
+    """A command for bash on the host that only looks, and succeeds if the component is well."""
+
+
+COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+"""What every control plane has, in the order in which it is restarted; the project knows how to tell that it is well."""
+
+
+class ControlPlaneConfig(_Model):
+    """The control plane: how to reach each apiserver, what is before them, and what else may be restarted there."""
+
+    port: int = Field(default=6443, ge=1, le=65535)
+    """Where every kube-apiserver listens on its host's own address."""
+    addresses: dict[str, IPvAnyAddress] = {}
+    """The addresses of control-plane hosts that cannot be reached by the name Cumin has for them."""
+    load_balancer: LoadBalancerConfig = LoadBalancerConfig()
+    components: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], ComponentConfig] = {}
+    """Further units that may be restarted, and the names of the known components' units if they are others."""
+    settle: Pause = 10.0
+    """How long all must have been well after a component's restart before the next one's turn."""
+    max_failed_requests: int = Field(default=0, ge=0)
+    """Failed requests of the watchdog that a run tolerates; with one more it starts nothing new."""
+
+    @model_validator(mode="after")
+    def _can_be_checked(self) -> "ControlPlaneConfig":
+        for name, component in self.components.items():
+            if (component.check is None) != (name in COMPONENTS):
+                what = "must have no check: it has one" if name in COMPONENTS else "needs a check"
+                raise ValueError(f"components.{name} {what}")
+        return self
+
+
+class EtcdConfig(_Model):
+    """The etcd cluster behind Kubernetes; ``etcdctl`` is run on its members."""
+
+    hosts: Query
+    """The members' hosts."""
+    unit: UnitName = "etcd.service"
+    environment: dict[Annotated[str, Field(pattern=r"^ETCDCTL_[A-Z_]+$")], str] = {}
+    """What etcdctl is given on each member to reach that member: ``ETCDCTL_ENDPOINTS``, ``ETCDCTL_CACERT`` …"""
+    snapshots: AbsolutePath = Path("/var/backups/etcd")
+    """The folder on the members for snapshots."""
+
+
 class LeaseConfig(_Model):
     """The Kubernetes Lease that a run holds on its cluster as long as it lives."""
 
@@ -266,6 +355,9 @@ class ClusterConfig(_Model):
     puppet: PuppetConfig = PuppetConfig()
     bgp: BgpConfig | None = None
     """Nothing where the routers are not to be asked: then no gate looks at BGP."""
+    control_plane: ControlPlaneConfig = ControlPlaneConfig()
+    etcd: EtcdConfig | None = None
+    """Nothing where its members are not to be maintained."""
     lease: LeaseConfig = LeaseConfig()
 
     @model_validator(mode="after")
