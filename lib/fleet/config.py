@@ -291,7 +291,7 @@ class ComponentConfig(_Model):
 
 
 COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
-"""What every control plane has, in the order in which it is restarted; the project knows how to tell that it is well."""
+"""What every control plane has, in the order of restarts; the project itself knows how to tell that it is well."""
 
 
 class ControlPlaneConfig(_Model):
