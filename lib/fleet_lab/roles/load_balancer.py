@@ -54,4 +54,4 @@ class LoadBalancer(Role):
         yield File("/etc/haproxy/ca.pem", context.kubernetes_ca.certificate)
 
 
-ROLE = LoadBalancer(packages=("haproxy",), units=("haproxy.service",))
+ROLE = LoadBalancer(packages=("haproxy", "socat"), units=("haproxy.service",))
