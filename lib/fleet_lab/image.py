@@ -1,5 +1,6 @@
 """The base image of all hosts: Debian's packages, unpacked once and kept in the cache."""
 
+import fcntl
 import hashlib
 import json
 import re
@@ -79,7 +80,7 @@ def path(cache: Path, packages: Sequence[str]) -> Path:
 def ensure(cache: Path, packages: Sequence[str]) -> Path:
     """Return the image, built if it is not there: half a minute or more, over the network.
 
-    It is built beside its place and renamed when it is complete. What a build that was killed has left is removed.
+    Labs that share a cache take turns: the first builds it, the others wait for that.
 
     Raises:
         LabError: the build failed; with mmdebstrap's own words.
@@ -88,6 +89,15 @@ def ensure(cache: Path, packages: Sequence[str]) -> Path:
     if target.is_dir():
         return target
     cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "image.lock").open("w", encoding="ascii") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not target.is_dir():
+            _build(cache, target, packages)
+    return target
+
+
+def _build(cache: Path, target: Path, packages: Sequence[str]) -> None:
+    """Build an image beside its place and rename it; what a build that was killed has left is removed."""
     for leftover in cache.glob(".image-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=".image-", dir=cache))
@@ -100,7 +110,6 @@ def ensure(cache: Path, packages: Sequence[str]) -> Path:
         (temporary / "root").rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return target
 
 
 def _customize() -> list[str]:

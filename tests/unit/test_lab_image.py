@@ -1,5 +1,7 @@
 """Where the base image's packages come from."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,22 @@ def test_debians_own_where_there_is_none(tmp_path: Path) -> None:
 def test_another_list_of_packages_is_another_image(tmp_path: Path) -> None:
     assert image.path(tmp_path, ["a", "b"]) == image.path(tmp_path, ["b", "a"])
     assert image.path(tmp_path, ["a", "b"]) != image.path(tmp_path, ["a"])
+
+
+def test_of_labs_that_start_together_one_builds_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+
+    def build(command: list[str], *, timeout: float) -> None:
+        root = Path(command[-2])
+        time.sleep(0.2)
+        root.mkdir()  # its folder is still there
+        built.append(root)
+
+    monkeypatch.setattr(image, "run", build)
+    with ThreadPoolExecutor(3) as labs:
+        found = list(labs.map(lambda _: image.ensure(tmp_path, ["a"]), range(3)))
+
+    assert found == [image.path(tmp_path, ["a"])] * 3
+    assert len(built) == 1
+    assert found[0].is_dir()
+    assert not list(tmp_path.glob(".image-*"))
