@@ -35,6 +35,7 @@ _CONNECTIONS = 64  # kept open for reuse: a drain has one in flight for every po
 _BUSY = frozenset({429, 502, 503, 504})
 _BUSY_CODES = ("etcdserver:", "leader changed", "apiserver is shutting down")
 _GONE = 410
+_MISMATCHES = frozenset({62, 64})  # OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,24 @@ class KubernetesError(FleetError):
 
 class ApiUnreachable(KubernetesError):
     """No answer: the connection was refused, broke or timed out. Whether the call had an effect is not known."""
+
+
+class WatchBroken(ApiUnreachable):
+    """A watch that the API had accepted broke off. A new one may go on from the last resource version seen."""
+
+
+class UntrustedCertificate(KubernetesError):
+    """What answered has not proven to be the API.
+
+    Attributes:
+        problem: what is wrong with its certificate, in OpenSSL's words.
+        other_name: whether it is merely the certificate of another name or address, signed by the right authority.
+    """
+
+    def __init__(self, server: str, error: ssl.SSLCertVerificationError) -> None:
+        super().__init__(f"The certificate of {server} cannot be trusted: {error.verify_message}")
+        self.problem = error.verify_message
+        self.other_name = error.verify_code in _MISMATCHES
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +120,14 @@ class Api:
         self.server: str = client.configuration.host.rstrip("/")
 
     @classmethod
-    def from_kubeconfig(cls, path: Path, *, timeout: float = 10.0, patience: float = 10.0) -> "Api":
+    def from_kubeconfig(
+        cls, path: Path, *, server: str | None = None, timeout: float = 10.0, patience: float = 10.0
+    ) -> "Api":
         """Make a client from a kubeconfig file and its current context.
 
         Args:
             path: the file.
+            server: the URL to ask instead of the file's; its certificate must be for this one.
             timeout: seconds a call may take to connect, and between two pieces of its answer.
             patience: seconds for which calls are repeated when the API cannot be reached or is too busy.
 
@@ -119,6 +141,7 @@ class Api:
         configuration = kubernetes_client.Configuration()
         try:
             kubernetes_config.load_kube_config(str(path), client_configuration=configuration, persist_config=False)
+            configuration.host = server or configuration.host
             configuration.connection_pool_maxsize = _CONNECTIONS
             _load_certificates(configuration)
             return cls(kubernetes_client.ApiClient(configuration), timeout=timeout, patience=patience)
@@ -203,7 +226,8 @@ class Api:
 
         Raises:
             ApiError: the API refused; status 410 if the resource version is too old, so that a new list is needed.
-            ApiUnreachable: the connection could not be made, or broke.
+            WatchBroken: the connection broke after the API had accepted the watch.
+            ApiUnreachable: the API could not be asked.
         """
         parameters: dict[str, Query] = {
             **query,
@@ -231,7 +255,8 @@ class Api:
                 yield event["type"], event["object"]
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             if not stop.is_set():
-                self._unreachable(call, error)
+                self._pool.clear()
+                raise WatchBroken(f"The Kubernetes API at {self.server} broke off {call}: {error}") from error
         finally:
             finished.set()
             if stopper.is_alive():
@@ -280,15 +305,28 @@ class Api:
         """Return the server's version, such as ``v1.20.2``."""
         return str(self.get("/version")["gitVersion"])
 
+    def readyz(self) -> tuple[int, tuple[str, ...]]:
+        """Return the HTTP status of ``/readyz``, 200 if the server is ready, and the names of its checks that fail.
+
+        Raises:
+            ApiUnreachable: there was no answer; it is asked for once only.
+        """
+        answer = self._send("GET", "/readyz", {"verbose": True}, None, read_timeout=self._timeout)
+        lines = answer.data.decode(errors="replace").splitlines()
+        return answer.status, tuple(line[3:].split(" ")[0] for line in lines if line.startswith("[-]"))
+
     def not_ready(self) -> str:
         """Return the checks of ``/readyz`` that fail, or an empty string if the server is ready.
 
         Raises:
             ApiUnreachable: there was no answer.
         """
-        answer = self._send("GET", "/readyz", {"verbose": True}, None, read_timeout=self._timeout)
-        failing = [line[3:].split(" ")[0] for line in answer.data.decode().splitlines() if line.startswith("[-]")]
-        return "" if answer.status == 200 else ", ".join(failing) or f"status {answer.status}"
+        status, failing = self.readyz()
+        return "" if status == 200 else ", ".join(failing) or f"status {status}"
+
+    def disconnect(self) -> None:
+        """Close the connections that are kept for further calls, so that the next one makes a new connection."""
+        self._pool.clear()
 
     def serves(self, group_version: str) -> bool:
         """Tell whether the server has a version of an API group, such as ``policy/v1``."""
@@ -358,8 +396,8 @@ class Api:
     def _unreachable(self, call: str, error: Exception) -> NoReturn:
         """Report a broken connection, and keep none of the others: they lead to the same server."""
         self._pool.clear()
-        if isinstance(error, urllib3.exceptions.SSLError) and _is_untrusted(error):
-            raise KubernetesError(f"The certificate of {self.server} cannot be trusted: {error}") from error
+        if isinstance(error, urllib3.exceptions.SSLError) and (refusal := _untrusted(error)):
+            raise UntrustedCertificate(self.server, refusal) from error
         raise ApiUnreachable(f"The Kubernetes API at {self.server} did not answer {call}: {error}") from error
 
 
@@ -380,9 +418,9 @@ def _never_sent(error: BaseException | None) -> bool:
     return isinstance(error, exceptions.ConnectTimeoutError | exceptions.ClosedPoolError)
 
 
-def _is_untrusted(error: urllib3.exceptions.SSLError) -> bool:
+def _untrusted(error: urllib3.exceptions.SSLError) -> ssl.SSLCertVerificationError | None:
     """Tell a wrong certificate from a server that went away during the handshake."""
-    return any(isinstance(part, ssl.SSLCertVerificationError) for part in error.args)
+    return next((part for part in error.args if isinstance(part, ssl.SSLCertVerificationError)), None)
 
 
 def _is_busy(error: ApiError) -> bool:

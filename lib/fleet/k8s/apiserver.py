@@ -1,0 +1,101 @@
+"""The health of each kube-apiserver, asked on its host's own address: what a load balancer hides."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import urllib3
+
+from fleet.config import ControlPlaneConfig
+from fleet.hosts.probe import Unreachable
+from fleet.k8s.client import Api, ApiError, ApiUnreachable, KubernetesError, UntrustedCertificate
+
+TIMEOUT = 5.0
+"""Seconds for each connection and each answer. An apiserver itself gives etcd 2 s, and says then that it failed."""
+
+_TOGETHER = 16  # hosts that are asked at the same time
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a kube-apiserver says of itself.
+
+    Attributes:
+        ready: whether it serves requests: ``/readyz`` is ok.
+        failing: the names of the checks of ``/readyz`` that fail, such as ``etcd`` or ``shutdown``.
+        etcd: whether etcd answers it.
+        version: such as ``v1.20.2``.
+    """
+
+    ready: bool
+    failing: tuple[str, ...]
+    etcd: bool
+    version: str
+
+
+class Apiservers:
+    """The kube-apiservers of a cluster, each asked on its host's own address with a verified certificate.
+
+    Args:
+        kubeconfig: the authority and the credentials; the server that it names is not asked.
+        config: where the apiservers listen.
+        hosts: the control-plane hosts, as Cumin knows them.
+
+    Raises:
+        KubernetesError: the kubeconfig is not usable.
+    """
+
+    def __init__(self, kubeconfig: Path, config: ControlPlaneConfig, hosts: Sequence[str]) -> None:
+        self._clients = {
+            host: Api.from_kubeconfig(kubeconfig, server=url(host, config), timeout=TIMEOUT, patience=0.0)
+            for host in hosts
+        }
+
+    def examine(self, hosts: Sequence[str]) -> Mapping[str, Health | Unreachable]:
+        """Ask the apiservers of hosts, all at the same time, each over a new connection.
+
+        Args:
+            hosts: some of the hosts.
+        """
+        with ThreadPoolExecutor(_TOGETHER, thread_name_prefix="readyz") as pool:
+            return dict(zip(hosts, pool.map(lambda host: _examine(self._clients[host]), hosts), strict=True))
+
+
+def url(host: str, config: ControlPlaneConfig) -> str:
+    """Return where the apiserver of a host is reached.
+
+    Args:
+        host: its name, as Cumin knows it.
+        config: the port, and the addresses of hosts that have others than their names lead to.
+    """
+    address = config.addresses.get(host)
+    if address is None:
+        return f"https://{host}:{config.port}"
+    return f"https://{f'[{address}]' if address.version == 6 else address}:{config.port}"
+
+
+def _examine(api: Api) -> Health | Unreachable:
+    try:
+        status, failing = api.readyz()
+        if status != 200 and not failing:
+            return Unreachable(f"{api.server}/readyz answers with status {status}, and names no check")
+        return Health(ready=status == 200, failing=failing, etcd="etcd" not in failing, version=api.version())
+    except UntrustedCertificate as error:
+        return Unreachable(_distrust(api.server, error))
+    except ApiUnreachable as error:
+        return Unreachable(f"{api.server} does not answer: {error.__cause__}")
+    except (ApiError, KubernetesError) as error:
+        return Unreachable(str(error))
+    finally:
+        api.disconnect()
+
+
+def _distrust(server: str, error: UntrustedCertificate) -> str:
+    if not error.other_name:
+        return f"{server} has a certificate that the kubeconfig's authority does not vouch for: {error.problem}"
+    host = urllib3.util.parse_url(server).host
+    return (
+        f"{server} has a certificate that is not for {host}: name an address in control_plane.addresses that is among "
+        f"the certificate's subjectAltNames ({error.problem})"
+    )
