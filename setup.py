@@ -9,6 +9,8 @@ INSTALL_REQUIRES = [
     "wikimedia-spicerack>=14.0,<15",
     # Remote execution over SSH, many hosts at once; spicerack brings it, named here because it is imported directly.
     "cumin>=6.0,<7",
+    # Objects in etcd that load balancers follow; spicerack brings it, named here because it is imported directly.
+    "conftool>=6.0,<7",
     # The Kubernetes API: authentication, TLS and kubeconfig handling.
     "kubernetes>=22.6",
     # The connections below the Kubernetes client; from 2.3 on a blocked read can be ended from another thread.

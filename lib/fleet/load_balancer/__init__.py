@@ -1,0 +1,1 @@
+"""Load balancers before the apiservers: who gets new connections, and who says so."""
