@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.k8s.leader import Election, Leadership, judge, parse, same_host
@@ -92,6 +92,7 @@ def test_the_leader_s_clock_does_not_matter():
     assert follow(readings)[-1].election is Election.SETTLED
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -107,7 +108,7 @@ def test_only_a_leader_seen_to_renew_within_its_duration_counts(history):
     judgements = follow([(reading(holder, renewed), now) for holder, renewed, now in history])
     for index, judgement in enumerate(judgements):
         holder, _, now = history[index]
-        tenure = []  # the readings of this leader without another one in between
+        tenure: list[tuple[str, str, float]] = []  # the readings of this leader without another one in between
         for earlier in reversed(history[: index + 1]):
             if earlier[0] != holder:
                 break
