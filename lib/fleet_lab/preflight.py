@@ -19,10 +19,8 @@ _PROGRAMS = {
 }
 _DISK = 5
 """GB for the base image, the Kubernetes binaries and what the hosts write."""
-_MEMORY = 4
-"""GB for a fleet of the default size."""
-
-
+_MEMORY = 0.25
+"""GB for a host."""
 _INOTIFY = 3
 """inotify instances that a host's systemd has."""
 
@@ -50,8 +48,10 @@ def missing(state: Path, cache: Path, *, hosts: int, bridge: str) -> list[str]:
                 "FLEET_LAB_CACHE to folders of a larger disk"
             )
     memory = _available_memory()
-    if memory < _MEMORY:
-        found.append(f"{memory:.1f} GB of memory are free, {_MEMORY} are needed: end other programs, or add memory")
+    if memory < hosts * _MEMORY:
+        found.append(
+            f"{memory:.1f} GB of memory are free, {hosts * _MEMORY:.1f} are needed: end other programs, or add memory"
+        )
     allowed, used = _inotify_instances()
     if used + hosts * _INOTIFY > allowed:
         found.append(

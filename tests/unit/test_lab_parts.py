@@ -93,7 +93,7 @@ def test_everything_that_is_missing_is_said_at_once(tmp_path: Path, monkeypatch:
         "apt-get install systemd-container",
         "apt-get install mmdebstrap",
         "2.0 GB free, 5 are needed",
-        "1.5 GB of memory are free, 4 are needed",
+        "1.5 GB of memory are free, 3.5 are needed",
         "28 inotify instances are free, 14 hosts need 42: sysctl fs.inotify.max_user_instances=512",
         "mount -t cgroup2",
         "iptables -I FORWARD -i fleetlab -o fleetlab -j ACCEPT",
