@@ -87,8 +87,8 @@ integration: $(BIN)/.installed $(TOOLS)/.unpacked
 
 lab: $(BIN)/.installed
 ifeq ($(ROOT),yes)
-	@echo "== Lab tests: the whole fleet"
-	@$(BIN)/python -m pytest -q tests/lab
+	@echo "== Lab tests: the whole fleet, two at a time if there is room for them"
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile tests/lab
 else
 	@echo "############################################################################"
 	@echo "# NOT RUN: the lab tests (tests/lab). They boot real hosts and need root:  #"

@@ -1,4 +1,7 @@
-"""The lab for its tests: one that is running, or one that is brought up for the session and taken down after it."""
+"""The lab for its tests: one that is running, or one that is brought up for the session and taken down after it.
+
+With pytest-xdist there are several labs: the first process has the usual one, every other one a lab of its own.
+"""
 
 import fcntl
 import os
@@ -7,12 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
-from fleet_lab import boot, workload
+from fleet_lab import boot, preflight, topology, workload
 from fleet_lab.lab import Lab
 from fleet_lab.paths import Paths
 
 _HERE = Path(__file__).parent
+_LABS = 2
+"""How many labs two cores carry: their hosts mostly wait."""
+_SMALL = 6
+"""The hosts of the small lab that the tests of up and down make beside them."""
 _NOT_RUN = pytest.StashKey[list[str]]()
 _EXISTED = pytest.StashKey[bool]()
 
@@ -35,23 +43,49 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"They need root. Not run: {', '.join(not_run)}.", red=True, bold=True)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """With ``-n auto``: as many labs as there may be, but one if the machine has no room for them; and say why."""
+    usual = Paths.from_environment()
+    default = topology.load(topology.DEFAULT)
+    hosts = (_LABS - Lab(usual).exists) * len(default.hosts) + _SMALL
+    missing = preflight.missing(usual.state, usual.cache, hosts=hosts, bridge=default.network.bridge)
+    if missing:
+        print("There is room for one lab only, with which the tests take twice the time:", *missing, sep="\n  - ")
+    return 1 if missing else _LABS
+
+
+def _number() -> int:
+    """Return which of the test processes this is; 0 for the first, and for the only one."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+def _topology(number: int, folder: Path) -> Path:
+    """Return the usual topology on networks of the process's own; those that exist in the API alone may be the same."""
+    data = yaml.safe_load(topology.DEFAULT.read_text(encoding="utf-8"))
+    part = 177 + number
+    data["network"] |= {"bridge": f"fleetlab{number}", "ipv4": f"10.{part}.0.0/24", "ipv6": f"fd00:{part}::/64"}
+    path = folder / "topology.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    return path
+
+
 @pytest.fixture(scope="session")
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The lab, with no faults; brought up if it is not running, and taken down again in that case."""
-    paths = Paths.from_environment()
-    with Path(tempfile.gettempdir(), "fleet-lab-tests.lock").open("w", encoding="ascii") as turn:
+    paths, number, topology_file = Paths.from_environment(), _number(), None
+    if number:
+        paths = Paths(paths.state.with_name(f"{paths.state.name}-tests{number}"), paths.cache)
+        topology_file = _topology(number, tmp_path_factory.mktemp("lab"))
+    with Path(tempfile.gettempdir(), f"{paths.state.name}.tests.lock").open("w", encoding="ascii") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)  # Faults and reboots of two test sessions would meet.
-        request.config.stash[_EXISTED] = Lab(paths).exists
-        yield from _lab(paths)
-
-
-def _lab(paths: Paths) -> Iterator[Lab]:
-    existed = Lab(paths).exists
-    running = boot.up(paths, print)
-    running.heal()
-    yield running
-    if not existed:
-        boot.down(paths, print)
+        if number:
+            boot.down(paths, print)  # Of a session that was killed; it is nobody's.
+        keep = request.config.stash[_EXISTED] = Lab(paths).exists
+        running = boot.up(paths, print, topology_file=topology_file)
+        running.heal()
+        yield running
+        if not keep:
+            boot.down(paths, print)
 
 
 @pytest.fixture(scope="session")
