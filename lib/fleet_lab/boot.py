@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fleet_lab import binaries, cgroups, image, operator, preflight, topology
+from fleet_lab import binaries, cgroups, image, objects, operator, preflight, topology
 from fleet_lab.container import Spec
 from fleet_lab.context import make as make_context
 from fleet_lab.errors import LabError
@@ -218,8 +218,15 @@ def _wait(lab: Lab, say: Say) -> None:
         what="the hosts' services",
         timeout=_SSH,
     )
+    if not faulty.intersection(lab.names("lock-store")):
+        wait_for(lambda: _unwritten(lab), what="the load balancer's objects", timeout=_SSH, trouble=(LabError,))
 
 
 def _ungranted(lab: Lab) -> str:
     operator.grant(lab.api())
+    return ""
+
+
+def _unwritten(lab: Lab) -> str:
+    objects.write(lab.context)
     return ""

@@ -16,7 +16,7 @@ import yaml
 from fleet_lab import kubeconfig
 from fleet_lab.errors import LabError
 from fleet_lab.guest.kubelet.api import Api, ApiError
-from fleet_lab.roles import Context, netconf
+from fleet_lab.roles import Context, load_balancer, netconf, pybal
 from fleet_lab.roles.alertmanager import PORT
 
 CLUSTER = "lab"
@@ -102,6 +102,7 @@ def write(context: Context) -> None:
         ca_cert=str(etcd_pki / "ca.pem"),
         cert=str(etcd_pki / "spicerack.pem"),
     )
+    _write_conftool(context, spicerack / "etcd.yaml")
     example = yaml.safe_load((examples() / "fleet.yaml").read_text(encoding="utf-8"))
     cluster = next(iter(example["clusters"].values()))
     del cluster["bgp"]
@@ -110,6 +111,7 @@ def write(context: Context) -> None:
         "hosts": {"workers": "A:lab-workers", "control_plane": "A:lab-control-plane"},
         "node_names": "short",
         "deadlines": _DEADLINES,
+        "control_plane": _control_plane(context),
     }
     _render(
         "fleet.yaml",
@@ -138,6 +140,50 @@ def _bgp(context: Context) -> dict[str, Any]:
         "rpc_timeout": "5s",
     }
     return {"bgp": section}
+
+
+def _control_plane(context: Context) -> dict[str, Any]:
+    hosts = context.topology.with_role("control-plane")
+    haproxy = {
+        "hosts": f"D{{{context.topology.api_host.name}}}",
+        "socket": load_balancer.SOCKET,
+        "backend": load_balancer.BACKEND,
+    }
+    return {
+        # The machine itself has no names for the lab's hosts.
+        "addresses": {host.name: str(host.ipv4) for host in hosts},
+        "load_balancer": {"haproxy": haproxy, "drain": "3s"},
+        "settle": "2s",
+    }
+
+
+def conftool(context: Context) -> dict[str, Any]:
+    """Return what may stand under ``load_balancer`` instead of ``haproxy``: the lab has both."""
+    folder = conftool_folder(context)
+    section = {
+        "config_file": str(folder / "config.yaml"),
+        "schema_file": str(folder / "schema.yaml"),
+        "selector": dict(pybal.TAGS),
+        "pybal": [pybal.url(context)],
+    }
+    return {"conftool": section, "drain": "3s"}
+
+
+def conftool_folder(context: Context) -> Path:
+    """Return the folder of conftool's configuration and schema."""
+    return context.paths.operator / "conftool"
+
+
+def _write_conftool(context: Context, etcd: Path) -> None:
+    _render(
+        "conftool.yaml",
+        conftool_folder(context) / "config.yaml",
+        namespace=pybal.NAMESPACE,
+        api_version=pybal.VERSION,
+        pools_path=pybal.POOLS_PATH,
+        driver_options={"etcd_config_file": str(etcd), "suppress_san_warnings": False},
+    )
+    _write(conftool_folder(context) / "schema.yaml", (examples() / "conftool-schema.yaml").read_text(encoding="utf-8"))
 
 
 def environment(context: Context) -> dict[str, str]:

@@ -4,15 +4,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fleet_lab.files import File
+from fleet_lab.roles import pybal
 from fleet_lab.roles.context import Context
 from fleet_lab.roles.role import Role
 from fleet_lab.topology import Host
 
-_CONFIG = """\
+SOCKET = "/run/haproxy/admin.sock"
+"""HAProxy's runtime socket."""
+BACKEND = "api"
+"""The backend of the apiservers; its servers have the names of their hosts."""
+
+_CONFIG = f"""\
 global
     maxconn 4000
-    # The runtime socket: show stat, set server api/cp1 state drain …
-    stats socket /run/haproxy.sock mode 600 level admin
+    # The runtime socket: show stat, set server {BACKEND}/cp1 state drain …
+    stats socket {SOCKET} mode 600 level admin
 
 defaults
     mode tcp
@@ -27,9 +33,9 @@ defaults
 frontend api
     bind 0.0.0.0:6443
     bind [::]:6443 v6only
-    default_backend api
+    default_backend {BACKEND}
 
-backend api
+backend {BACKEND}
     balance roundrobin
     option httpchk GET /readyz
     http-check expect status 200
@@ -45,13 +51,14 @@ on-marked-down shutdown-sessions
 class LoadBalancer(Role):
     """The load balancer before the apiservers."""
 
-    def files(self, context: Context, host: Host) -> Iterable[File]:  # noqa: ARG002
-        """Return HAProxy's configuration."""
+    def files(self, context: Context, host: Host) -> Iterable[File]:
+        """Return HAProxy's configuration, and what goes with conftool."""
         servers = [
             f"    server {other.name} {other.ipv4}:6443\n" for other in context.topology.with_role("control-plane")
         ]
         yield File("/etc/haproxy/haproxy.cfg", _CONFIG + "".join(servers))
         yield File("/etc/haproxy/ca.pem", context.kubernetes_ca.certificate)
+        yield from pybal.files(context, host, SOCKET, BACKEND)
 
 
-ROLE = LoadBalancer(packages=("haproxy", "socat"), units=("haproxy.service",))
+ROLE = LoadBalancer(packages=("haproxy", "socat"), units=("haproxy.service", pybal.UNIT))
