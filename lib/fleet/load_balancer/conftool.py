@@ -56,8 +56,8 @@ class Conftool:
             raise LoadBalancerError(f"Conftool cannot be used with {config.config_file}: {error}") from error
         except SystemExit as error:  # that is what it does when it has logged why
             raise LoadBalancerError(
-                f"Conftool cannot be used with {config.config_file}: its driver or its etcd_config_file is wrong, see the "
-                "log above."
+                f"Conftool cannot be used with {config.config_file}: its driver or its etcd_config_file is wrong, "
+                "see the log above."
             ) from error
 
     def states(self, hosts: Sequence[str]) -> Mapping[str, ServerState]:

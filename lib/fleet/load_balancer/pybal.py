@@ -1,8 +1,8 @@
 """What PyBal says of a pool's servers, over the HTTP of its instrumentation.
 
 A pool is a line a server: its name, a colon, a tab and ``enabled/up/pooled``. The parts are ``enabled`` or ``disabled``
-(what conftool says), ``up``, ``partially up`` or ``down`` (what its monitors say), and ``pooled`` or ``not pooled`` (whether
-LVS has it). A server that is ``inactive`` in conftool is not there. Facts: PyBal's ``instrumentation.py``, and
+(what conftool says), ``up``, ``partially up`` or ``down`` (what its monitors say), and ``pooled`` or ``not pooled``
+(whether LVS has it). A server that is ``inactive`` in conftool is not there. Facts: PyBal's ``instrumentation.py``, and
 ``Server.textStatus`` in its ``server.py``.
 """
 

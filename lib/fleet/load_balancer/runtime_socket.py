@@ -1,7 +1,7 @@
 """What HAProxy says over its runtime socket, and what it is told there. Pure functions over text.
 
 Read are ``show servers state`` (what was told, whether health checks are carried out) and ``show stat`` (sessions, the
-last check), by the names in their headings, as columns are added with every release. Facts: ``management.txt`` of HAProxy
+last check), by the names in their headings, as columns are added with every release. Facts: HAProxy's management.txt
 (9.1 and 9.3), ``enum srv_admin`` and ``CHK_ST_*`` in its source; tried with 2.6.
 """
 
