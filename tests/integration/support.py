@@ -11,7 +11,7 @@ import sysconfig
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +118,14 @@ class Cluster:
     def start_apiserver(self) -> None:
         self.apiserver = self.spawn_apiserver(self.port)
 
-    def spawn_apiserver(self, port: int, *, authorization: str = "AlwaysAllow") -> "subprocess.Popen[bytes]":
+    def spawn_apiserver(
+        self, port: int, *, authorization: str = "AlwaysAllow", address: str = "127.0.0.1", flags: Sequence[str] = ()
+    ) -> "subprocess.Popen[bytes]":
         """Start an API server of this cluster; several may run at the same time."""
         key = self.directory / "service-account.key"
         command = [
             *(str(self._apiserver_path), f"--etcd-servers=http://127.0.0.1:{self.etcd_port}"),
-            *(f"--secure-port={port}", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"),
+            *(f"--secure-port={port}", f"--bind-address={address}", "--advertise-address=127.0.0.1"),
             *(f"--cert-dir={self.directory / 'certificates'}", f"--token-auth-file={self.directory / 'tokens.csv'}"),
             *("--service-account-issuer=https://test", f"--service-account-key-file={key}"),
             *(f"--service-account-signing-key-file={key}", "--service-cluster-ip-range=10.0.0.0/24"),
@@ -132,8 +134,15 @@ class Cluster:
                 "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition",
             ),
             "--etcd-compaction-interval=0",
+            *flags,
         ]
-        return self._spawn(command, f"apiserver-{port}.log")
+        return self._spawn(command, f"apiserver-{address}-{port}.log")
+
+    def spawn_component(self, name: str, kubeconfig: Path, *flags: str) -> "subprocess.Popen[bytes]":
+        """Start a controller manager or a scheduler, of which the quickest leader wins."""
+        path = binaries.find([name])[name]
+        common = (f"--kubeconfig={kubeconfig}", "--leader-elect", "--secure-port=0", "--port=0")
+        return self._spawn([str(path), *common, *flags], f"{name}.log")
 
     def kill_apiserver(self) -> None:
         """End the API server at once, as a power failure would."""
@@ -163,7 +172,7 @@ class Cluster:
         def ready() -> bool:
             assert self.apiserver
             if self.apiserver.poll() is not None:
-                pytest.fail((self.directory / f"apiserver-{self.port}.log").read_text()[-2000:])
+                pytest.fail((self.directory / f"apiserver-127.0.0.1-{self.port}.log").read_text()[-2000:])
             try:
                 api.get("/api/v1/namespaces/default")
             except Exception:
@@ -174,10 +183,15 @@ class Cluster:
 
     def api(self, *, port: int | None = None, token: str = TOKEN, timeout: float = 10.0, patience: float = 10.0) -> Api:
         """Make a client, of the cluster's API server or of what listens on another port."""
-        text = self.kubeconfig.read_text().replace(f":{self.port}", f":{port or self.port}")
-        kubeconfig = self.directory / f"kubeconfig-{port or self.port}-{token}"
+        path = self.write_kubeconfig(port=port or self.port, token=token)
+        return Api.from_kubeconfig(path, timeout=timeout, patience=patience)
+
+    def write_kubeconfig(self, *, port: int, token: str) -> Path:
+        """Return a kubeconfig that leads to another port, with the rights of a token."""
+        text = self.kubeconfig.read_text().replace(f":{self.port}", f":{port}")
+        kubeconfig = self.directory / f"kubeconfig-{port}-{token}"
         kubeconfig.write_text(text.replace(f"token: {TOKEN}", f"token: {token}"))
-        return Api.from_kubeconfig(kubeconfig, timeout=timeout, patience=patience)
+        return kubeconfig
 
     def compact(self) -> None:
         """Make etcd forget all old revisions, so that resource versions expire."""
@@ -195,10 +209,12 @@ class Address:
     Attributes:
         port: where it listens.
         target: the port that new connections lead to; those that are open stay where they are.
+        host: the address where that port is.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, host: str = "127.0.0.1") -> None:
         self.target = target
+        self.host = host
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
@@ -208,7 +224,7 @@ class Address:
             while True:
                 client, _ = self._listener.accept()
                 try:
-                    server = socket.create_connection(("127.0.0.1", self.target))
+                    server = socket.create_connection((self.host, self.target))
                 except OSError:
                     client.close()
                     continue
