@@ -17,7 +17,7 @@ from cumin.query import Query
 from spicerack import Spicerack
 
 from fleet.bgp import known_hosts
-from fleet.config import BgpConfig, Config, ConfigError, load, read_yaml
+from fleet.config import BgpConfig, ClusterConfig, Config, ConfigError, ConftoolConfig, load, read_yaml
 from fleet.errors import FleetError
 from fleet.hosts.silences import find_instance
 
@@ -49,6 +49,9 @@ def check(path: Path, spicerack_config: Path | None = None) -> list[str]:
         for name, cluster in config.clusters.items():
             lines = _routers(cluster.bgp) if cluster.bgp else ()
             mistakes += [f"{path}: clusters.{name}.bgp.{line}" for line in lines]
+            conftool = cluster.control_plane.load_balancer.conftool
+            lines = _conftool(conftool) if conftool else ()
+            mistakes += [f"{path}: clusters.{name}.control_plane.load_balancer.conftool.{line}" for line in lines]
     mistakes += [f"{path}: {line}" for line in _kubeconfigs(_named_kubeconfigs(path))]
     if spicerack_config:
         try:
@@ -127,6 +130,37 @@ def _routers(bgp: BgpConfig) -> Iterator[str]:
             yield f"known_hosts: {bgp.known_hosts} has {lacks} {name}: ssh-keyscan -p {router.port} {host}"
 
 
+def _conftool(config: ConftoolConfig) -> Iterator[str]:
+    """Look at the files of conftool, and at the one with the parameters of its etcd client."""
+    for key, path in (("config_file", config.config_file), ("schema_file", config.schema_file)):
+        try:
+            data = read_yaml(path)
+        except ConfigError as error:
+            yield f"{key}: {error}"
+            continue
+        options = data.get("driver_options") if key == "config_file" else None
+        if isinstance(options, dict) and (etcdrc := options.get("etcd_config_file")):
+            try:
+                yield from (f"{key}: {line}" for line in _etcd_client(Path(str(etcdrc))))
+            except ConfigError as error:
+                yield f"{key}: driver_options.etcd_config_file: {error}"
+
+
+def _etcd_client(path: Path) -> Iterator[str]:
+    known = inspect.signature(etcd.Client).parameters
+    return (f"{path}: {key}: there is no such key" for key in read_yaml(path) if key not in known)
+
+
+def _queries(cluster: ClusterConfig) -> Iterator[tuple[str, str]]:
+    """Return all Cumin queries of a cluster, each with its key."""
+    for key, query in cluster.hosts.model_dump().items():
+        yield f"hosts.{key}", query
+    if haproxy := cluster.control_plane.load_balancer.haproxy:
+        yield "control_plane.load_balancer.haproxy.hosts", haproxy.hosts
+    if cluster.etcd:
+        yield "etcd.hosts", cluster.etcd.hosts
+
+
 class _Spicerack:
     """Spicerack's configuration, and the files that it names."""
 
@@ -164,12 +198,9 @@ class _Spicerack:
         if not path:
             return
         try:
-            data = read_yaml(Path(path))
+            yield from _etcd_client(Path(path))
         except ConfigError as error:
             yield str(error)
-            return
-        known = inspect.signature(etcd.Client).parameters
-        yield from (f"{path}: {key}: there is no such key" for key in data if key not in known)
 
     def _check_alertmanager(self, fleet_path: Path, config: Config | None) -> Iterator[str]:
         path = Path(self._params.get("spicerack_config_dir") or "/etc/spicerack") / "alertmanager" / "config.yaml"
@@ -202,8 +233,8 @@ class _Spicerack:
             except Exception as error:  # backends raise what their libraries raise
                 yield f"{aliases_path}: {alias}: {_line(error)}"
         for name, cluster in config.clusters.items() if config else ():
-            for key, query in cluster.hosts.model_dump().items():
-                place = f"{fleet_path}: clusters.{name}.hosts.{key}"
+            for key, query in _queries(cluster):
+                place = f"{fleet_path}: clusters.{name}.{key}"
                 try:
                     if not Query(cumin_config).execute(query):
                         yield f"{place}: {query!r} finds no host"

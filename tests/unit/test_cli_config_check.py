@@ -29,6 +29,8 @@ class Installation:
         self.locks = folder / "etcd.yaml"
         self.kubeconfig = folder / "kubeconfig"
         self.ssh_key = folder / "netconf_ed25519"
+        self.conftool = folder / "conftool.yaml"
+        self.conftool_schema = folder / "conftool-schema.yaml"
         self.known_hosts = folder / "netconf_known_hosts"
         self.state_dir = folder / "state"
         for path, example in (
@@ -38,6 +40,8 @@ class Installation:
             (self.cumin, "cumin"),
             (self.aliases, "cumin-aliases"),
             (self.locks, "etcd-lock"),
+            (self.conftool, "conftool"),
+            (self.conftool_schema, "conftool-schema"),
         ):
             path.parent.mkdir(exist_ok=True)
             path.write_text((CONFIG / f"{example}.yaml").read_text())
@@ -241,3 +245,60 @@ def test_what_routers_are_asked_with_is_looked_at(
     assert code == 1
     assert len(lines) == 2, lines
     assert lines[0].startswith(f"{installation.fleet}: clusters.lab.bgp.{message.format(i=installation)}")
+
+
+def test_load_balancers_and_members_of_etcd_are_looked_for(
+    installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(data: dict[str, Any]) -> None:
+        cluster = data["clusters"]["lab"]
+        cluster["control_plane"]["load_balancer"]["haproxy"]["hosts"] = "A:none"
+        cluster["etcd"]["hosts"] = "etcd1 and etcd2"
+
+    installation.edit(installation.fleet, change)
+    _, lines = check(installation, capsys)
+    places = [line.removeprefix(f"{installation.fleet}: clusters.lab.").split(": ")[0] for line in lines[:-1]]
+    assert places == ["control_plane.load_balancer.haproxy.hosts", "etcd.hosts"]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda i: None, ""),
+        (lambda i: i.conftool.unlink(), "config_file: {i.conftool}: cannot be read: No such file or directory"),
+        (lambda i: i.conftool_schema.write_text("[]"), "schema_file: {i.conftool_schema}: must be a mapping"),
+        (
+            lambda i: i.locks.unlink(),
+            "config_file: driver_options.etcd_config_file: {i.locks}: cannot be read: No such file or directory",
+        ),
+        (
+            lambda i: i.edit(i.locks, lambda data: data.update(hots="x")),
+            "config_file: {i.locks}: hots: there is no such key",
+        ),
+    ],
+)
+def test_what_conftool_reads_is_looked_at(
+    installation: Installation,
+    capsys: pytest.CaptureFixture[str],
+    break_it: Callable[[Installation], object],
+    message: str,
+) -> None:
+    conftool = {
+        "config_file": str(installation.conftool),
+        "schema_file": str(installation.conftool_schema),
+        "selector": {"service": "kubemaster"},
+    }
+    balancers = {"load_balancer": {"conftool": conftool}}
+    installation.edit(installation.fleet, lambda data: data["clusters"]["lab"].update(control_plane=balancers))
+    options = {"etcd_config_file": str(installation.locks)}
+    installation.edit(installation.conftool, lambda data: data.update(driver_options=options))
+    break_it(installation)
+
+    code, lines = check(installation, capsys)
+
+    key = f"{installation.fleet}: clusters.lab.control_plane.load_balancer.conftool."
+    expected = [key + message.format(i=installation)] if message else []
+    found = [line for line in lines if line.startswith(key)]
+    assert code == bool(expected)
+    assert len(found) == len(expected)
+    assert all(line.startswith(start) for line, start in zip(found, expected, strict=True))

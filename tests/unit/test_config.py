@@ -29,20 +29,25 @@ def mistakes(path: Path) -> list[str]:
 
 def test_the_example_is_right_and_shows_the_defaults() -> None:
     cluster = load(EXAMPLE).cluster("lab")
-    bgp = cluster.bgp
-    assert bgp is not None
-    required = bgp.model_dump(include={"routers", "username", "ssh_key", "known_hosts", "asn"})
-
-    assert cluster == ClusterConfig.model_validate(
-        {"kubeconfig": cluster.kubeconfig, "hosts": cluster.hosts, "bgp": required}
+    required = cluster.model_dump(
+        include={
+            "kubeconfig": True,
+            "hosts": True,
+            "bgp": {"routers", "username", "ssh_key", "known_hosts", "asn"},
+            "control_plane": {"load_balancer": {"haproxy": {"hosts", "backend"}}},
+            "etcd": {"hosts", "environment"},
+        }
     )
+
+    assert cluster == ClusterConfig.model_validate(required)
 
 
 def test_the_example_shows_every_key() -> None:
     shown = yaml.safe_load(EXAMPLE.read_text())
 
     def compare(known: dict[str, Any], there: dict[str, Any], place: str) -> None:
-        assert set(known) - {"password_file"} == set(there), place  # an alternative to ssh_key, in a comment
+        # Alternatives to ssh_key and haproxy, in comments.
+        assert set(known) - {"password_file", "conftool"} == set(there), place
         for key, value in known.items():
             if isinstance(value, dict) and key != "clusters":
                 compare(value, there[key], f"{place}.{key}")
@@ -224,3 +229,36 @@ def test_a_session_may_count_at_once(tmp_path: Path) -> None:
     bgp = load(write(tmp_path, BARE + f"    bgp: {BGP % 'ssh_key: /k, stable: 0s'}\n")).cluster("lab").bgp
     assert bgp is not None
     assert (bgp.stable, bgp.families, bgp.unit) == (0.0, ("ipv4", "ipv6"), "calico-node.service")
+
+
+HAPROXY = "haproxy: {hosts: lb1, backend: api}"
+CONFTOOL = "conftool: {selector: {service: kubemaster}}"
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (f"load_balancer: {{{HAPROXY}, {CONFTOOL}}}", "load_balancer: has both haproxy and conftool"),
+        ("load_balancer: {haproxy: {hosts: lb1}}", "load_balancer.haproxy.backend: is missing"),
+        ("load_balancer: {haproxy: {hosts: lb1, backend: a;b}}", "load_balancer.haproxy.backend: 'a;b' is no valid"),
+        ("load_balancer: {conftool: {selector: {}}}", "load_balancer.conftool.selector: must not be empty"),
+        (
+            "load_balancer: {conftool: {selector: {dc: a}, pybal: [lvs1]}}",
+            "load_balancer.conftool.pybal.0: 'lvs1' is no valid",
+        ),
+        ("components: {confd: {}}", " components.confd needs a check"),
+        ("components: {kube-apiserver: {check: true}}", "components.kube-apiserver.check: "),
+        ("components: {kube-scheduler: {check: 'true'}}", " components.kube-scheduler must have no check"),
+    ],
+)
+def test_mistakes_about_the_control_plane_are_named(tmp_path: Path, section: str, message: str) -> None:
+    found = mistakes(write(tmp_path, BARE + f"    control_plane: {{{section}}}\n"))
+    assert len(found) == 1, found
+    assert found[0].removeprefix("clusters.lab.control_plane").removeprefix(":").lstrip(".").startswith(message)
+
+
+@pytest.mark.parametrize("section", [HAPROXY, CONFTOOL, "drain: 0s"])
+def test_what_may_be_before_apiservers(tmp_path: Path, section: str) -> None:
+    text = BARE + f"    control_plane: {{load_balancer: {{{section}}}}}\n"
+    found = load(write(tmp_path, text)).cluster("lab").control_plane.load_balancer
+    assert (found.haproxy is not None, found.conftool is not None) == ("haproxy" in section, "conftool" in section)
