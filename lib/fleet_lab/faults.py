@@ -8,7 +8,7 @@ from fleet_lab import supervisor
 from fleet_lab.errors import LabError
 from fleet_lab.guest import netconf
 from fleet_lab.guest.kubelet import faults as kubelet
-from fleet_lab.roles import calico, router
+from fleet_lab.roles import calico, etcd, router
 from fleet_lab.roles import netconf as server
 from fleet_lab.roles.common import SSH_REFUSED
 from fleet_lab.roles.control_plane import APISERVER_STOPPED
@@ -35,6 +35,7 @@ class Fault:
 _WORKERS: frozenset[RoleName] = frozenset({"worker"})
 _NODES: frozenset[RoleName] = frozenset({"control-plane", "worker"})
 _ROUTERS: frozenset[RoleName] = frozenset({"router"})
+_ETCD: frozenset[RoleName] = frozenset({"etcd"})
 
 # At once, as an apiserver would wait for its watchers; its main process only, as open SSH sessions are not the fault.
 _STOP = """\
@@ -77,6 +78,20 @@ FAULTS: Mapping[str, Fault] = {
             "kube-apiserver does not run on this control-plane host",
             "kube-apiserver.service",
             frozenset({"control-plane"}),
+        ),
+        _unit_stopped(etcd.STOPPED, "etcd does not run on this member's host", etcd.UNIT, _ETCD),
+        Fault(
+            etcd.FAILS,
+            "from its next start on, etcd does not start any more",
+            _ETCD,
+            heal=f"systemctl start {etcd.UNIT}",
+        ),
+        Fault(
+            etcd.SLOW,
+            "etcd is paused: it takes connections and answers nothing",
+            _ETCD,
+            inject=f"systemctl kill --kill-whom=main --signal=STOP {etcd.UNIT}",
+            heal=f"systemctl kill --kill-whom=main --signal=CONT {etcd.UNIT}",
         ),
         _calico(calico.NO_SESSIONS, "calico-node's sessions stay Active at the routers"),
         _calico(calico.NO_IPV6_SESSIONS, "calico-node's sessions over IPv6 stay Active at the routers"),

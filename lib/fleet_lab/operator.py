@@ -16,7 +16,7 @@ import yaml
 from fleet_lab import kubeconfig
 from fleet_lab.errors import LabError
 from fleet_lab.guest.kubelet.api import Api, ApiError
-from fleet_lab.roles import Context, load_balancer, netconf, pybal
+from fleet_lab.roles import Context, etcd, load_balancer, netconf, pybal
 from fleet_lab.roles.alertmanager import PORT
 
 CLUSTER = "lab"
@@ -109,6 +109,7 @@ def write(context: Context) -> None:
     cluster |= _bgp(context) | {
         "kubeconfig": str(_maintenance_kubeconfig(context)),
         "hosts": {"workers": "A:lab-workers", "control_plane": "A:lab-control-plane"},
+        "etcd": {"hosts": "A:lab-etcd", "environment": dict(etcd.ETCDCTL), "snapshots": "/var/backups/etcd"},
         "node_names": "short",
         "deadlines": _DEADLINES,
         "control_plane": _control_plane(context),

@@ -1,14 +1,34 @@
 """etcd: the members of the cluster behind Kubernetes, and the store of spicerack's locks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fleet_lab.files import File
+from fleet_lab.container import FAULTS
+from fleet_lab.files import File, unit_override
 from fleet_lab.roles.context import LOCALHOST, Context
 from fleet_lab.roles.role import Role
 from fleet_lab.topology import Host
 
+UNIT = "etcd.service"
+
+STOPPED = "etcd-stopped"
+"""Fault: this host's etcd does not run."""
+
+FAILS = "etcd-fails"
+"""Fault: this host's etcd does not start any more."""
+
+SLOW = "etcd-slow"
+"""Fault: this host's etcd is paused."""
+
 _PKI = "/etc/etcd/pki"
+
+ETCDCTL: Mapping[str, str] = {
+    "ETCDCTL_ENDPOINTS": "https://127.0.0.1:2379",
+    "ETCDCTL_CACERT": f"{_PKI}/ca.pem",
+    "ETCDCTL_CERT": f"{_PKI}/etcd.pem",
+    "ETCDCTL_KEY": f"{_PKI}/etcd.key",
+}
+"""What etcdctl needs on a host to reach its member."""
 
 
 def _settings(host: Host, members: Sequence[Host], *, v2: bool) -> str:
@@ -38,10 +58,21 @@ def _settings(host: Host, members: Sequence[Host], *, v2: bool) -> str:
     return "".join(f"ETCD_{key}={value}\n" for key, value in values.items())
 
 
-_PROFILE = f"""\
-# For the people who log in: etcdctl finds this member and its certificate.
-export ETCDCTL_API=3 ETCDCTL_ENDPOINTS=https://127.0.0.1:2379
-export ETCDCTL_CACERT={_PKI}/ca.pem ETCDCTL_CERT={_PKI}/etcd.pem ETCDCTL_KEY={_PKI}/etcd.key
+_PROFILE = "".join(
+    [
+        "# For the people who log in: etcdctl finds this member and its certificate.\n",
+        *(f"export {key}={value}\n" for key, value in {"ETCDCTL_API": "3", **ETCDCTL}.items()),
+    ]
+)
+
+# It is paused only when it is up: systemd would wait for it to say so.
+_FAULTS = f"""\
+[Unit]
+ConditionPathExists=!{FAULTS}/{STOPPED}
+ConditionPathExists=!{FAULTS}/{FAILS}
+
+[Service]
+ExecStartPost=/bin/sh -c 'test ! -e {FAULTS}/{SLOW} || kill -STOP $MAINPID'
 """
 
 
@@ -53,7 +84,7 @@ class Etcd(Role):
     """Whether the v2 API is served, which spicerack's locks speak."""
 
     def files(self, context: Context, host: Host) -> Iterable[File]:
-        """Return etcd's settings and certificates."""
+        """Return etcd's settings, certificates and ways to fail."""
         credential = context.etcd_ca.issue(
             host.name,
             names=[host.name, "localhost"],
@@ -64,7 +95,8 @@ class Etcd(Role):
         yield File(f"{_PKI}/etcd.pem", credential.certificate)
         yield File(f"{_PKI}/etcd.key", credential.key, mode=0o600, owner="etcd")
         yield File("/etc/profile.d/etcdctl.sh", _PROFILE)
+        yield unit_override(UNIT, _FAULTS)
 
 
-MEMBER = Etcd(packages=("etcd-server", "etcd-client"), units=("etcd.service",))
-LOCK_STORE = Etcd(packages=("etcd-server", "etcd-client"), units=("etcd.service",), v2=True)
+MEMBER = Etcd(packages=("etcd-server", "etcd-client"), units=(UNIT,))
+LOCK_STORE = Etcd(packages=("etcd-server", "etcd-client"), units=(UNIT,), v2=True)
