@@ -20,7 +20,7 @@ help:
 	@echo "make demo   as root: boot a fleet on this machine and reboot its nodes, first as a dry run, then for real"
 	@echo "make test   run all tests; without root, all but those that need the lab"
 	@echo "make bench  run the benchmarks"
-	@echo "make clean  take the lab down and remove the virtual environment"
+	@echo "make clean  take the lab down, with what tests that were killed have left, and remove the virtual environment"
 
 packages:
 ifeq ($(ROOT),yes)
@@ -100,5 +100,7 @@ bench: $(BIN)/.installed
 	@$(BIN)/python -m pytest -q -s tests/bench
 
 clean:
-	@if [ -x $(BIN)/fleet-lab ] && [ "$(ROOT)" = yes ]; then $(BIN)/fleet-lab down; fi
+	@if [ -x $(BIN)/fleet-lab ] && [ "$(ROOT)" = yes ]; then \
+	    for lab in "$${FLEET_LAB_DIR:-/var/lib/fleet-lab}"{,-tests1}; do FLEET_LAB_DIR=$$lab $(BIN)/fleet-lab down; done; \
+	fi
 	@rm -rf $(VENV) build lib/*.egg-info
