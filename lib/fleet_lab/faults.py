@@ -8,7 +8,7 @@ from fleet_lab import supervisor
 from fleet_lab.errors import LabError
 from fleet_lab.guest import netconf
 from fleet_lab.guest.kubelet import faults as kubelet
-from fleet_lab.roles import calico, etcd, router
+from fleet_lab.roles import calico, control_plane_faults, etcd, router
 from fleet_lab.roles import netconf as server
 from fleet_lab.roles.common import SSH_REFUSED
 from fleet_lab.roles.control_plane import APISERVER_STOPPED
@@ -36,6 +36,7 @@ _WORKERS: frozenset[RoleName] = frozenset({"worker"})
 _NODES: frozenset[RoleName] = frozenset({"control-plane", "worker"})
 _ROUTERS: frozenset[RoleName] = frozenset({"router"})
 _ETCD: frozenset[RoleName] = frozenset({"etcd"})
+_CONTROL_PLANES: frozenset[RoleName] = frozenset({"control-plane"})
 
 # At once, as an apiserver would wait for its watchers; its main process only, as open SSH sessions are not the fault.
 _STOP = """\
@@ -46,6 +47,9 @@ systemctl stop {unit}
 
 # Started first, as it may be down for another fault: what does not run cannot be told to read its configuration.
 _RELOAD_CALICO = f"systemctl start {calico.UNIT} && systemctl reload {calico.UNIT}"
+
+# Without waiting for it, which may take longer than a command in a host may.
+_START_APISERVER = "systemctl start --no-block kube-apiserver.service"
 
 
 def _unit_stopped(name: str, meaning: str, unit: str, roles: frozenset[RoleName] | None = None) -> Fault:
@@ -77,7 +81,32 @@ FAULTS: Mapping[str, Fault] = {
             APISERVER_STOPPED,
             "kube-apiserver does not run on this control-plane host",
             "kube-apiserver.service",
-            frozenset({"control-plane"}),
+            _CONTROL_PLANES,
+        ),
+        Fault(
+            control_plane_faults.BAD_FLAG,
+            "kube-apiserver does not start any more: there is a typing error in its flags",
+            _CONTROL_PLANES,
+            inject=f"{control_plane_faults.SCRIPT} flags",
+            heal=f"{control_plane_faults.SCRIPT} flags && {_START_APISERVER}",
+        ),
+        Fault(
+            control_plane_faults.ETCD_CUT,
+            "from its next start on, kube-apiserver is cut off from etcd as soon as it is up",
+            _CONTROL_PLANES,
+            heal=f"{control_plane_faults.SCRIPT} mend-etcd && {_START_APISERVER}",
+        ),
+        Fault(
+            control_plane_faults.BALANCER_CUT,
+            "from kube-apiserver's next start on, the load balancer gets no answer from the host",
+            _CONTROL_PLANES,
+            heal=f"{control_plane_faults.SCRIPT} mend-balancer",
+        ),
+        Fault(
+            control_plane_faults.LEADER_STUCK,
+            "from their next start on, kube-controller-manager and kube-scheduler are paused as soon as they are well",
+            _CONTROL_PLANES,
+            heal=f"systemctl kill --signal=CONT {' '.join(control_plane_faults.HEALTH_PORTS)}",
         ),
         _unit_stopped(etcd.STOPPED, "etcd does not run on this member's host", etcd.UNIT, _ETCD),
         Fault(

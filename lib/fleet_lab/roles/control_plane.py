@@ -11,7 +11,7 @@ from fleet_lab import kubeconfig, pki
 from fleet_lab.binaries import CONTROL_PLANE
 from fleet_lab.container import FAULTS
 from fleet_lab.files import File, Link
-from fleet_lab.roles import calico, puppet
+from fleet_lab.roles import calico, control_plane_faults, puppet
 from fleet_lab.roles.context import LOCALHOST, Context
 from fleet_lab.roles.role import Role
 from fleet_lab.topology import Host
@@ -92,6 +92,7 @@ class ControlPlane(Role):
         """Return units, flags, certificates and kubeconfigs."""
         yield from puppet.files(context)
         yield from calico.files(context, host)
+        yield from control_plane_faults.files(context)
         yield from self._certificates(context, host)
         yield File(
             "/etc/systemd/system/kube-apiserver.service",
@@ -100,7 +101,7 @@ class ControlPlane(Role):
                 what="API server",
                 unit=f"ConditionPathExists=!{FAULTS}/{APISERVER_STOPPED}\n",
                 # Ready is what it says itself; it may wait for etcd as long as that takes.
-                service="Type=notify\nTimeoutStartSec=infinity\n",
+                service=f"Type=notify\nTimeoutStartSec=infinity\n{control_plane_faults.APISERVER}",
             ),
         )
         yield _defaults("kube-apiserver", _apiserver_flags(context, host))
@@ -108,7 +109,12 @@ class ControlPlane(Role):
         for name, what in (("kube-controller-manager", "controller manager"), ("kube-scheduler", "scheduler")):
             yield File(
                 f"/etc/systemd/system/{name}.service",
-                _UNIT.format(name=name, what=what, unit="After=kube-apiserver.service\n", service=""),
+                _UNIT.format(
+                    name=name,
+                    what=what,
+                    unit="After=kube-apiserver.service\n",
+                    service=control_plane_faults.component(name),
+                ),
             )
             yield _defaults(name, flags[name])
             yield File(
