@@ -63,7 +63,13 @@ setup(
     description="Rolling maintenance of bare-metal Kubernetes fleets, as spicerack cookbooks",
     license="GPL-3.0-or-later",
     python_requires=">=3.11",
-    packages=[*find_packages("lib"), "cookbooks.sre.hosts", "cookbooks.sre.k8s", "cookbooks.sre.network"],
+    packages=[
+        *find_packages("lib"),
+        "cookbooks.sre.etcd",
+        "cookbooks.sre.hosts",
+        "cookbooks.sre.k8s",
+        "cookbooks.sre.network",
+    ],
     package_dir={"": "lib", "cookbooks": "cookbooks"},
     package_data={"fleet_lab": ["**/*"]},
     # The examples: the lab renders its configuration from them, also where there is no repository.

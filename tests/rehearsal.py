@@ -34,6 +34,11 @@ DEADLINES |= {"restart": "15s", "bgp": "12s"}
 REBOOT = "sre.k8s.reboot-nodes"
 RESTART_CALICO = "sre.k8s.restart-calico"
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/fleet-maintenance"
+_ANNOTATION = "fleet-cookbooks/maintenance"
+_CLEAN: dict[str, dict[str, Any]] = {
+    "metadata": {"annotations": {_ANNOTATION: None}},
+    "spec": {"unschedulable": None, "taints": None},
+}
 
 
 @dataclass(frozen=True)
@@ -194,18 +199,15 @@ class Rehearsal:
     def restore(self) -> None:
         """Put the fleet in order, whatever a test has left: no fault, cordon, taint, silence; all workloads Ready."""
         self.lab.heal()
-        workers = self.lab.names("worker")
-        self.lab.wait_for_nodes(workers, timeout=60)
+        self.lab.wait_for_nodes(self.lab.names("worker"), timeout=60)
         self.lab.wait_for_sessions(timeout=60)
-        clean: dict[str, Any] = {
-            "metadata": {"annotations": {"fleet-cookbooks/maintenance": None}},
-            "spec": {"unschedulable": None, "taints": None},
-        }
-        for name in workers:
-            self.patch_node(name, clean)
+        api = self.lab.api()
+        for node in api.request("GET", "/api/v1/nodes")["items"]:
+            if _is_marked(node):
+                self.patch_node(node["metadata"]["name"], _CLEAN)
         self.end_silences()
         with suppress(ApiError):
-            self.lab.api().request("DELETE", LEASE)  # Of a run that was killed and not resumed.
+            api.request("DELETE", LEASE)  # Of a run that was killed and not resumed.
         workload.create(self.lab)
 
     def end_silences(self) -> None:
@@ -352,6 +354,11 @@ class RouterWatcher:
 
 def _is_active(silence: dict[str, Any]) -> bool:
     return bool(silence["status"]["state"] == "active")
+
+
+def _is_marked(node: dict[str, Any]) -> bool:
+    """Whether a run or a test has left something on a node."""
+    return bool(node["spec"].keys() & _CLEAN["spec"].keys() or _ANNOTATION in node["metadata"]["annotations"])
 
 
 def _cordoned(node: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What the cookbooks share: how errors are told, and the arguments of node maintenance and the way to a session."""
+"""What the cookbooks share: how errors are told, the arguments of runs, and the way to a session."""
 
 import argparse
 import logging
@@ -12,6 +12,8 @@ from spicerack.cookbook import CookbookBase, CookbookRunnerBase, LockArgs
 
 from fleet import config
 from fleet.errors import FleetError
+from fleet.procedures.maintenance import Maintenance
+from fleet.procedures.node_runs import NodeRuns, Selection
 from fleet.procedures.nodes import NodeProcedure
 from fleet.session import INTERRUPTED, REFUSED, Request, Session
 
@@ -33,18 +35,48 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
-class NodeCookbook(CookbookBase):
+class MaintenanceCookbook(CookbookBase):
+    """Base of the cookbooks whose work is a run: planned, journaled, resumed, aborted."""
+
+    argument_reason_required = False  # Required for a new run only; see _request.
+    argument_task_required = False
+
+    def argument_parser(self) -> argparse.ArgumentParser:
+        """Return the arguments that all runs have."""
+        parser = super().argument_parser()
+        parser.add_argument("--cluster", help="The cluster, as the configuration names it.")
+        parser.add_argument("--unattended", action="store_true", help="Never ask; take the safe answer instead.")
+        again = parser.add_mutually_exclusive_group()
+        again.add_argument("--resume", metavar="RUN", help="Go on with a run; held units are tried again.")
+        again.add_argument("--abort", metavar="RUN", help="Give back what a run has in flight or held.")
+        self.add_arguments(parser.add_argument_group("a new run"))
+        return parser
+
+    @abstractmethod
+    def add_arguments(self, parser: "argparse._ArgumentGroup") -> None:
+        """Add the arguments that say what a new run is about."""
+
+    @abstractmethod
+    def maintenance(self, args: argparse.Namespace) -> Maintenance:
+        """Return what is done, and to what."""
+
+    def options(self, args: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG002
+        """Return what the steps depend on beside the configuration; it is kept with the run."""
+        return {}
+
+    def get_runner(self, args: argparse.Namespace) -> "RunRunner":
+        """Return what carries it out."""
+        return RunRunner(args, self.spicerack, self)
+
+
+class NodeCookbook(MaintenanceCookbook):
     """Base of the cookbooks that take nodes through steps."""
 
-    argument_reason_required = False  # Required for a new run only; see get_runner.
-    argument_task_required = False
     procedure: NodeProcedure
     """What is done to each node."""
 
-    def argument_parser(self) -> argparse.ArgumentParser:
-        """Return the arguments that all cookbooks of node maintenance have."""
-        parser = super().argument_parser()
-        parser.add_argument("--cluster", help="The cluster, as the configuration names it.")
+    def add_arguments(self, parser: "argparse._ArgumentGroup") -> None:
+        """Add the arguments that all cookbooks of node maintenance have."""
         parser.add_argument("--query", default="", help="Hosts to maintain, a Cumin query; default: all workers.")
         parser.add_argument("--exclude", default="", metavar="NODES", help="Hosts to leave out: worker1,worker[3-5].")
         parser.add_argument(
@@ -53,19 +85,17 @@ class NodeCookbook(CookbookBase):
         parser.add_argument(
             "--max-failed", type=whole_number, metavar="N", help="Failed nodes to tolerate; default: configuration."
         )
-        parser.add_argument("--unattended", action="store_true", help="Never ask; take the safe answer instead.")
-        again = parser.add_mutually_exclusive_group()
-        again.add_argument("--resume", metavar="RUN", help="Go on with a run; held nodes are tried again.")
-        again.add_argument("--abort", metavar="RUN", help="Give back what a run has in flight or held.")
-        return parser
 
-    def options(self, args: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG002
-        """Return what the procedure's steps depend on beside the configuration; it is kept with the run."""
-        return {}
-
-    def get_runner(self, args: argparse.Namespace) -> "NodeRunner":
-        """Return what carries it out."""
-        return NodeRunner(args, self.spicerack, self)
+    def maintenance(self, args: argparse.Namespace) -> Maintenance:
+        """Return what is done, and to which nodes."""
+        selection = Selection(
+            query=args.query,
+            exclude=args.exclude,
+            max_unavailable=args.max_unavailable,
+            max_failed=args.max_failed,
+            only_if_required=getattr(args, "only_if_required", False),
+        )
+        return NodeRuns(self.procedure, selection)
 
 
 class FleetRunner(CookbookRunnerBase):
@@ -105,10 +135,10 @@ class FleetRunner(CookbookRunnerBase):
             return INTERRUPTED
 
 
-class NodeRunner(FleetRunner):
-    """Carries a cookbook of node maintenance out."""
+class RunRunner(FleetRunner):
+    """Starts, resumes or aborts a run."""
 
-    def __init__(self, args: argparse.Namespace, spicerack: Spicerack, cookbook: NodeCookbook) -> None:
+    def __init__(self, args: argparse.Namespace, spicerack: Spicerack, cookbook: MaintenanceCookbook) -> None:
         """Keep what is needed."""
         super().__init__(args, spicerack)
         self._cookbook = cookbook
@@ -130,24 +160,26 @@ class NodeRunner(FleetRunner):
     def act(self) -> int:
         """Start, resume or abort a run."""
         args = self._args
-        session = Session(
-            self._spicerack,
-            config.load(config.default_path(self._spicerack.config_dir)),
-            self._cookbook.procedure,
-        )
+        settings = config.load(config.default_path(self._spicerack.config_dir))
         if args.resume or args.abort:
-            _check_alone(args)
+            self._check_alone()
+            session = Session(self._spicerack, settings, self._cookbook.maintenance(args))
             again = session.resume if args.resume else session.abort
             return again(args.resume or args.abort, args.cluster)
-        return session.start(_request(args, self._cookbook.options(args)))
+        request = _request(args, self._cookbook.options(args))
+        return Session(self._spicerack, settings, self._cookbook.maintenance(args)).start(request)
 
-
-def _check_alone(args: argparse.Namespace) -> None:
-    """Refuse options of a new run beside a run that has its own."""
-    new = ("query", "exclude", "max_unavailable", "max_failed", "only_if_required", "no_drain")
-    given = [f"--{name.replace('_', '-')}" for name in new if getattr(args, name, None) not in (None, "", False)]
-    if given:
-        raise FleetError(f"A run is gone on with as it was begun: leave out {', '.join(given)}.")
+    def _check_alone(self) -> None:
+        """Refuse what says what a new run is about beside a run that has its own."""
+        group = argparse.ArgumentParser().add_argument_group()
+        self._cookbook.add_arguments(group)
+        given = [
+            action.option_strings[0]
+            for action in group._group_actions
+            if getattr(self._args, action.dest) != action.default
+        ]
+        if given:
+            raise FleetError(f"A run is gone on with as it was begun: leave out {', '.join(given)}.")
 
 
 def _request(args: argparse.Namespace, options: Mapping[str, Any]) -> Request:
@@ -156,15 +188,4 @@ def _request(args: argparse.Namespace, options: Mapping[str, Any]) -> Request:
     ]
     if missing:
         raise FleetError(f"A new run needs {' and '.join(missing)}.")
-    return Request(
-        cluster=args.cluster,
-        reason=args.reason,
-        task=args.task_id,
-        query=args.query,
-        exclude=args.exclude,
-        max_unavailable=args.max_unavailable,
-        max_failed=args.max_failed,
-        only_if_required=getattr(args, "only_if_required", False),
-        unattended=args.unattended,
-        options=options,
-    )
+    return Request(args.cluster, args.reason, args.task_id, args.unattended, options)

@@ -12,21 +12,20 @@ from rich.text import Text
 from fleet.maintenance import journal, report
 from fleet.maintenance.journal import RunRecord
 from fleet.maintenance.model import Status, UnitState
-from fleet.procedures.nodes import NODES
 
 OPEN = ("running", "interrupted", "stopped")
 """The statuses of runs that may have something in flight or held."""
 
 
 def in_flight(record: RunRecord) -> list[UnitState]:
-    """Return the nodes that a run has in flight or held."""
+    """Return the units that a run has in flight or held."""
     if record.status not in OPEN:
         return []
-    return [state for state in record.units.get(NODES, []) if state.status in (Status.RUNNING, Status.HELD)]
+    return [state for _, state in record.work if state.status in (Status.RUNNING, Status.HELD)]
 
 
 def open_runs(state_dir: Path) -> list[tuple[RunRecord, list[UnitState]]]:
-    """Return the runs that are not over, each with the nodes it has in flight or held; broken journals are left out."""
+    """Return the runs that are not over, each with the units it has in flight or held; broken journals are left out."""
     found = []
     for folder in journal.list_runs(state_dir):
         with suppress(journal.JournalError):
@@ -68,7 +67,7 @@ def list_runs(state_dir: Path, console: Console, *, as_json: bool) -> None:
     for column in ("run", "started", "status", "done", "in flight or held", "operator", "reason"):
         table.add_column(column, no_wrap=column == "run")
     for record in records:
-        states = record.units.get(NODES, [])
+        states = [state for _, state in record.work]
         finished = sum(state.status is Status.DONE for state in states)
         table.add_row(
             record.info.id,
@@ -97,7 +96,7 @@ def show(state_dir: Path, run_id: str, console: Console, *, as_json: bool) -> No
         JournalError: there is no such run.
     """
     record = journal.read(state_dir / run_id)
-    data = report.summary(record, NODES, report.next_commands(record))
+    data = report.summary(record, report.next_commands(record))
     if as_json:
         console.print_json(json.dumps(data))
         return

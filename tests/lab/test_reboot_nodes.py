@@ -21,6 +21,15 @@ def rehearsal(lab, running_workload, tmp_path):
 
 
 @pytest.fixture
+def untouched(lab, tmp_path):
+    """For what ends before it begins: nothing has to be put in order."""
+    rehearsal = Rehearsal(lab, tmp_path)
+    yield rehearsal
+    assert not rehearsal.state_dir.exists()
+    rehearsal.assert_untouched(*WORKERS)
+
+
+@pytest.fixture
 def with_puppet(rehearsal, lab, tmp_path):
     """The same, with Puppet's gate."""
     return Rehearsal(lab, tmp_path)
@@ -373,19 +382,17 @@ def test_a_budget_that_allows_nothing_is_found_before(rehearsal, lab):
         (["--resume", "a", "--abort", "b"], "not allowed with"),
     ],
 )
-def test_bad_input_is_one_clear_message(rehearsal, arguments, message):
-    outcome = rehearsal.cookbook(REBOOT, *arguments, "--unattended")
+def test_bad_input_is_one_clear_message(untouched, arguments, message):
+    outcome = untouched.cookbook(REBOOT, *arguments, "--unattended")
     assert outcome.code == 2, outcome.output
     assert message in outcome.output
     assert "Traceback" not in outcome.output
-    assert not rehearsal.state_dir.exists()
 
 
-def test_without_a_terminal_nobody_is_asked(rehearsal):
-    outcome = rehearsal.cookbook(REBOOT, "--cluster", "lab", "-r", "x", "--query", "worker1")
+def test_without_a_terminal_nobody_is_asked(untouched):
+    outcome = untouched.cookbook(REBOOT, "--cluster", "lab", "-r", "x", "--query", "worker1")
     assert outcome.code == 2
     assert "There is no terminal to ask on; use --unattended" in outcome.output
-    assert not rehearsal.state_dir.exists()
 
 
 def test_a_cluster_that_cannot_be_reached_is_one_clear_message(lab, tmp_path):
@@ -418,8 +425,8 @@ def test_an_alertmanager_that_cannot_be_reached_stops_the_run(rehearsal, lab):
     rehearsal.assert_untouched("worker1")
 
 
-def test_ten_mistakes_are_ten_lines(rehearsal):
-    rehearsal.config.write_text(
+def test_ten_mistakes_are_ten_lines(untouched):
+    untouched.config.write_text(
         """
         state_dir: runs
         clusters:
@@ -430,9 +437,9 @@ def test_ten_mistakes_are_ten_lines(rehearsal):
             drain: {bare_pods: delete}
         """
     )
-    outcome = rehearsal.start()
+    outcome = untouched.start()
     assert outcome.code == 2
-    lines = [line for line in outcome.output.splitlines() if line.startswith(str(rehearsal.config))]
+    lines = [line for line in outcome.output.splitlines() if line.startswith(str(untouched.config))]
     keys = {line.split(": ")[1] for line in lines}
     assert keys == {
         "state_dir",

@@ -374,7 +374,8 @@ def test_the_summary_says_what_the_routers_say(rehearsal, lab):
         ({"routers": {"cr1": {"address": "nosuchhost.invalid"}}}, "nosuchhost.invalid"),
     ],
 )
-def test_bad_configuration_is_one_clear_message(rehearsal, bgp, message):
+def test_bad_configuration_is_one_clear_message(lab, tmp_path, bgp, message):
+    rehearsal = Rehearsal(lab, tmp_path, RESTART_CALICO)
     rehearsal.change_config(lambda cluster: cluster.update(bgp=bgp and {**cluster["bgp"], **bgp}))
     outcome = rehearsal.start("--query", "worker1")
     assert outcome.code == 2, outcome.output

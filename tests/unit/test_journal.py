@@ -15,12 +15,12 @@ from fleet.maintenance.report import step_times, summary, write_json
 
 @pytest.fixture
 def info():
-    return j.RunInfo("r1", "sre.k8s.reboot-nodes", "lab", "root@here", "kernel", "T1", 1000.0, {"hosts": {"w1": "w1"}})
+    return j.RunInfo("r1", "sre.k8s.reboot-nodes", "lab", "root@here", "kernel", "T1", 1000.0, {"steps": {"nodes": []}})
 
 
 @pytest.fixture
 def book(tmp_path, info):
-    book = j.Journal.create(tmp_path / "runs", info, "nodes", [])
+    book = j.Journal.create(tmp_path / "runs", info, {"nodes": []})
     yield book
     book.close()
 
@@ -55,7 +55,7 @@ def test_a_living_run_is_not_opened_twice(tmp_path, book):
 
 def test_a_run_whose_process_is_gone_is_interrupted(tmp_path, info):
     if (child := os.fork()) == 0:
-        j.Journal.create(tmp_path, info, "nodes", [])
+        j.Journal.create(tmp_path, info, {"nodes": []})
         os._exit(9)
     os.waitpid(child, 0)
     assert j.read(tmp_path / "r1").status == "interrupted"
@@ -77,7 +77,7 @@ def test_a_broken_journal_is_named(tmp_path):
 
 def test_a_state_directory_that_cannot_be_written(info):
     with pytest.raises(j.JournalError, match="cannot be created"):
-        j.Journal.create(Path("/proc/nope"), info, "nodes", [])
+        j.Journal.create(Path("/proc/nope"), info, {"nodes": []})
 
 
 def event(at, unit, step, kind):
@@ -100,7 +100,7 @@ def test_the_report_is_json(book):
     book.record("nodes", [UnitState(Unit("w1", "row-a"), Status.RUNNING)], step="", kind="start")
     held = UnitState(Unit("w1", "row-a"), Status.HELD, 2, Phase.APPLY, "drain: blocked by b")
     book.record("nodes", [held], step="drain", kind="held")
-    data = summary(j.read(book.folder), "nodes", {"Go on": "cookbook x"})
+    data = summary(j.read(book.folder), {"Go on": "cookbook x"})
     path = write_json(book.folder, data)
     unit = json.loads(path.read_text())["units"][0]
     assert (unit["unit"], unit["status"], unit["detail"]) == ("w1", "held", "drain: blocked by b")
@@ -127,7 +127,7 @@ def test_states_and_options_are_rewritten_together(book, info):
     book.put("nodes", [UnitState(Unit("w1"), Status.HELD, 3)])
     broken = [UnitState(Unit("w1"), Status.HELD, 4), UnitState(Unit("w2"), facts={"no": object()})]
     with pytest.raises(TypeError):
-        book.rewrite("nodes", broken, {"steps": ["new"]})
+        book.rewrite({"nodes": broken}, {"steps": {"nodes": ["new"]}})
     assert (book.info(), book.states("nodes")["w1"].step) == (info, 3)
-    book.rewrite("nodes", broken[:1], {"steps": ["new"]})
-    assert (book.info().options, book.states("nodes")["w1"].step) == ({"steps": ["new"]}, 4)
+    book.rewrite({"nodes": broken[:1]}, {"steps": {"nodes": ["new"]}})
+    assert (book.info().options, book.states("nodes")["w1"].step) == ({"steps": {"nodes": ["new"]}}, 4)

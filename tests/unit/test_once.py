@@ -9,9 +9,10 @@ from freezegun import freeze_time
 from fleet.hosts.probe import HostState, Unreachable
 from fleet.hosts.services import ServiceState
 from fleet.maintenance.model import Kind, Unit, UnitState
-from fleet.procedures.calico import Active, Restart
+from fleet.procedures.calico import Restart
 from fleet.procedures.once import Settled
 from fleet.procedures.reboot import Reboot
+from fleet.procedures.units import Active
 
 OLD, NEW = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"
 FIRST, SECOND = "1" * 32, "2" * 32
@@ -115,13 +116,13 @@ def test_an_order_that_may_be_on_its_way_is_waited_for(service, monkeypatch):
 )
 def test_a_unit_that_has_failed_is_not_waited_for(service, active, kind):
     service(active=active, result="exit-code")
-    verdict = look(Active(cluster()))
+    verdict = look(Active(cluster(), "calico-node.service"))
     assert verdict.kind is kind
     assert kind is not Kind.FAILED or "journalctl -u calico-node.service" in verdict.detail
 
 
 def test_a_host_that_does_not_answer_proves_nothing(monkeypatch):
     monkeypatch.setattr("fleet.hosts.services.state", lambda remote, hosts, unit: {"w1": Unreachable("no route")})
-    for step in (Restart(cluster()), Active(cluster())):
+    for step in (Restart(cluster()), Active(cluster(), "calico-node.service")):
         verdict = look(step, invocation=FIRST)
         assert (verdict.kind, verdict.detail) == (Kind.UNKNOWN, "w1 does not answer: no route")

@@ -20,7 +20,7 @@ def text_of(console: Console) -> str:
     return console.file.getvalue()
 
 
-INFO = RunInfo("r1", "sre.k8s.reboot-nodes", "lab", "ann[/]@here", HOSTILE, "", 1000.0, {})
+INFO = RunInfo("r1", "sre.k8s.reboot-nodes", "lab", "ann[/]@here", HOSTILE, "", 1000.0, {"steps": {"nodes": ["drain"]}})
 STAGE = Stage("nodes", (Unit("w1", "row-a"),), (StepSpec("drain", 1),))
 
 
@@ -48,7 +48,7 @@ def test_a_large_fleet_shows_what_is_in_flight_first():
 
 def test_runs_are_listed_and_shown_with_any_text(tmp_path):
     state = UnitState(STAGE.units[0], Status.HELD, detail=HOSTILE)
-    book = Journal.create(tmp_path, INFO, "nodes", [state])
+    book = Journal.create(tmp_path, INFO, {"nodes": [state]})
     book.record("nodes", [state], step="drain", kind="held")
     book.set_status("stopped")
     book.close()
@@ -62,7 +62,7 @@ def test_runs_are_listed_and_shown_with_any_text(tmp_path):
 
 def test_a_run_that_is_over_names_nothing_to_do(tmp_path):
     state = UnitState(STAGE.units[0], Status.HELD, detail="given back")
-    book = Journal.create(tmp_path, INFO, "nodes", [state])
+    book = Journal.create(tmp_path, INFO, {"nodes": [state]})
     book.set_status("aborted")
     book.close()
     console = Console(file=io.StringIO(), width=300)

@@ -62,7 +62,7 @@ class FakeProcedure:
 
 @pytest.fixture
 def book(tmp_path):
-    book = j.Journal.create(tmp_path, j.RunInfo("r1", "p", "c", "o", "r", "", time.time(), {}), "nodes", [])
+    book = j.Journal.create(tmp_path, j.RunInfo("r1", "p", "c", "o", "r", "", time.time(), {}), {"nodes": []})
     yield book
     book.close()
 

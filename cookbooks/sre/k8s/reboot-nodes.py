@@ -29,10 +29,9 @@ class RebootNodes(NodeCookbook):
 
     procedure = REBOOT
 
-    def argument_parser(self) -> argparse.ArgumentParser:
+    def add_arguments(self, parser: "argparse._ArgumentGroup") -> None:
         """Add what is about reboots."""
-        parser = super().argument_parser()
+        super().add_arguments(parser)
         parser.add_argument(
             "--only-if-required", action="store_true", help="Only hosts that ask for it: /run/reboot-required exists."
         )
-        return parser

@@ -32,16 +32,15 @@ class RestartCalico(NodeCookbook):
 
     procedure = RESTART_CALICO
 
-    def argument_parser(self) -> argparse.ArgumentParser:
+    def add_arguments(self, parser: "argparse._ArgumentGroup") -> None:
         """Add what is about the restart of calico-node."""
-        parser = super().argument_parser()
+        super().add_arguments(parser)
         parser.add_argument(
             "--no-drain",
             action="store_true",
             help="Leave the pods where they are: for routers that keep the routes meanwhile (graceful restart). Asks "
             "first; refused where a session did not negotiate it.",
         )
-        return parser
 
     def options(self, args: argparse.Namespace) -> dict[str, Any]:
         """Return whether pods are moved away."""

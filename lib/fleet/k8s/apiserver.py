@@ -1,5 +1,7 @@
 """The health of each kube-apiserver, asked on its host's own address: what a load balancer hides."""
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,11 +10,19 @@ from pathlib import Path
 import urllib3
 
 from fleet.config import ControlPlaneConfig
+from fleet.hosts import probe
 from fleet.hosts.probe import Unreachable
+from fleet.hosts.remote import Runner
 from fleet.k8s.client import Api, ApiError, ApiUnreachable, KubernetesError, UntrustedCertificate
 
 TIMEOUT = 5.0
 """Seconds for each connection and each answer. An apiserver itself gives etcd 2 s, and says then that it failed."""
+
+_DELAY = """\
+pid=$(systemctl show --property=MainPID --value -- {unit}) || exit 1
+tr '\\0' '\\n' <"/proc/$pid/cmdline" | awk -F= '
+    $1 == "--shutdown-delay-duration" {{ if (NF > 1) print $2; else {{ getline; print }} }}'
+"""
 
 _TOGETHER = 16  # hosts that are asked at the same time
 
@@ -60,6 +70,24 @@ class Apiservers:
         """
         with ThreadPoolExecutor(_TOGETHER, thread_name_prefix="readyz") as pool:
             return dict(zip(hosts, pool.map(lambda host: _examine(self._clients[host]), hosts), strict=True))
+
+
+def without_shutdown_delay(remote: Runner, hosts: Sequence[str], unit: str) -> list[str]:
+    """Return the hosts whose running kube-apiserver does not serve on for a while once it is told to end.
+
+    That is what ``--shutdown-delay-duration`` is for: /readyz fails meanwhile, and load balancers take notice.
+
+    Args:
+        remote: runs the command, which only reads.
+        hosts: their names, as Cumin knows them; of those that do not answer nothing is said.
+        unit: the unit of systemd that it runs as.
+
+    Raises:
+        RemoteError: Cumin could not run anything.
+    """
+    command = _DELAY.format(unit=shlex.quote(unit))
+    results = remote.run(hosts, command, timeout=probe.TIMEOUT, safe=True)
+    return [host for host, result in results.items() if result.ok and not re.search("[1-9]", result.output)]
 
 
 def url(host: str, config: ControlPlaneConfig) -> str:

@@ -61,7 +61,8 @@ class RunInfo:
         reason: why.
         task: the ticket, or empty.
         created: seconds since the epoch.
-        options: what the procedure was asked to do; plain JSON values.
+        options: what the procedure was asked to do; plain JSON values. ``steps`` has the names of the steps of each
+            stage that is the run's substance.
     """
 
     id: str
@@ -72,6 +73,11 @@ class RunInfo:
     task: str
     created: float
     options: Mapping[str, Any]
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that are the run's substance, in order; others get ready and tidy up."""
+        return tuple(self.options.get("steps", ()))
 
 
 def new_run_id(procedure: str, cluster: str, now: datetime) -> str:
@@ -89,14 +95,13 @@ class Journal:
         self._db = _connect(folder / "journal.db")
 
     @classmethod
-    def create(cls, state_dir: Path, info: RunInfo, stage: str, states: Iterable[UnitState]) -> "Journal":
+    def create(cls, state_dir: Path, info: RunInfo, states: Mapping[str, Iterable[UnitState]]) -> "Journal":
         """Create the folder and the journal of a new run, whole or not at all.
 
         Args:
             state_dir: where runs are kept.
             info: what identifies the run.
-            stage: the stage that is the run's substance.
-            states: its units.
+            states: the units of each stage that is the run's substance.
 
         Raises:
             JournalError: the state directory cannot be written.
@@ -115,8 +120,9 @@ class Journal:
                 "INSERT INTO run VALUES (?, ?)",
                 [(key, json.dumps(getattr(info, key))) for key in RunInfo.__slots__] + [("status", '"running"')],
             )
-            for state in states:
-                journal._put(stage, state)
+            for stage, units in states.items():
+                for state in units:
+                    journal._put(stage, state)
         return journal
 
     @classmethod
@@ -162,12 +168,13 @@ class Journal:
             for state in states:
                 self._put(stage, state)
 
-    def rewrite(self, stage: str, states: Iterable[UnitState], options: Mapping[str, Any]) -> None:
-        """Write the states of units and the run's options, both or neither."""
+    def rewrite(self, states: Mapping[str, Iterable[UnitState]], options: Mapping[str, Any]) -> None:
+        """Write the states of stages' units and the run's options, both or neither."""
         with self._db:
             self._db.execute("INSERT OR REPLACE INTO run VALUES ('options', ?)", (json.dumps(dict(options)),))
-            for state in states:
-                self._put(stage, state)
+            for stage, units in states.items():
+                for state in units:
+                    self._put(stage, state)
 
     def record(self, stage: str, states: Iterable[UnitState], *, step: str, kind: str) -> None:
         """Write the states of units together with an event for each.
@@ -238,6 +245,11 @@ class RunRecord:
     status: str
     units: Mapping[str, list[UnitState]]
     events: list[Event]
+
+    @property
+    def work(self) -> list[tuple[str, UnitState]]:
+        """The units of the stages that are the run's substance, each with its stage."""
+        return [(stage, state) for stage in self.info.stages for state in self.units.get(stage, ())]
 
 
 def read(folder: Path) -> RunRecord:

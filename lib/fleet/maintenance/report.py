@@ -135,8 +135,12 @@ def view() -> Iterator[LogView]:
                 handler.setStream(stderr)
 
 
+WATCHDOG = "watchdog"
+"""The kind of the events that tell, in JSON, what the API's clients noticed during a session."""
+
+
 def step_times(events: Sequence[Event], stage: str) -> dict[str, dict[str, float]]:
-    """Return how long each unit spent in each step, in seconds, over all sessions of a run.
+    """Return how long each unit of a stage spent in each step, in seconds, over all sessions of a run.
 
     Args:
         events: the events of the run, oldest first.
@@ -168,18 +172,18 @@ def next_commands(record: RunRecord) -> dict[str, str]:
     }
 
 
-def summary(record: RunRecord, stage: str, commands: Mapping[str, str]) -> dict[str, Any]:
+def summary(record: RunRecord, commands: Mapping[str, str]) -> dict[str, Any]:
     """Return a run's report as plain JSON values.
 
     Args:
         record: the run.
-        stage: the stage that is the run's substance.
         commands: what to run next, by what it is for.
     """
-    times = step_times(record.events, stage)
+    all_times = {stage: step_times(record.events, stage) for stage in record.info.stages}
     at = [event.at for event in record.events]
     units = [
         {
+            "stage": stage,
             "unit": state.unit.name,
             "domain": state.unit.domain,
             "status": state.status.value,
@@ -188,7 +192,8 @@ def summary(record: RunRecord, stage: str, commands: Mapping[str, str]) -> dict[
             "seconds": round(sum(times.get(state.unit.name, {}).values()), 3),
             "facts": dict(state.facts),
         }
-        for state in record.units.get(stage, [])
+        for stage, state in record.work
+        for times in (all_times[stage],)
     ]
     return {
         "run": asdict(record.info),
@@ -196,6 +201,7 @@ def summary(record: RunRecord, stage: str, commands: Mapping[str, str]) -> dict[
         "started": datetime.fromtimestamp(record.info.created, UTC).isoformat(),
         "seconds": round(max(at, default=record.info.created) - record.info.created, 3),
         "units": units,
+        "watchdog": [json.loads(event.detail) for event in record.events if event.kind == WATCHDOG],
         "next": dict(commands),
     }
 
@@ -223,7 +229,10 @@ def render(data: Mapping[str, Any], console: Console) -> None:
     # A narrow terminal has no room for a column a step.
     columns = [[name] for name in names] if sum(len(name) + 3 for name in names) + 50 <= console.width else [names]
     table = Table(show_edge=False)
-    for name in ("unit", "domain", "status"):
+    # Where there is but one stage, or no unit has a domain, a column would say nothing.
+    several, placed = len({unit["stage"] for unit in units}) > 1, any(unit["domain"] for unit in units)
+    facts = [*(("stage",) if several else ()), "unit", *(("domain",) if placed else ())]
+    for name in (*facts, "status"):
         table.add_column(name, no_wrap=True)
     for column in columns:
         table.add_column(column[0] if len(column) == 1 else "steps", justify="right" if len(column) == 1 else "left")
@@ -232,13 +241,24 @@ def render(data: Mapping[str, Any], console: Console) -> None:
         status = Status(unit["status"])
         cells = [_times(unit["steps"], column) for column in columns]
         total = duration(unit["seconds"]) if unit["steps"] else ""
-        table.add_row(Text(unit["unit"]), Text(unit["domain"]), status.value, *cells, total, style=_STYLES[status])
+        table.add_row(*(Text(unit[name]) for name in facts), status.value, *cells, total, style=_STYLES[status])
     console.print(table)
+    for seen in data["watchdog"]:
+        console.print(watchdog_line(seen), markup=False)
     for unit in units if data["status"] not in ("done", "aborted") else ():
         if unit["status"] in (Status.HELD, Status.RUNNING):
             console.print(f"{unit['unit']} is {unit['status']}: {unit['detail']}", style="bold red", markup=False)
     for what, command in data["next"].items():
         console.print(f"{what}:\n  {command}", markup=False, soft_wrap=True)
+
+
+def watchdog_line(seen: Mapping[str, Any]) -> str:
+    """Return what the API's clients noticed during a session, for people."""
+    lost = f", {seen['events_lost']} events lost" if seen["events_lost"] else ""
+    return (
+        f"Watchdog: {seen['requests']} requests to the API's address, {seen['failed']} failed{lost};"
+        f" longest gap {seen['longest_gap']:.1f} s; the watch went on {seen['reconnects']} times."
+    )
 
 
 def _times(times: Mapping[str, float], names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -66,8 +66,8 @@ class Procedure(Protocol):
     """What a run carries out: stages, the effects of their steps, and the world around them."""
 
     @property
-    def stages(self) -> Sequence[Stage]:
-        """The stages, in order."""
+    def stages(self) -> Iterable[Stage]:
+        """The stages, in order; each is asked for when its turn has come, so that it may look at the world first."""
 
     def effects(self, stage: str, step: str) -> Effects:
         """Return what a step does."""

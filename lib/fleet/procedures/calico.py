@@ -5,21 +5,19 @@ from collections.abc import Mapping, Sequence
 from fleet.hosts import services
 from fleet.hosts.probe import Unreachable
 from fleet.hosts.remote import Result
-from fleet.hosts.services import ServiceState
-from fleet.maintenance.model import StepSpec, UnitState, Verdict, done, failed, pending
-from fleet.procedures import bgp
+from fleet.maintenance.model import StepSpec
+from fleet.procedures import bgp, units
 from fleet.procedures.cluster import Cluster
+from fleet.procedures.maintenance import Step
 from fleet.procedures.nodes import (
     NodeProcedure,
-    Step,
     alerts_step,
     bgp_steps,
     closing_steps,
     giving_steps,
     ready_step,
 )
-from fleet.procedures.once import Life, Once
-from fleet.procedures.steps import NodeStep, Verdicts, each_host
+from fleet.procedures.once import Life, NodeOnce
 
 
 def _unit(cluster: Cluster) -> str:
@@ -32,7 +30,7 @@ def _unit(cluster: Cluster) -> str:
     return config.unit
 
 
-class Restart(Once):
+class Restart(NodeOnce):
     """The unit runs as another start than when this run first looked."""
 
     fact = "invocation"
@@ -40,34 +38,11 @@ class Restart(Once):
 
     def lives(self, hosts: Sequence[str]) -> Mapping[str, Life | Unreachable]:
         """Ask hosts for the unit's last start."""
-        answers = services.state(self.cluster.remote, hosts, _unit(self.cluster))
-        return {
-            host: _start(answer) if isinstance(answer, ServiceState) else answer for host, answer in answers.items()
-        }
+        return units.lives(self.cluster, hosts, _unit(self.cluster))
 
     def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
         """Order the restart."""
         return services.restart(self.cluster.remote, _unit(self.cluster), ids)
-
-
-def _start(service: ServiceState) -> Life:
-    return Life(service.invocation, service.boot_id, service.age, moving=service.moving)
-
-
-class Active(NodeStep):
-    """The unit is active."""
-
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """Ask systemd on all hosts at once."""
-        unit = _unit(self.cluster)
-
-        def judge(_state: UnitState, service: ServiceState) -> Verdict:
-            if service.active == "failed":
-                return failed(f"{unit} has failed ({service.result}); see journalctl -u {unit} there")
-            return done() if service.active == "active" else pending(f"{unit} is {service.active}")
-
-        answers = services.state(self.cluster.remote, self.hosts(units), unit)
-        return each_host(self.cluster, units, answers, judge)
 
 
 def drains(cluster: Cluster) -> bool:
@@ -86,7 +61,7 @@ def restart_steps(cluster: Cluster) -> tuple[Step, ...]:
     return (
         *closing_steps(cluster, drained=drains(cluster)),
         Step(StepSpec("restart", restart, poll=0.5, pivot=True), _act(cluster)),
-        Step(StepSpec("active", restart, poll=0.5, gate=True), Active(cluster)),
+        Step(StepSpec("active", restart, poll=0.5, gate=True), units.Active(cluster, _unit(cluster))),
         *bgp_steps(cluster),
         ready_step(cluster),
         alerts_step(cluster),

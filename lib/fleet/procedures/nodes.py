@@ -16,6 +16,7 @@ from fleet.maintenance.model import (
     Limits,
     Observation,
     Stage,
+    Status,
     StepSpec,
     Unit,
     UnitState,
@@ -26,26 +27,19 @@ from fleet.maintenance.model import (
 from fleet.maintenance.runner import Effects
 from fleet.procedures import bgp, steps
 from fleet.procedures.cluster import Cluster
+from fleet.procedures.maintenance import ABORT, Step, effects_of, specs
 from fleet.procedures.once import Once, Settled
 from fleet.procedures.traces import EndSilences, Known, TaintPending, Untaint
 
 NODES = "nodes"
 """The stage in which the nodes are done; its states in the journal are the run's substance."""
-ABORT = "abort"
+ABORT_NODES = f"{ABORT}nodes"
 """The stage in which nodes in flight are given back."""
 
 _FAST = 0.2  # seconds between looks at what a watch keeps current
 _SLOW = 1.0  # seconds between looks that ask a host or a service
 _ABORT_DEADLINE = 60.0  # seconds: who aborts wants the nodes back now, or to know why not
 _API_DEADLINE = 120.0  # seconds for one change at the API or at Alertmanager, outages of them included
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A step of a node: what decisions know of it, and what it does."""
-
-    spec: StepSpec
-    effects: Effects
 
 
 def group_of(node: Node) -> str:
@@ -163,14 +157,14 @@ class NodeMaintenance:
         self._steps = {"prepare": [taint], NODES: list(node_steps), **ending}
         renew = cluster.config.alerts.silence / 3
         self.stages = (
-            Stage("prepare", (Unit("prepare"),), _specs(self._steps["prepare"]), when=When.START),
-            Stage(NODES, tuple(units), _specs(node_steps), limits, renew=renew),
+            Stage("prepare", (Unit("prepare"),), specs(self._steps["prepare"]), when=When.START),
+            Stage(NODES, tuple(units), specs(node_steps), limits, renew=renew),
             *_stages(ending),
         )
 
     def effects(self, stage: str, step: str) -> Effects:
         """Return what a step does."""
-        return _effects(self._steps[stage], step)
+        return effects_of(self._steps[stage], step)
 
     def observe(self) -> Observation:
         """Say which nodes are unavailable, and whether the run may start anything new."""
@@ -194,7 +188,7 @@ class Abort:
         act: what happens at most once in the run.
         states: the nodes that were in flight or held.
         ordered: those among them for which the act was ordered and is not proven.
-        known: the states of the nodes in the journal's stage ``abort``.
+        known: the states of the nodes in the journal's stage of their abort.
     """
 
     def __init__(self, act: Once, states: Sequence[UnitState], ordered: frozenset[str], known: Known) -> None:
@@ -211,17 +205,17 @@ class Abort:
             *giving_steps(cluster),
         ]
         ending = _ending(cluster, known)
-        self._steps = {ABORT: give_back, **ending}
+        self._steps = {ABORT_NODES: give_back, **ending}
         facts = {state.unit.name: state.facts for state in states}
         units = tuple(state.unit for state in states)
         self.stages = (
-            Stage(ABORT, units, _specs(give_back), when=When.START, facts=facts),
+            Stage(ABORT_NODES, units, specs(give_back), when=When.START, facts=facts),
             *_stages(ending),
         )
 
     def effects(self, stage: str, step: str) -> Effects:
         """Return what a step does."""
-        return _effects(self._steps[stage], step)
+        return effects_of(self._steps[stage], step)
 
     def observe(self) -> Observation:
         """Say that nothing is in the way: giving nodes back needs no room."""
@@ -254,19 +248,15 @@ class OfClosed:
 
 def _ending(cluster: Cluster, known: Known) -> dict[str, list[Step]]:
     """Return the stages that end a session, each on its own: one that fails does not keep the other from its work."""
+
+    def is_held(state: UnitState) -> bool:
+        return state.status is Status.HELD and steps.is_closed(cluster, state.unit.name)
+
     return {
         "untaint": [Step(StepSpec("untaint", _API_DEADLINE), Untaint(cluster))],
-        "end silences": [Step(StepSpec("end silences", _API_DEADLINE), EndSilences(cluster, known))],
+        "end silences": [Step(StepSpec("end silences", _API_DEADLINE), EndSilences(cluster, known, is_held))],
     }
 
 
 def _stages(ending: Mapping[str, Sequence[Step]]) -> list[Stage]:
-    return [Stage(name, (Unit(name),), _specs(own), when=When.END) for name, own in ending.items()]
-
-
-def _specs(own: Sequence[Step]) -> tuple[StepSpec, ...]:
-    return tuple(step.spec for step in own)
-
-
-def _effects(own: Sequence[Step], name: str) -> Effects:
-    return next(step.effects for step in own if step.spec.name == name)
+    return [Stage(name, (Unit(name),), specs(own), when=When.END) for name, own in ending.items()]

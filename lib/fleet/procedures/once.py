@@ -14,7 +14,7 @@ from fleet.hosts.probe import Unreachable
 from fleet.hosts.remote import Result
 from fleet.k8s import drain, nodes
 from fleet.k8s.nodes import Node
-from fleet.maintenance.model import Facts, UnitState, Verdict, done, failed, pending
+from fleet.maintenance.model import Facts, Kind, UnitState, Verdict, done, failed, pending
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.steps import (
     UNCORDONED,
@@ -60,16 +60,6 @@ class Once(NodeStep):
     words: tuple[str, str]
     """For messages: the act as it was done, and what is said while the old one still runs."""
 
-    def __init__(self, cluster: Cluster, *, drained: bool = True) -> None:
-        """Act on nodes of a cluster.
-
-        Args:
-            cluster: the cluster.
-            drained: whether a node must have no pod left that a drain would move.
-        """
-        super().__init__(cluster)
-        self._drained = drained
-
     @abstractmethod
     def lives(self, hosts: Sequence[str]) -> Mapping[str, Life | Unreachable]:
         """Ask hosts what runs there."""
@@ -77,6 +67,14 @@ class Once(NodeStep):
     @abstractmethod
     def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
         """Order the end of what has these ids, by host; nothing happens where something else runs."""
+
+    @abstractmethod
+    def safe(self, state: UnitState) -> Verdict:
+        """Say whether a unit may be acted on at this very moment: ``done`` if so. Otherwise nothing is ordered."""
+
+    def problem(self, state: UnitState, life: Life) -> str:  # noqa: ARG002
+        """Return why a unit cannot be acted on at all, judged when the run first looks at it; empty if it can."""
+        return ""
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Compare ids; the first look notes the old one."""
@@ -98,7 +96,7 @@ class Once(NodeStep):
         return self._judge(units, judge)
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
-        """Give the order, for nodes that are cordoned by this run and verified drained at this moment.
+        """Give the order, for units for which it is safe at this moment.
 
         The order carries the old id, and nothing happens where another one runs: it is carried out at most once,
         however often it is given.
@@ -106,16 +104,16 @@ class Once(NodeStep):
         self._silence_again(units)
         # At the same time, so that the first answer is not old when the last one comes.
         with ThreadPoolExecutor(len(units)) as pool:
-            checks = pool.map(lambda state: each([state], self._is_safe), units)
+            checks = pool.map(lambda state: each([state], self._safely), units)
             verdicts = {name: verdict for found in checks for name, verdict in found.items()}
-        safe = [state for state in units if verdicts[state.unit.name].kind == "done"]
+        safe = [state for state in units if verdicts[state.unit.name].kind is Kind.DONE]
         if not safe:
             return verdicts
         results = self.order({self.cluster.hosts[state.unit.name]: str(state.facts[self.fact]) for state in safe})
         for state in safe:
             result = results[self.cluster.hosts[state.unit.name]]
             if result.exit_code is None:
-                verdicts[state.unit.name] = pending(f"the order was not confirmed: {result.output}")
+                verdicts[state.unit.name] = pending(f"the order was not confirmed: {result.output}", unconfirmed=True)
             elif result.exit_code != 0:
                 verdicts[state.unit.name] = failed(f"the host refused: {result.output} (exit {result.exit_code})")
         return verdicts
@@ -134,7 +132,7 @@ class Once(NodeStep):
         before = state.facts.get(self.fact)
         act, still = self.words
         if before is None:
-            if problem := other_machine(self.cluster.node(state.unit.name), life.boot_id):
+            if problem := self.problem(state, life):
                 return failed(problem)
             return pending(f"not {act}", **{self.fact: life.id}, ordered=True)
         if life.id == before:
@@ -152,18 +150,43 @@ class Once(NodeStep):
             if state.unit.name not in active:
                 silence_node(self.cluster, state.unit.name, self.cluster.config.alerts.silence)
 
-    def _is_safe(self, state: UnitState) -> Verdict:
+    def _safely(self, state: UnitState) -> Verdict:
+        verdict = self.safe(state)
+        # An earlier order that was not confirmed may still be on its way.
+        ordered = verdict.kind is Kind.DONE or bool(state.facts.get("unconfirmed"))
+        return replace(verdict, facts={**verdict.facts, "ordered": ordered})
+
+
+class NodeOnce(Once):
+    """Such an act on nodes: a node must be cordoned by this run, and verified drained, at the moment of the order."""
+
+    def __init__(self, cluster: Cluster, *, drained: bool = True) -> None:
+        """Act on nodes of a cluster.
+
+        Args:
+            cluster: the cluster.
+            drained: whether a node must have no pod left that a drain would move.
+        """
+        super().__init__(cluster)
+        self._drained = drained
+
+    def problem(self, state: UnitState, life: Life) -> str:
+        """Say whether the host is another machine than the node."""
+        return other_machine(self.cluster.node(state.unit.name), life.boot_id)
+
+    def safe(self, state: UnitState) -> Verdict:
+        """Look whether the node is closed and empty."""
         name = state.unit.name
         node = nodes.read_node(self.cluster.api, name)
         owner = nodes.ownership(node)
         if not node.unschedulable or owner is None or owner.run != self.cluster.run.id:
-            return failed(f"{UNCORDONED}; it was not {self.words[0]}", ordered=False)
+            return failed(f"{UNCORDONED}; it was not {self.words[0]}")
         if not self._drained:
-            return done(ordered=True)
+            return done()
         if left := drain.pods_left(self.cluster.api, name, drain_policy(self.cluster.config.drain)):
             names = ", ".join(str(pod) for pod in left[:5])
-            return failed(f"pods are on it again, it was not {self.words[0]}: {names}", ordered=False)
-        return done(ordered=True)
+            return failed(f"pods are on it again, it was not {self.words[0]}: {names}")
+        return done()
 
 
 class Settled(NodeStep):

@@ -1,4 +1,4 @@
-"""The plan of a maintenance: what an operator sees and agrees to before anything is touched."""
+"""The plan of a maintenance of nodes: what an operator sees and agrees to before anything is touched."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fleet.maintenance import journal, planner
+from fleet.maintenance.journal import RunInfo
 from fleet.maintenance.model import Limits, Status, Unit
 from fleet.maintenance.report import duration, step_times
 from fleet.procedures.findings import Finding, Level
-from fleet.procedures.nodes import NODES
 
 GUESS = 420.0
 """Seconds that a node is assumed to take as long as no earlier run tells better."""
@@ -22,8 +22,8 @@ _STYLES = {Level.STOP: "bold red", Level.ASK: "yellow", Level.NOTE: ""}
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run is going to do.
+class NodePlan:
+    """What a run is going to do to nodes.
 
     Attributes:
         title: one line: the procedure, the cluster, the reason.
@@ -43,49 +43,91 @@ class Plan:
     findings: Sequence[Finding]
     unit_seconds: float | None
 
-    def worst(self) -> Level:
-        """Return the level of the worst finding."""
-        levels = {finding.level for finding in self.findings}
-        return next(level for level in (Level.STOP, Level.ASK, Level.NOTE) if level in levels or level is Level.NOTE)
+    def render(self, console: Console) -> None:
+        """Print the plan and its findings."""
+        limits = self.limits
+        console.print(f"\n{self.title}", style="bold", markup=False)
+        table = Table(show_edge=False)
+        drains = "drain" in self.steps
+        columns = ("#", "node", "domain", *(("pods to evict",) if drains else ()))
+        for column in columns:
+            table.add_column(column, justify="right" if column in ("#", "pods to evict") else "left", no_wrap=True)
+        for number, unit in enumerate(self.units, 1):
+            evictions = (str(self.evictions.get(unit.name, "?")),) if drains else ()
+            table.add_row(str(number), Text(unit.name), Text(unit.domain or "-"), *evictions)
+        console.print(table)
+        console.print(f"Each node: {' → '.join(self.steps)}")
+        domains = f"{limits.max_domains} domain" + ("s" if limits.max_domains > 1 else "")
+        console.print(
+            f"At once: no more than {limits.max_unavailable} unavailable in the whole cluster, in {domains};"
+            f" no new node once more than {limits.max_failed} failed."
+        )
+        seconds = planner.estimate(self.units, limits, self.unit_seconds or GUESS)
+        source = "as in earlier runs" if self.unit_seconds else "a guess: there is no earlier run to go by"
+        console.print(f"About {duration(seconds)}, at {duration(self.unit_seconds or GUESS)} a node ({source}).")
+        render_findings(self.findings, console)
 
 
-def render(plan: Plan, console: Console) -> None:
-    """Print a plan and its findings."""
-    limits = plan.limits
-    console.print(f"\n{plan.title}", style="bold", markup=False)
-    table = Table(show_edge=False)
-    drains = "drain" in plan.steps
-    columns = ("#", "node", "domain", *(("pods to evict",) if drains else ()))
-    for column in columns:
-        table.add_column(column, justify="right" if column in ("#", "pods to evict") else "left", no_wrap=True)
-    for number, unit in enumerate(plan.units, 1):
-        evictions = (str(plan.evictions.get(unit.name, "?")),) if drains else ()
-        table.add_row(str(number), Text(unit.name), Text(unit.domain or "-"), *evictions)
-    console.print(table)
-    console.print(f"Each node: {' → '.join(plan.steps)}")
-    domains = f"{limits.max_domains} domain" + ("s" if limits.max_domains > 1 else "")
-    console.print(
-        f"At once: no more than {limits.max_unavailable} unavailable in the whole cluster, in {domains};"
-        f" no new node once more than {limits.max_failed} failed."
-    )
-    seconds = planner.estimate(plan.units, limits, plan.unit_seconds or GUESS)
-    source = "as in earlier runs" if plan.unit_seconds else "a guess: there is no earlier run to go by"
-    console.print(f"About {duration(seconds)}, at {duration(plan.unit_seconds or GUESS)} a node ({source}).")
-    for finding in plan.findings:
+@dataclass(frozen=True, slots=True)
+class HostPlan:
+    """What a run is going to do to hosts, stage by stage.
+
+    Attributes:
+        title: one line: the procedure, the cluster, the reason.
+        stages: the stages in their order, each with its hosts in theirs and the names of the steps.
+        promise: a sentence on what may be out of service at once.
+        findings: what the preflight found, worst first.
+        seconds: how long all of it took in earlier runs; None if there is none.
+    """
+
+    title: str
+    stages: Sequence[tuple[str, Sequence[str], Sequence[str]]]
+    promise: str
+    findings: Sequence[Finding]
+    seconds: float | None
+
+    def render(self, console: Console) -> None:
+        """Print the plan and its findings."""
+        console.print(f"\n{self.title}", style="bold", markup=False)
+        for number, (stage, hosts, steps) in enumerate(self.stages, 1):
+            console.print(f"{number}. {stage}: {', '.join(hosts)}", style="bold", markup=False)
+            console.print(f"   {' → '.join(steps)}", soft_wrap=True)
+        console.print(self.promise)
+        if self.seconds is not None:
+            console.print(f"About {duration(self.seconds)}, as in earlier runs.")
+        render_findings(self.findings, console)
+
+
+def worst(findings: Sequence[Finding]) -> Level:
+    """Return the level of the worst finding; that of a note where there is none."""
+    levels = {finding.level for finding in findings}
+    return next(level for level in (Level.STOP, Level.ASK, Level.NOTE) if level in levels or level is Level.NOTE)
+
+
+def render_findings(findings: Sequence[Finding], console: Console) -> None:
+    """Print findings, each with what to do about it."""
+    for finding in findings:
         console.print(f"[{finding.level}] {finding.what}", style=_STYLES[finding.level], markup=False)
         if finding.todo:
             console.print(f"       {finding.todo}", markup=False)
-    if not plan.findings:
+    if not findings:
         console.print("Preflight: nothing found that stands in the way.")
 
 
-def unit_seconds(state_dir: Path, procedure: str, cluster: str, *, last: int = 5) -> float | None:
-    """Return how long a node took in the last runs of a procedure on a cluster: the median, in seconds.
+def title(run: RunInfo) -> str:
+    """Return the line that stands above the plan of a run."""
+    task = f" ({run.task})" if run.task else ""
+    return f"{run.procedure} on {run.cluster}: {run.reason}{task}"
+
+
+def unit_seconds(state_dir: Path, procedure: str, cluster: str, stage: str, *, last: int = 5) -> float | None:
+    """Return how long a unit took in the last runs of a procedure on a cluster: the median, in seconds.
 
     Args:
         state_dir: where runs are kept.
         procedure: the cookbook.
         cluster: the cluster.
+        stage: the stage that the unit goes through.
         last: how many runs to look at.
     """
     totals: list[float] = []
@@ -97,8 +139,8 @@ def unit_seconds(state_dir: Path, procedure: str, cluster: str, *, last: int = 5
             record = journal.read(folder)
         except journal.JournalError:
             continue
-        finished = {s.unit.name for s in record.units.get(NODES, []) if s.status is Status.DONE}
-        times = step_times(record.events, NODES)
+        finished = {s.unit.name for s in record.units.get(stage, []) if s.status is Status.DONE}
+        times = step_times(record.events, stage)
         totals += [sum(times[name].values()) for name in finished if name in times]
         looked += 1
         if looked == last:

@@ -29,6 +29,9 @@ from fleet.procedures.nodes import NODES, absent
 from fleet.procedures.once import other_machine
 from fleet.runs import open_runs
 
+Check = Callable[[], list[Finding]]
+"""A look at one thing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -73,7 +76,7 @@ def examine(
         evictions.update(assessment.evictions)
         return [of_risk(risk) for risk in assessment.risks]
 
-    checks: list[Callable[[], list[Finding]]] = [
+    checks: list[Check] = [
         lambda: of_api(cluster.api, len(known)),
         lambda: of_nodes(known, units, config.domain_label, cluster.run.id),
         lambda: of_limits(known, units, limits, config.domain_label),
@@ -88,16 +91,20 @@ def examine(
     if config.bgp and "restart" in node_steps:
         unit = config.bgp.unit
         checks.append(lambda: of_unit(cluster, unit))
+    return Found(tuple(carry_out(checks)), evictions, facts)
 
-    def run(check: Callable[[], list[Finding]]) -> list[Finding]:
+
+def carry_out(checks: Sequence[Check]) -> list[Finding]:
+    """Look at everything at the same time; what could not be looked at is a finding as well."""
+
+    def run(check: Check) -> list[Finding]:
         try:
             return check()
         except FleetError as error:
             return [stop(f"Not everything could be looked at: {error}", "Mend that, then try again.")]
 
     with ThreadPoolExecutor(len(checks), "preflight") as pool:
-        findings = [finding for found in pool.map(run, checks) for finding in found]
-    return Found(tuple(findings), evictions, facts)
+        return [finding for found in pool.map(run, checks) for finding in found]
 
 
 def of_api(api: Api, nodes_known: int) -> list[Finding]:
@@ -194,8 +201,7 @@ def of_hosts(cluster: Cluster, node_steps: Collection[str]) -> list[Finding]:
         if "reboot" in node_steps and not answer.can_reboot:
             findings.append(stop(f"{host} has no reboot-host in its PATH.", "Install it: config/hosts/ has one."))
         if puppet and not answer.puppet_installed:
-            todo = "Install it: config/hosts/ has one; or set puppet.enabled to false."
-            findings.append(stop(f"{host} has no {probe.PUPPET_COMMON}.", todo))
+            findings.append(_no_puppet(host))
         elif puppet and answer.puppet_disabled is not None:
             disabled.setdefault(answer.puppet_disabled, []).append(host)
     for reason, hosts in silent.items():
@@ -204,6 +210,25 @@ def of_hosts(cluster: Cluster, node_steps: Collection[str]) -> list[Finding]:
     for reason, hosts in disabled.items():
         names = ",".join(sorted(hosts))
         findings.append(stop(f"Puppet is disabled on {names}: {reason!r}", f"Enable it there, or --exclude {names}."))
+    return findings
+
+
+def _no_puppet(host: str) -> Finding:
+    todo = "Install it: config/hosts/ has one; or set puppet.enabled to false."
+    return stop(f"{host} has no {probe.PUPPET_COMMON}.", todo)
+
+
+def of_ssh(cluster: Cluster, *, needs_puppet: bool) -> list[Finding]:
+    """Ask hosts that are not looked at as nodes whether they can be reached, and what their Puppet does."""
+    findings = []
+    for host, answer in probe.probe(cluster.remote, list(cluster.hosts.values())).items():
+        if not isinstance(answer, HostState):
+            findings.append(stop(f"No answer over SSH from {host}: {answer.reason}", "Repair it first."))
+        elif needs_puppet and not answer.puppet_installed:
+            findings.append(_no_puppet(host))
+        elif needs_puppet and answer.puppet_disabled is not None:
+            what = f"Puppet is disabled on {host}: {answer.puppet_disabled!r}"
+            findings.append(ask(what, "Somebody may be at work there. If you go on, it stays disabled."))
     return findings
 
 

@@ -7,20 +7,20 @@ from fleet.hosts.probe import HostState, Unreachable
 from fleet.hosts.remote import Result
 from fleet.maintenance.model import StepSpec, UnitState, Verdict, done, failed, pending
 from fleet.procedures.cluster import Cluster
+from fleet.procedures.maintenance import Step
 from fleet.procedures.nodes import (
     NodeProcedure,
-    Step,
     alerts_step,
     bgp_steps,
     closing_steps,
     giving_steps,
     ready_step,
 )
-from fleet.procedures.once import Life, Once
+from fleet.procedures.once import Life, NodeOnce
 from fleet.procedures.steps import NodeStep, Tell, Verdicts, each_host
 
 
-class Reboot(Once):
+class Reboot(NodeOnce):
     """The host runs under another boot id than when this run first looked."""
 
     fact = "boot_id"

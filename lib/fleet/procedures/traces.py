@@ -64,12 +64,13 @@ class Untaint:
 
 
 class EndSilences:
-    """No silence of this run is left but those of held nodes, which last until someone comes."""
+    """No silence of this run is left but those of held units, which last until someone comes."""
 
-    def __init__(self, cluster: Cluster, known: Known) -> None:
-        """Take as held what ``known`` says is held, and the run still keeps cordoned."""
+    def __init__(self, cluster: Cluster, known: Known, is_held: Callable[[UnitState], bool]) -> None:
+        """Keep the silences of those among ``known`` that are held."""
         self._cluster = cluster
         self._known = known
+        self._is_held = is_held
 
     def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
         """Look for silences to end and to extend."""
@@ -91,11 +92,7 @@ class EndSilences:
 
     def _find(self) -> tuple[list[Silence], list[Silence], list[str]]:
         until = time.time() + self._cluster.config.alerts.held_silence * 0.9
-        held = {
-            name
-            for name, state in self._known().items()
-            if state.status is Status.HELD and steps.is_closed(self._cluster, name)
-        }
+        held = {name for name, state in self._known().items() if self._is_held(state)}
         stray, short = [], []
         active = steps.silences_of(self._cluster)
         for name, silences in active.items():

@@ -1,0 +1,38 @@
+"""Restart the members of the etcd cluster behind Kubernetes, one after the other, without losing a quorum."""
+
+import argparse
+
+from fleet.cookbook import MaintenanceCookbook
+from fleet.procedures.etcd import EtcdRuns
+from fleet.procedures.maintenance import Maintenance
+
+
+class RestartEtcd(MaintenanceCookbook):
+    """Restart the members of the etcd cluster behind Kubernetes: followers first, the leader last.
+
+    Shows the plan and everything that stands in its way, asks once, takes a snapshot and verifies it, and then takes
+    each member through:
+
+      - wait until all others are well, and a quorum without it; silence its host's alerts, disable Puppet there;
+      - if it leads, hand leadership over to the member that is most up to date;
+      - look once more at the others, restart it, wait until it is active;
+      - wait until all members are well, agree on a leader, and it has applied all that was written before;
+      - wait for its alerts to clear, enable Puppet, end the silence.
+
+    Refuses when the loss of a member would cost the quorum: clusters of one or two, members that are not well.
+    A member that fails is held: kept silenced, Puppet disabled, and reported with the command to run next; no other one
+    is touched. ^C starts nothing new and waits for what is in flight; a second ^C leaves at once.
+
+    Examples:
+      cookbook --dry-run sre.etcd.restart --cluster lab -r "etcd 3.4.30"
+      cookbook sre.etcd.restart --cluster lab -r "etcd 3.4.30" -t T123
+      cookbook sre.etcd.restart --resume 20260131-030000-restart-lab-4f2a
+    """
+
+    def add_arguments(self, parser: "argparse._ArgumentGroup") -> None:
+        """Add what a new run is about."""
+        parser.add_argument("--hosts", default="", metavar="QUERY", help="Members, a Cumin query; default: all.")
+
+    def maintenance(self, args: argparse.Namespace) -> Maintenance:
+        """Return the restarts, and of which members."""
+        return EtcdRuns(args.hosts)

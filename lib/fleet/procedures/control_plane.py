@@ -1,0 +1,376 @@
+"""Rolling restarts of the control plane: its steps beside those that all maintenance of hosts has.
+
+A host's kube-apiserver is restarted when nobody needs it: out of the load balancer, its connections ended as far as
+they do. Of kube-controller-manager and kube-scheduler the standbys go first. No host is touched before all others are
+well.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from fleet.config import COMPONENTS, ComponentConfig
+from fleet.errors import FleetError
+from fleet.hosts import services
+from fleet.hosts.probe import TIMEOUT, Unreachable
+from fleet.hosts.services import ServiceState
+from fleet.k8s import leader
+from fleet.k8s.apiserver import Apiservers, Health
+from fleet.k8s.leader import Election
+from fleet.k8s.watchdog import Watchdog
+from fleet.load_balancer.model import LoadBalancer
+from fleet.maintenance.model import Status, StepSpec, UnitState, Verdict, done, pending
+from fleet.maintenance.planner import natural
+from fleet.procedures import hosts
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.hosts import API_DEADLINE, POLL, Guard, RestartUnit, Work
+from fleet.procedures.maintenance import Step
+from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
+from fleet.procedures.traces import Known
+
+logger = logging.getLogger(__name__)
+
+API, *LED = COMPONENTS
+"""kube-apiserver, and the components of which one instance leads."""
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """A control plane as a run sees it.
+
+    Attributes:
+        cluster: the cluster.
+        hosts: all control-plane hosts, those that the run leaves alone included.
+        apiservers: their kube-apiservers, each by its own address.
+        balancer: what is before them; None where its own health checks are all there is.
+        watchdog: what watches the API's address meanwhile; None while nothing is touched.
+        allow_outage: whether the only host may be restarted.
+    """
+
+    cluster: Cluster
+    hosts: Sequence[str]
+    apiservers: Apiservers
+    balancer: LoadBalancer | None
+    watchdog: Watchdog | None = None
+    allow_outage: bool = False
+
+    def component(self, name: str) -> ComponentConfig:
+        """Return the configuration of a component."""
+        return self.cluster.config.control_plane.components.get(name, ComponentConfig())
+
+    def unit(self, name: str) -> str:
+        """Return the unit of systemd of a component."""
+        return self.component(name).unit or f"{name}.service"
+
+    def problem(self, component: str, host: str) -> str:
+        """Say why a host cannot be spared: all others have to be well, and to be used by the load balancer.
+
+        Args:
+            component: what is to be restarted on it.
+            host: the host.
+
+        Raises:
+            FleetError: something cannot be asked, which is no better.
+        """
+        others = [other for other in self.hosts if other != host]
+        if others:
+            return next(iter(self.ailing(component, others)), "")
+        if self.allow_outage:
+            return ""
+        return f"{host} is the only control-plane host, and nothing serves without it: see --allow-outage"
+
+    def ailing(self, component: str, those: Sequence[str]) -> list[str]:
+        """Return what is wrong with hosts, a sentence for each that is not well.
+
+        Args:
+            component: whose unit is to be active there.
+            those: the hosts.
+
+        Raises:
+            FleetError: something cannot be asked.
+        """
+        found = {host: _of_health(host, health) for host, health in self.apiservers.examine(those).items()}
+        unit = self.unit(component)
+        for host, service in services.state(self.cluster.remote, those, unit).items():
+            found[host] = found[host] or _of_service(host, unit, service)
+        if self.balancer:
+            for host, server in self.balancer.states(those).items():
+                unused = "" if server.up else f"{host} gets no connections from the load balancer: {server.detail}"
+                found[host] = found[host] or unused
+        if check := self.component(component).check:
+            for host, problem in self.run_check(those, check).items():
+                found[host] = found[host] or problem
+        return [problem for problem in found.values() if problem]
+
+    def run_check(self, those: Sequence[str], check: str) -> dict[str, str]:
+        """Run a configured check on hosts, and return what is wrong by host; nothing if all is well."""
+        results = self.cluster.remote.run(those, check, timeout=TIMEOUT, safe=True)
+        return {
+            host: "" if result.ok else f"the check on {host} fails: {result.output.strip() or 'it says nothing'}"
+            for host, result in results.items()
+        }
+
+
+def _of_health(host: str, health: Health | Unreachable) -> str:
+    if isinstance(health, Unreachable):
+        return f"kube-apiserver on {host}: {health.reason}"
+    return "" if health.ready else f"kube-apiserver on {host} is not ready: {', '.join(health.failing)}"
+
+
+def _of_service(host: str, unit: str, service: ServiceState | Unreachable) -> str:
+    if isinstance(service, Unreachable):
+        return f"{host} does not answer: {service.reason}"
+    return "" if service.active == "active" else f"{unit} on {host} is {service.active}"
+
+
+class _Step(NodeStep):
+    """Base of the steps that look at the control plane."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        super().__init__(plane.cluster)
+        self._plane = plane
+
+
+class _BalancerStep(_Step):
+    """Base of the steps that are about the load balancer."""
+
+    def __init__(self, plane: ControlPlane, balancer: LoadBalancer) -> None:
+        super().__init__(plane)
+        self._balancer = balancer
+
+
+class Depool(_BalancerStep):
+    """The host gets no new connections from the load balancer."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask the load balancer; who sends connections here is noted before it is told otherwise."""
+        states = self._balancer.states(self.hosts(units))
+
+        def judge(state: UnitState) -> Verdict:
+            server = states[self.cluster.hosts[state.unit.name]]
+            at = state.facts.get("pooled_at", list(server.pooled_at))
+            return done(server.detail, pooled_at=at) if server.out else pending(server.detail, pooled_at=at)
+
+        return each(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Tell it, if the others are still well."""
+
+        def depool(state: UnitState) -> Verdict:
+            host = self.cluster.hosts[state.unit.name]
+            if problem := self._plane.problem(API, host):
+                return pending(f"not now: {problem}")
+            self._balancer.depool(host, state.facts["pooled_at"])
+            return done()
+
+        return each(units, depool)
+
+
+class Connections(_BalancerStep):
+    """No connection is open through the load balancer any more, or those that are have had their time."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Count connections; watches stay until the apiserver ends them itself, as it does when it is stopped."""
+        states = self._balancer.states(self.hosts(units))
+        now = time.time()
+
+        def judge(state: UnitState) -> Verdict:
+            open_ones = states[self.cluster.hosts[state.unit.name]].connections
+            since = min(float(state.facts.get("draining_since", now)), now)
+            if open_ones == 0:
+                return done("none is left")
+            counted = "it is not known how many" if open_ones is None else str(open_ones)
+            if now - since >= self.cluster.config.control_plane.load_balancer.drain:
+                return done(f"left for the apiserver to end: {counted}")
+            return pending(f"still open: {counted}", draining_since=since)
+
+        return each(units, judge)
+
+
+class Pool(_BalancerStep):
+    """The host gets connections from the load balancer again, unless it got none before the run."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask the load balancer whether it uses the host."""
+        states = self._balancer.states(self.hosts(units))
+
+        def judge(state: UnitState) -> Verdict:
+            server = states[self.cluster.hosts[state.unit.name]]
+            before = set(state.facts.get("pooled_at", ()))
+            if not before:
+                return done("left out of the load balancer, as it was found")
+            return done(server.detail) if server.up and before <= set(server.pooled_at) else pending(server.detail)
+
+        return each(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Tell it to those that were told to depool it."""
+
+        def pool(state: UnitState) -> Verdict:
+            self._balancer.pool(self.cluster.hosts[state.unit.name], state.facts["pooled_at"])
+            return done()
+
+        return each(units, pool)
+
+
+class Serving(_Step):
+    """The host's own kube-apiserver is ready, asked on its own address."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask /readyz."""
+        found = self._plane.apiservers.examine(self.hosts(units))
+
+        def judge(state: UnitState) -> Verdict:
+            host = self.cluster.hosts[state.unit.name]
+            problem = _of_health(host, found[host])
+            return pending(problem) if problem else done()
+
+        return each(units, judge)
+
+
+class Calm(_Step):
+    """For a while all apiservers have been well and used, and no request has failed."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look at everything; whatever is wrong makes the while begin anew."""
+        problems = self._plane.ailing(API, self._plane.hosts)
+        settle = self.cluster.config.control_plane.settle
+        now = time.time()
+
+        def judge(state: UnitState) -> Verdict:
+            if problems:
+                return pending("; ".join(problems), calm_since=now)
+            since = min(float(state.facts.get("calm_since", now)), now)
+            calm = now - since
+            if self._plane.watchdog:
+                calm = min(calm, self._plane.watchdog.clean_for())
+            return done() if calm >= settle else pending(f"for {settle - calm:.0f} s more", calm_since=since)
+
+        return each(units, judge)
+
+
+class Elected(_Step):
+    """The component has a leader that renews its Lease."""
+
+    def __init__(self, plane: ControlPlane, component: str) -> None:
+        """Look at a component's Lease."""
+        super().__init__(plane)
+        self._component = component
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Read the Lease, and compare with the last reading."""
+        seen = leader.read(self.cluster.api, self._component)
+
+        def judge(state: UnitState) -> Verdict:
+            found = leader.judge(seen, state.facts.get("election"), time.time())
+            verdict = done if found.election is Election.SETTLED else pending
+            return verdict(found.detail, election=dict(found.facts))
+
+        return each(units, judge)
+
+
+class Checked(_Step):
+    """The configured check of the component succeeds on the host."""
+
+    def __init__(self, plane: ControlPlane, check: str) -> None:
+        """Run a command of the configuration."""
+        super().__init__(plane)
+        self._check = check
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Run it on all hosts at once."""
+        problems = self._plane.run_check(self.hosts(units), self._check)
+
+        def judge(state: UnitState) -> Verdict:
+            problem = problems[self.cluster.hosts[state.unit.name]]
+            return pending(problem) if problem else done()
+
+        return each(units, judge)
+
+
+def works(plane: ControlPlane, components: Sequence[str]) -> list[Work]:
+    """Return the stages of a run: one for each component."""
+    return [_work(plane, component) for component in components]
+
+
+def _work(plane: ControlPlane, component: str) -> Work:
+    cluster, unit = plane.cluster, plane.unit(component)
+    deadlines = cluster.config.deadlines
+    guard: Guard = partial(plane.problem, component)
+    act = RestartUnit(cluster, unit, guard)
+    closing, proofs, opening = _around(plane, component)
+    restart = hosts.restart_steps(cluster, act, unit, closes=not closing)
+    calm = Step(StepSpec("settle", deadlines.ready, poll=POLL, gate=True), Calm(plane))
+    settle = (calm,) if component == API else ()
+    before, after = hosts.before_steps(cluster, guard), hosts.after_steps(cluster)
+    return Work(
+        name=component,
+        order=partial(_order, plane, component),
+        steps=(*before, *closing, *restart, *proofs, *opening, *settle, hosts.alerts_step(cluster), *after),
+        act=act,
+        back=(*restart[1:], *proofs, *opening, *after),
+    )
+
+
+def _around(plane: ControlPlane, component: str) -> tuple[tuple[Step, ...], tuple[Step, ...], tuple[Step, ...]]:
+    """Return what comes before a component's restart, what proves that it is well again, and what comes after that."""
+    deadlines = plane.cluster.config.deadlines
+    ready = StepSpec("ready", deadlines.ready, poll=POLL, gate=True)
+    if component in LED:
+        return (), (Step(StepSpec("leader", deadlines.ready, gate=True), Elected(plane, component)),), ()
+    if check := plane.component(component).check:
+        return (), (Step(ready, Checked(plane, check)),), ()
+    serving = (Step(ready, Serving(plane)),)
+    balancer = plane.balancer
+    if balancer is None:
+        return (), serving, ()
+    drain = plane.cluster.config.control_plane.load_balancer.drain
+    closing = (
+        Step(StepSpec("depool", API_DEADLINE, poll=POLL, closes=True), Depool(plane, balancer)),
+        Step(StepSpec("connections", drain + API_DEADLINE, poll=POLL, gate=True), Connections(plane, balancer)),
+    )
+    return closing, serving, (Step(StepSpec("pool", deadlines.ready, poll=POLL), Pool(plane, balancer)),)
+
+
+def _order(plane: ControlPlane, component: str) -> list[str]:
+    """Return the hosts of a run in their order: by name, the one that leads last."""
+    ours = sorted(plane.cluster.hosts, key=natural)
+    if component not in LED:
+        return ours
+    try:
+        seen = leader.read(plane.cluster.api, component)
+    except FleetError as error:
+        logger.warning("It is not known who leads %s, so it is restarted in the order of names: %s", component, error)
+        return ours
+    return sorted(ours, key=lambda host: seen is not None and leader.same_host(seen.host, host))
+
+
+class WatchAgain(_BalancerStep):
+    """The load balancer looks again at the health of hosts that are held out of it."""
+
+    def __init__(self, plane: ControlPlane, balancer: LoadBalancer, known: Known) -> None:
+        """Look after the hosts that ``known`` has as held."""
+        super().__init__(plane, balancer)
+        self._known = known
+        self._told: set[str] = set()
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look for hosts of which the load balancer was not told yet."""
+        left = self._left()
+        return {state.unit.name: pending(f"for {', '.join(left)}") if left else done() for state in units}
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Tell it."""
+        for host in self._left():
+            self._balancer.watch_again(host)
+            self._told.add(host)
+        return {state.unit.name: done() for state in units}
+
+    def _left(self) -> list[str]:
+        return sorted(
+            self.cluster.hosts[name]
+            for name, state in self._known().items()
+            if state.status is Status.HELD and state.facts.get("pooled_at") and name not in self._told
+        )

@@ -1,0 +1,225 @@
+"""Runs over the control plane: what is restarted, what stands in the way, and the watchdog beside the work."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from spicerack import Spicerack
+
+from fleet.config import COMPONENTS
+from fleet.errors import FleetError
+from fleet.hosts import services
+from fleet.hosts.services import ServiceState
+from fleet.k8s import access, leader
+from fleet.k8s.apiserver import Apiservers, without_shutdown_delay
+from fleet.k8s.watchdog import NAME, Watchdog
+from fleet.load_balancer.connect import connect
+from fleet.maintenance import journal
+from fleet.maintenance.journal import Journal
+from fleet.maintenance.lock import ClusterLock
+from fleet.maintenance.model import StepSpec
+from fleet.maintenance.report import WATCHDOG
+from fleet.maintenance.runner import Procedure
+from fleet.procedures import control_plane
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.control_plane import API, LED, ControlPlane, WatchAgain
+from fleet.procedures.findings import Finding, ask, note, stop
+from fleet.procedures.host_runs import HostRuns
+from fleet.procedures.hosts import API_DEADLINE, HostMaintenance, Work, known_of
+from fleet.procedures.maintenance import Step
+from fleet.procedures.traces import Known
+
+
+class ControlPlaneRuns(HostRuns):
+    """Rolling restarts of the control plane's components.
+
+    Args:
+        spicerack: for conftool.
+        query: a Cumin query for the hosts of a new run; empty for the whole control plane.
+        components: what a new run restarts.
+        allow_outage: whether the only control-plane host may be restarted.
+    """
+
+    name = "sre.k8s.restart-control-plane"
+    promise = "One host at a time, and only while all others are well and used by the load balancer."
+
+    def __init__(
+        self,
+        spicerack: Spicerack,
+        query: str = "",
+        components: Sequence[str] = COMPONENTS,
+        *,
+        allow_outage: bool = False,
+    ) -> None:
+        super().__init__(query)
+        self._spicerack = spicerack
+        self._components = components
+        self._allow_outage = allow_outage
+
+    def all_hosts(self, cluster: Cluster) -> list[str]:
+        """Return all control-plane hosts."""
+        return cluster.remote.query(cluster.config.hosts.control_plane)
+
+    def options(self, cluster: Cluster) -> dict[str, Any]:
+        """Return which components are restarted, in the order in which that is done."""
+        known = list(dict.fromkeys((*COMPONENTS, *cluster.config.control_plane.components)))
+        if unknown := [name for name in self._components if name not in known]:
+            raise FleetError(
+                f"--components: there is no {', '.join(unknown)}. There are {', '.join(known)};"
+                " others stand in control_plane.components of the configuration, each with a check."
+            )
+        chosen = [name for name in known if name in self._components]
+        return {**cluster.run.options, "components": chosen, "allow_outage": self._allow_outage}
+
+    def works(self, cluster: Cluster) -> Sequence[Work]:
+        """Return a stage for each component."""
+        return control_plane.works(self._plane(cluster), cluster.run.options["components"])
+
+    @contextmanager
+    def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Procedure]:
+        """Yield the restarts, with the watchdog beside them; what it saw is written to the journal."""
+        config = cluster.config
+        watchdog = Watchdog(config.kubeconfig, config.lease.namespace, cluster.run.id)
+        watchdog.start()
+        try:
+            plane = self._plane(cluster, watchdog)
+            works = control_plane.works(plane, cluster.run.options["components"])
+            states = partial(journal.read_states, book.folder)
+            blocked = partial(_too_many_failed, plane, watchdog)
+            yield HostMaintenance(cluster, works, lock, states, blocked, self._ending(plane, known_of(works, states)))
+        finally:
+            watchdog.stop()
+            book.note(WATCHDOG, json.dumps(asdict(watchdog.report())))
+
+    def checks(self, cluster: Cluster) -> Sequence[Callable[[], list[Finding]]]:
+        """Look at every control-plane host, at the load balancer and at leader elections."""
+        plane = self._plane(cluster)
+        components = cluster.run.options["components"]
+        return (
+            partial(of_spared, plane, components),
+            partial(of_targets, plane, components),
+            partial(of_balancer, plane, components),
+            partial(of_leaders, plane, components),
+            partial(of_permissions, plane),
+        )
+
+    def _plane(self, cluster: Cluster, watchdog: Watchdog | None = None) -> ControlPlane:
+        config = cluster.config
+        everyone = self.all_hosts(cluster)
+        return ControlPlane(
+            cluster=cluster,
+            hosts=everyone,
+            apiservers=Apiservers(config.kubeconfig, config.control_plane, everyone),
+            balancer=connect(config.control_plane.load_balancer, cluster.remote, self._spicerack),
+            watchdog=watchdog,
+            allow_outage=bool(cluster.run.options["allow_outage"]),
+        )
+
+    @staticmethod
+    def _ending(plane: ControlPlane, known: Known) -> Sequence[Step]:
+        if plane.balancer is None:
+            return ()
+        again = WatchAgain(plane, plane.balancer, known)
+        return (Step(StepSpec("check held hosts again", API_DEADLINE), again),)
+
+
+def _too_many_failed(plane: ControlPlane, watchdog: Watchdog) -> str:
+    """Return why the run has to stop, by what the API's clients notice."""
+    if plane.allow_outage and len(plane.hosts) == 1:
+        return ""  # Then requests fail, as was allowed.
+    report = watchdog.report()
+    if report.failed <= plane.cluster.config.control_plane.max_failed_requests:
+        return ""
+    last = report.failures[-1] if report.failures else "no more is known"
+    return f"{report.failed} of {report.requests} requests of the watchdog failed, the last one: {last}"
+
+
+def of_spared(plane: ControlPlane, components: Sequence[str]) -> list[Finding]:
+    """Find out whether each host could be spared."""
+    problems = {
+        problem: None
+        for component in components
+        for host in plane.cluster.hosts
+        if (problem := plane.problem(component, host))
+    }
+    findings = [stop(f"{problem}.", "Repair that first: no other host is touched before.") for problem in problems]
+    if plane.allow_outage and len(plane.hosts) == 1:
+        findings.append(note(f"{plane.hosts[0]} is the only control-plane host: the API will be away meanwhile."))
+    return findings
+
+
+def of_targets(plane: ControlPlane, components: Sequence[str]) -> list[Finding]:
+    """Look at the units that are to be restarted, and at how apiservers end."""
+    findings = []
+    targets = list(plane.cluster.hosts.values())
+    for unit in (plane.unit(component) for component in components):
+        for host, answer in services.state(plane.cluster.remote, targets, unit).items():
+            if not isinstance(answer, ServiceState):
+                continue  # of_ssh names the hosts that do not answer.
+            if not answer.loaded:
+                todo = "Correct its unit in control_plane.components, or leave the component out."
+                findings.append(stop(f"{host} has no {unit}.", todo))
+            elif answer.active != "active":
+                findings.append(ask(f"{unit} is {answer.active} on {host}.", "If you go on, it is started."))
+    return findings
+
+
+def of_balancer(plane: ControlPlane, components: Sequence[str]) -> list[Finding]:
+    """Look at what the load balancer makes of the hosts; without one, at how long apiservers serve on when stopped."""
+    if API not in components or len(plane.hosts) == 1:
+        return []
+    targets = list(plane.cluster.hosts.values())
+    if plane.balancer is None:
+        return _of_delays(plane, targets)
+    findings = []
+    states = plane.balancer.states(targets)
+    everywhere = {name for state in states.values() for name in state.pooled_at}
+    for host, state in states.items():
+        if not state.pooled_at:
+            what = f"{host} gets no connections from the load balancer: {state.detail}."
+            findings.append(ask(what, "If you go on, it is restarted and stays out."))
+        elif missing := sorted(everywhere - set(state.pooled_at)):
+            todo = "Pool it everywhere or nowhere first: the run could not tell whether it is back."
+            findings.append(stop(f"{host} gets no connections from {', '.join(missing)}, but from others.", todo))
+    return findings
+
+
+def _of_delays(plane: ControlPlane, targets: Sequence[str]) -> list[Finding]:
+    return [
+        ask(
+            f"kube-apiserver on {host} has no --shutdown-delay-duration, and there is no load balancer to tell.",
+            "Requests will fail until the health checks notice. Set it to longer than these take: 10s.",
+        )
+        for host in without_shutdown_delay(plane.cluster.remote, targets, plane.unit(API))
+    ]
+
+
+def of_leaders(plane: ControlPlane, components: Sequence[str]) -> list[Finding]:
+    """Tell who leads."""
+    findings = []
+    for component in components:
+        if component not in LED:
+            continue
+        seen = leader.read(plane.cluster.api, component)
+        if seen is None or not seen.holder:
+            todo = "Repair it, or leave it out of --components."
+            findings.append(stop(f"{component} has no leader.", todo))
+        else:
+            findings.append(note(f"{component} is led by {seen.host}."))
+    return findings
+
+
+def of_permissions(plane: ControlPlane) -> list[Finding]:
+    """Find out whether the watchdog may do its work."""
+    namespace = plane.cluster.config.lease.namespace
+    wanted = [("create", ""), *((verb, NAME) for verb in ("get", "list", "watch", "patch", "delete"))]
+    missing = [
+        verb for verb, name in wanted if not access.allowed(plane.cluster.api, verb, "configmaps", namespace, name)
+    ]
+    if not missing:
+        return []
+    todo = "The permissions that a run needs are in config/kubernetes-rbac.yaml."
+    return [stop(f"The watchdog may not {', '.join(missing)} its ConfigMap {NAME} in {namespace}.", todo)]

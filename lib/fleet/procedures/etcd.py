@@ -1,0 +1,201 @@
+"""Rolling restarts of etcd members: followers first, the leader last and only once it leads no more.
+
+A quorum is never put at risk: a member is touched while all others are well and enough without it, and the next one's
+turn comes when it has caught up.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from fleet.config import EtcdConfig
+from fleet.errors import FleetError
+from fleet.etcd import health, members
+from fleet.etcd.health import View
+from fleet.maintenance import journal
+from fleet.maintenance.journal import Journal
+from fleet.maintenance.lock import ClusterLock
+from fleet.maintenance.model import StepSpec, UnitState, Verdict, done, pending, unknown
+from fleet.maintenance.runner import Procedure
+from fleet.procedures import hosts
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.findings import Finding, note, stop
+from fleet.procedures.host_runs import HostRuns
+from fleet.procedures.hosts import API_DEADLINE, POLL, HostMaintenance, RestartUnit, Work
+from fleet.procedures.maintenance import Step
+from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
+
+MEMBERS, SNAPSHOT = "etcd", "snapshot"
+"""The stages: the members, and before them a snapshot of what they hold."""
+
+logger = logging.getLogger(__name__)
+
+
+def configured(cluster: Cluster) -> EtcdConfig:
+    """Return the configuration of a cluster's etcd.
+
+    Raises:
+        FleetError: there is none.
+    """
+    if cluster.config.etcd is None:
+        raise FleetError(f"The cluster {cluster.name} has no section etcd in the configuration.")
+    return cluster.config.etcd
+
+
+class Etcd:
+    """The etcd of a cluster as a run sees it.
+
+    Args:
+        cluster: the cluster.
+
+    Raises:
+        FleetError: it has no etcd in the configuration, or its hosts cannot be found.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.config = configured(cluster)
+        self.hosts = cluster.remote.query(self.config.hosts)
+
+    def view(self) -> View:
+        """Ask all members."""
+        return members.view(self.cluster.remote, self.hosts, self.config)
+
+    def problem(self, host: str) -> str:
+        """Say why a member must not be taken down now; nothing if it may."""
+        return health.restart_problem(self.view(), host)
+
+    def follows(self, host: str) -> str:
+        """Say why a member must not be restarted now: it leads, or the others cannot do without it."""
+        view = self.view()
+        if health.leader(view) == host:
+            return f"{host} has become the leader again"
+        return health.restart_problem(view, host)
+
+    def order(self) -> list[str]:
+        """Return the hosts of the run in their order, the leader last."""
+        return [host for host in health.order(self.view()) if host in self.cluster.hosts]
+
+
+class _Step(NodeStep):
+    """Base of the steps that look at etcd."""
+
+    def __init__(self, etcd: Etcd) -> None:
+        super().__init__(etcd.cluster)
+        self._etcd = etcd
+
+
+class Snapshot(_Step):
+    """What etcd holds is in a verified file on a member's host."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look whether it was taken in this run."""
+        return {s.unit.name: done() if "snapshot" in s.facts else pending("no snapshot yet") for s in units}
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Take it on a follower, which has the least to do."""
+        host = health.order(self._etcd.view())[0]
+        found = members.snapshot(self.cluster.remote, host, self._etcd.config, f"{self.cluster.run.id}.db")
+        if found is None:
+            return {}
+        line = f"{found.path} on {host}: revision {found.revision}, {found.keys} keys, hash {found.hash:x}"
+        logger.info("Snapshot of etcd: %s.", line)
+        return {state.unit.name: done(line, snapshot=line) for state in units}
+
+
+class HandOver(_Step):
+    """The member does not lead."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask all members; how far the log has come is noted."""
+        view = self._etcd.view()
+        leads = health.leader(view)
+
+        def judge(state: UnitState) -> Verdict:
+            if not leads:
+                return unknown("no leader is known")
+            index = max(health.index(view), state.facts.get("index", 0))
+            return pending("it leads", index=index) if leads == state.unit.name else done(f"{leads} leads", index=index)
+
+        return each(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Let it hand leadership over to the member that is most up to date."""
+
+        def hand_over(state: UnitState) -> Verdict:
+            view = self._etcd.view()
+            heir = health.successor(view, state.unit.name)
+            if health.leader(view) != state.unit.name:
+                return done()
+            if heir is None:
+                return pending("no other member could lead")
+            members.move_leader(self.cluster.remote, state.unit.name, self._etcd.config, heir.member_id)
+            return done()
+
+        return each(units, hand_over)
+
+
+class CaughtUp(_Step):
+    """All members are well, and this one has applied at least what was written before its restart."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask all members."""
+        view = self._etcd.view()
+
+        def judge(state: UnitState) -> Verdict:
+            problem = health.caught_up(view, state.unit.name, state.facts.get("index", 0))
+            return pending(problem) if problem else done()
+
+        return each(units, judge)
+
+
+class EtcdRuns(HostRuns):
+    """Rolling restarts of etcd's members."""
+
+    name = "sre.etcd.restart"
+    promise = "One member at a time, and only while all others are well and a quorum without it."
+
+    def all_hosts(self, cluster: Cluster) -> list[str]:
+        """Return the hosts of all members."""
+        return Etcd(cluster).hosts
+
+    def works(self, cluster: Cluster) -> Sequence[Work]:
+        """Return the stages: a snapshot, then the members."""
+        etcd = Etcd(cluster)
+        unit = etcd.config.unit
+        act = RestartUnit(cluster, unit, etcd.follows)
+        restart = hosts.restart_steps(cluster, act, unit, closes=True)
+        leads = Step(StepSpec("hand over", API_DEADLINE), HandOver(etcd))
+        caught_up = Step(StepSpec("caught up", cluster.config.deadlines.ready, poll=POLL, gate=True), CaughtUp(etcd))
+        before, after = hosts.before_steps(cluster, etcd.problem), hosts.after_steps(cluster)
+        save = Step(StepSpec("save", 2 * members.SNAPSHOT_TIMEOUT), Snapshot(etcd))
+        return (
+            Work(SNAPSHOT, lambda: [MEMBERS], (save,)),
+            Work(
+                name=MEMBERS,
+                order=etcd.order,
+                steps=(*before, leads, *restart, caught_up, hosts.alerts_step(cluster), *after),
+                act=act,
+                back=(*restart[1:], caught_up, *after),
+            ),
+        )
+
+    @contextmanager
+    def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Procedure]:
+        """Yield the restarts."""
+        yield HostMaintenance(cluster, self.works(cluster), lock, partial(journal.read_states, book.folder))
+
+    def checks(self, cluster: Cluster) -> Sequence[Callable[[], list[Finding]]]:
+        """Look at all members."""
+        return (partial(of_members, Etcd(cluster)),)
+
+
+def of_members(etcd: Etcd) -> list[Finding]:
+    """Find out whether each member could be spared, and tell who leads."""
+    view = etcd.view()
+    problems = dict.fromkeys(filter(None, (health.restart_problem(view, host) for host in etcd.cluster.hosts)))
+    findings = [stop(f"{problem}.", "Repair that first: no other member is touched before.") for problem in problems]
+    if leads := health.leader(view):
+        findings.append(note(f"etcd has {len(etcd.hosts)} members; {leads} leads, and goes last."))
+    return findings

@@ -1,0 +1,364 @@
+"""Rolling maintenance of hosts, one at a time: the steps that all of it has, its stages, and the way back.
+
+A stage restarts one unit of systemd on some hosts, each only while all others can do without it. What a run takes away
+from a host (alerts, Puppet, connections) stands in the journal before it is taken, and only that is given back.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from fleet.hosts import probe, puppet, services
+from fleet.hosts.probe import HostState, Unreachable
+from fleet.hosts.remote import Result
+from fleet.maintenance.lock import ClusterLock
+from fleet.maintenance.model import (
+    Limits,
+    Observation,
+    Stage,
+    Status,
+    StepSpec,
+    Unit,
+    UnitState,
+    Verdict,
+    When,
+    done,
+    pending,
+)
+from fleet.maintenance.runner import Effects
+from fleet.procedures import steps, units
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.maintenance import ABORT, Step, effects_of, specs
+from fleet.procedures.once import Life, Once, Settled
+from fleet.procedures.steps import NodeStep, Tell, Verdicts, each, each_host
+from fleet.procedures.traces import EndSilences, Known
+
+API_DEADLINE = 120.0
+"""Seconds for one change at Alertmanager, at Puppet or at a load balancer, outages of them included."""
+POLL = 0.5
+"""Seconds between two questions to hosts."""
+
+Guard = Callable[[str], str]
+"""Says why a host must not be taken out of service now; nothing if all others can do without it."""
+Blocked = Callable[[], str]
+"""Says why the run must start nothing new; nothing if it may."""
+
+
+class Spared(NodeStep):
+    """All other hosts are well, so that they can do without this one."""
+
+    def __init__(self, cluster: Cluster, guard: Guard) -> None:
+        """Ask a guard."""
+        super().__init__(cluster)
+        self._guard = guard
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask the guard now."""
+
+        def judge(state: UnitState) -> Verdict:
+            problem = self._guard(self.cluster.hosts[state.unit.name])
+            return pending(problem) if problem else done()
+
+        return each(units, judge)
+
+
+class RestartUnit(Once):
+    """The unit runs as another start than when this run first looked; never ordered while the others are not well."""
+
+    fact = "invocation"
+    words = ("restarted", "not restarted yet")
+
+    def __init__(self, cluster: Cluster, unit: str, guard: Guard) -> None:
+        """Restart a unit, guarded up to the moment of the order."""
+        super().__init__(cluster)
+        self._unit = unit
+        self._guard = guard
+
+    def lives(self, hosts: Sequence[str]) -> Mapping[str, Life | Unreachable]:
+        """Ask hosts for the unit's last start."""
+        return units.lives(self.cluster, hosts, self._unit)
+
+    def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
+        """Order the restart."""
+        return services.restart(self.cluster.remote, self._unit, ids)
+
+    def safe(self, state: UnitState) -> Verdict:
+        """Ask the guard once more: it may have to wait for the others."""
+        problem = self._guard(self.cluster.hosts[state.unit.name])
+        return pending(f"not now: {problem}") if problem else done()
+
+
+def puppet_reason(cluster: Cluster) -> str:
+    """Return the reason with which a run disables Puppet: it tells its locks from others'."""
+    task = f" - {cluster.run.task}" if cluster.run.task else ""
+    return f"{cluster.run.reason}{task} - run {cluster.run.id} - {cluster.run.operator}"
+
+
+class PuppetOff(NodeStep):
+    """Puppet is disabled, by this run or by somebody before it."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look at Puppet's lock on all hosts at once."""
+        reason = puppet_reason(self.cluster)
+
+        def judge(_state: UnitState, host: HostState) -> Verdict:
+            if host.puppet_disabled is None:
+                return pending("Puppet is enabled", puppet_off=True)
+            if host.puppet_disabled == reason:
+                return done(puppet_off=True)
+            return done(f"was disabled before, and stays so: {host.puppet_disabled}", puppet_off=False)
+
+        return each_host(self.cluster, units, probe.probe(self.cluster.remote, self.hosts(units)), judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Disable it with the run's reason."""
+        results = puppet.disable(self.cluster.remote, self.hosts(units), puppet_reason(self.cluster))
+        return _of_puppet(self.cluster, results)
+
+
+class PuppetOn(NodeStep):
+    """Puppet is not disabled by this run."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look at Puppet's lock on all hosts at once."""
+        reason = puppet_reason(self.cluster)
+
+        def judge(_state: UnitState, host: HostState) -> Verdict:
+            if host.puppet_disabled == reason:
+                return pending("Puppet is disabled by this run")
+            left = "" if host.puppet_disabled is None else f"left disabled, by others: {host.puppet_disabled}"
+            return done(left, puppet_off=False)
+
+        return each_host(self.cluster, units, probe.probe(self.cluster.remote, self.hosts(units)), judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Enable it where the run's reason is in force."""
+        results = puppet.enable(self.cluster.remote, self.hosts(units), puppet_reason(self.cluster))
+        return _of_puppet(self.cluster, results)
+
+
+def _of_puppet(cluster: Cluster, results: Mapping[str, puppet.PuppetResult]) -> Verdicts:
+    names = cluster.by_host(cluster.hosts)
+    return {
+        names[host]: pending(f"Puppet: {result.error}") if result.error else done() for host, result in results.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A stage of a run over hosts.
+
+    Attributes:
+        name: the stage's name.
+        order: returns the units in their order; it is asked when the stage's turn has come.
+        steps: what each unit goes through.
+        act: what happens at most once to each; None if nothing of that kind does.
+        back: the steps by which a unit in flight is given back, proofs that it is well first.
+    """
+
+    name: str
+    order: Callable[[], Sequence[str]]
+    steps: Sequence[Step]
+    act: Once | None = None
+    back: Sequence[Step] = ()
+
+
+def before_steps(cluster: Cluster, guard: Guard) -> tuple[Step, ...]:
+    """Return the steps with which the work on a host begins."""
+    off = Step(StepSpec("puppet off", API_DEADLINE), PuppetOff(cluster))
+    return (
+        Step(StepSpec("others", cluster.config.deadlines.blocked, gate=True), Spared(cluster, guard)),
+        Step(StepSpec("silence", API_DEADLINE), steps.SilenceNode(cluster)),
+        *((off,) if cluster.config.puppet.enabled else ()),
+    )
+
+
+def after_steps(cluster: Cluster) -> tuple[Step, ...]:
+    """Return the steps with which the work on a host ends."""
+    on = Step(StepSpec("puppet on", API_DEADLINE), PuppetOn(cluster))
+    return (
+        *((on,) if cluster.config.puppet.enabled else ()),
+        Step(StepSpec("unsilence", API_DEADLINE), steps.Unsilence(cluster)),
+    )
+
+
+def restart_steps(cluster: Cluster, act: RestartUnit, unit: str, *, closes: bool) -> tuple[Step, ...]:
+    """Return the steps of a restart.
+
+    Args:
+        cluster: the cluster.
+        act: the restart.
+        unit: the unit of systemd.
+        closes: whether it is the restart that takes a host out of service, and no step before it.
+    """
+    deadline = cluster.config.deadlines.restart
+    return (
+        Step(StepSpec("restart", deadline, poll=POLL, pivot=True, closes=closes), act),
+        Step(StepSpec("active", deadline, poll=POLL, gate=True), units.Active(cluster, unit)),
+    )
+
+
+def alerts_step(cluster: Cluster) -> Step:
+    """Return the gate that waits for a host's alerts to clear."""
+    return Step(StepSpec("alerts", cluster.config.deadlines.alerts, gate=True), steps.Alerts(cluster))
+
+
+class HostMaintenance:
+    """Takes hosts through the stages of a run.
+
+    Args:
+        cluster: the cluster.
+        works: the stages.
+        lock: the cluster's lock.
+        states: reads the states of a stage's units in the journal, from any thread.
+        blocked: says why nothing new is to start, whatever the lock is.
+        ending: further steps at the end of every session, each a stage of its own.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        works: Sequence[Work],
+        lock: ClusterLock,
+        states: Callable[[str], Mapping[str, UnitState]],
+        blocked: Blocked = str,
+        ending: Sequence[Step] = (),
+    ) -> None:
+        self._cluster = cluster
+        self._works = works
+        self._lock = lock
+        self._states = states
+        self._blocked = blocked
+        self._ending = (*ending, *ending_steps(cluster, known_of(works, states)))
+        self._steps = {work.name: work.steps for work in works} | {step.spec.name: [step] for step in self._ending}
+
+    @property
+    def stages(self) -> Iterator[Stage]:
+        """The stages; the order of hosts is asked for when a stage's turn has come. What is not complete ends it."""
+        config = self._cluster.config
+        for work in self._works:
+            order = tuple(Unit(name) for name in work.order())
+            limits = Limits(blocked=config.deadlines.blocked)
+            yield Stage(work.name, order, specs(work.steps), limits, renew=config.alerts.silence / 3)
+            if any(state.status is not Status.DONE for state in self._states(work.name).values()):
+                break
+        yield from _ending_stages(self._ending)
+
+    def effects(self, stage: str, step: str) -> Effects:
+        """Return what a step does."""
+        return effects_of(self._steps[stage], step)
+
+    def observe(self) -> Observation:
+        """Say whether the run may start anything new."""
+        given_up = self._blocked()
+        blocked = self._lock.problem() or given_up
+        return Observation({}, blocked, hopeless=self._lock.lost or bool(given_up))
+
+    def renew(self, stage: str, units: Sequence[UnitState]) -> Mapping[str, Verdict]:  # noqa: ARG002
+        """Extend the silences of hosts in flight."""
+        return steps.extend(self._cluster, units, self._cluster.config.alerts.silence)
+
+
+class GiveBack:
+    """Gives back the hosts that a run has in flight or held, each only when it is proven to be well.
+
+    Args:
+        cluster: the cluster.
+        works: the stages of the run.
+        states: reads the states of a stage's units in the journal, from any thread.
+        ordered: the units of a stage for which the act was ordered and is not proven.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        works: Sequence[Work],
+        states: Callable[[str], Mapping[str, UnitState]],
+        ordered: Callable[[Work], frozenset[str]],
+    ) -> None:
+        self.stages: list[Stage] = []
+        self._steps: dict[str, Sequence[Step]] = {}
+        for work in works:
+            found = [s for s in states(work.name).values() if s.status in (Status.RUNNING, Status.HELD)]
+            if not found or work.act is None:
+                continue
+            settle = Step(StepSpec("settle", Settled.GRACE + 5.0, gate=True), Settled(work.act, ordered(work)))
+            own = self._steps[f"{ABORT}{work.name}"] = [settle, *work.back]
+            units = tuple(state.unit for state in found)
+            facts = {state.unit.name: state.facts for state in found}
+            self.stages.append(Stage(f"{ABORT}{work.name}", units, specs(own), when=When.START, facts=facts))
+        names = [stage.name for stage in self.stages]
+        ending = ending_steps(cluster, lambda: {n: s for name in names for n, s in states(name).items()})
+        self._steps |= {step.spec.name: [step] for step in ending}
+        self.stages += _ending_stages(ending)
+
+    def effects(self, stage: str, step: str) -> Effects:
+        """Return what a step does."""
+        return effects_of(self._steps[stage], step)
+
+    def observe(self) -> Observation:
+        """Say that nothing is in the way."""
+        return Observation()
+
+    def renew(self, stage: str, units: Sequence[UnitState]) -> Mapping[str, Verdict]:  # noqa: ARG002
+        """Renew nothing: an abort takes a minute or two."""
+        return {state.unit.name: done() for state in units}
+
+
+class EnablePuppet(NodeStep):
+    """Puppet is disabled by this run on no host but held ones."""
+
+    def __init__(self, cluster: Cluster, known: Known) -> None:
+        """Look after the hosts that ``known`` has as disabled by this run."""
+        super().__init__(cluster)
+        self._known = known
+        self._on = PuppetOn(cluster)
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look at the hosts that went back to waiting after Puppet was disabled there."""
+        left = [state for state in self._left() if self._on.check([state])[state.unit.name].kind != "done"]
+        names = ", ".join(state.unit.name for state in left)
+        return {unit.unit.name: pending(f"Puppet is disabled on {names}") if left else done() for unit in units}
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
+        """Enable it there."""
+        left = self._left()
+        problems = [v.detail for v in self._on.apply(left, tell).values() if v.kind != "done"] if left else []
+        return {state.unit.name: pending("; ".join(problems)) if problems else done() for state in units}
+
+    def _left(self) -> list[UnitState]:
+        return [
+            state
+            for state in self._known().values()
+            if state.facts.get("puppet_off") and state.status is not Status.HELD
+        ]
+
+
+def known_of(works: Sequence[Work], states: Callable[[str], Mapping[str, UnitState]]) -> Known:
+    """Return what reads the states of all hosts of a run; of a host in several stages, that of the last it came to."""
+
+    def known() -> dict[str, UnitState]:
+        found: dict[str, UnitState] = {}
+        for work in works:
+            for name, state in states(work.name).items():
+                if state.status is not Status.PENDING or state.facts or name not in found:
+                    found[name] = state
+        return found
+
+    return known
+
+
+def ending_steps(cluster: Cluster, known: Known) -> tuple[Step, ...]:
+    """Return the steps that end a session, each on its own: one that fails does not keep the other from its work."""
+
+    def is_held(state: UnitState) -> bool:
+        return state.status is Status.HELD and "silence" in state.facts
+
+    enable = Step(StepSpec("enable puppet", API_DEADLINE), EnablePuppet(cluster, known))
+    return (
+        *((enable,) if cluster.config.puppet.enabled else ()),
+        Step(StepSpec("end silences", API_DEADLINE), EndSilences(cluster, known, is_held)),
+    )
+
+
+def _ending_stages(ending: Sequence[Step]) -> list[Stage]:
+    return [Stage(step.spec.name, (Unit(step.spec.name),), (step.spec,), when=When.END) for step in ending]

@@ -1,0 +1,117 @@
+"""What a session needs of a kind of maintenance: a plan, the work itself, and the way back."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+
+from fleet.maintenance.journal import Journal
+from fleet.maintenance.lock import ClusterLock
+from fleet.maintenance.model import StepSpec, UnitState
+from fleet.maintenance.runner import Effects, Procedure
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.findings import Finding
+
+ABORT = "abort "
+"""What the names of the stages begin with in which units in flight are given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of a unit: what decisions know of it, and what it does."""
+
+    spec: StepSpec
+    effects: Effects
+
+
+Steps = Mapping[str, Sequence[Step]]
+"""The steps of each stage that is a run's substance, in order."""
+
+
+class Plan(Protocol):
+    """What an operator sees and agrees to before anything is touched."""
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """What the preflight found, worst first."""
+
+    def render(self, console: Console) -> None:
+        """Print the plan and its findings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A run that could be started.
+
+    Attributes:
+        cluster: the cluster, with the run's options and the hosts that it may touch.
+        plan: what the operator is shown.
+        states: the units of each stage that is the run's substance, in order.
+    """
+
+    cluster: Cluster
+    plan: Plan
+    states: Mapping[str, Sequence[UnitState]]
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """There is nothing to do.
+
+    Attributes:
+        why: in a few words.
+    """
+
+    why: str
+
+
+class Maintenance(Protocol):
+    """A kind of maintenance, with what an operator asked for in a new run."""
+
+    @property
+    def name(self) -> str:
+        """The cookbook's full name, such as ``sre.k8s.reboot-nodes``."""
+
+    def propose(self, cluster: Cluster, state_dir: Path) -> Proposal | Nothing:
+        """Look at everything and change nothing.
+
+        Args:
+            cluster: the cluster, without any host.
+            state_dir: where runs are kept.
+
+        Raises:
+            FleetError: what was asked for cannot be done.
+        """
+
+    def steps(self, cluster: Cluster) -> Steps:
+        """Return the steps that units go through, as the configuration and the run's options want them."""
+
+    def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> AbstractContextManager[Procedure]:
+        """Yield what a session carries out: a new run, or what is left of one.
+
+        Args:
+            cluster: the cluster.
+            book: the run's journal.
+            lock: the cluster's lock.
+        """
+
+    def give_back(self, cluster: Cluster, book: Journal) -> Procedure:
+        """Return what gives back everything that a run has in flight or held, in stages named :data:`ABORT` and more.
+
+        Args:
+            cluster: the cluster.
+            book: the run's journal.
+        """
+
+
+def specs(steps: Sequence[Step]) -> tuple[StepSpec, ...]:
+    """Return what decisions know of steps."""
+    return tuple(step.spec for step in steps)
+
+
+def effects_of(steps: Sequence[Step], name: str) -> Effects:
+    """Return what a step does, by its name."""
+    return next(step.effects for step in steps if step.spec.name == name)
