@@ -24,6 +24,8 @@ defaults
     mode tcp
     maxconn 4000
     timeout connect 2s
+    # Otherwise a check may take no longer than `inter`: on a busy machine healthy servers would be marked down.
+    timeout check 5s
     # Watches are silent for minutes.
     timeout client 1h
     timeout server 1h
