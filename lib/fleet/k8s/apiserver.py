@@ -13,7 +13,7 @@ from fleet.config import ControlPlaneConfig
 from fleet.hosts import probe
 from fleet.hosts.probe import Unreachable
 from fleet.hosts.remote import Runner
-from fleet.k8s.client import Api, ApiError, ApiUnreachable, KubernetesError, UntrustedCertificate
+from fleet.k8s.client import Api, ApiUnreachable, KubernetesError, UntrustedCertificate
 
 TIMEOUT = 5.0
 """Seconds for each connection and each answer. An apiserver itself gives etcd 2 s, and says then that it failed."""
@@ -108,12 +108,13 @@ def _examine(api: Api) -> Health | Unreachable:
         status, failing = api.readyz()
         if status != 200 and not failing:
             return Unreachable(f"{api.server}/readyz answers with status {status}, and names no check")
-        return Health(ready=status == 200, failing=failing, etcd="etcd" not in failing, version=api.version())
+        etcd = not any(check.startswith("etcd") for check in failing)  # newer ones have etcd-readiness as well
+        return Health(ready=status == 200, failing=failing, etcd=etcd, version=api.version())
     except UntrustedCertificate as error:
         return Unreachable(_distrust(api.server, error))
     except ApiUnreachable as error:
         return Unreachable(f"{api.server} does not answer: {error.__cause__}")
-    except (ApiError, KubernetesError) as error:
+    except KubernetesError as error:
         return Unreachable(str(error))
     finally:
         api.disconnect()

@@ -1,0 +1,120 @@
+"""Where an apiserver is asked, and what its answers mean."""
+
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import yaml
+
+from fleet.config import ControlPlaneConfig
+from fleet.hosts.probe import Unreachable
+from fleet.k8s import apiserver
+from fleet.k8s.apiserver import Apiservers, Health, url
+
+CONFIG = ControlPlaneConfig.model_validate(
+    {"port": 6444, "addresses": {"cp1.example.org": "10.0.0.2", "cp2.example.org": "2620:0:861::2"}}
+)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("cp1.example.org", "https://10.0.0.2:6444"),
+        ("cp2.example.org", "https://[2620:0:861::2]:6444"),
+        ("cp3.example.org", "https://cp3.example.org:6444"),
+    ],
+)
+def test_the_url_of_a_host(host, expected):
+    assert url(host, CONFIG) == expected
+
+
+class Server:
+    """Answers /readyz and /version over plain HTTP."""
+
+    def __init__(self) -> None:
+        self.readyz = (200, "[+]ping ok\n[+]etcd ok\nreadyz check passed\n")
+        self.version = (200, '{"gitVersion": "v1.20.2"}')
+        answers = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, text = answers.version if self.path == "/version" else answers.readyz
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+@pytest.fixture
+def examine(server, tmp_path, monkeypatch):
+    """Ask the server, and nothing else, as the apiserver of a host."""
+    monkeypatch.setattr(apiserver, "url", lambda host, config: f"http://127.0.0.1:{server.http.server_port}")
+    path = tmp_path / "kubeconfig"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "current-context": "x",
+                "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+                "users": [{"name": "x", "user": {}}],
+                "clusters": [{"name": "x", "cluster": {"server": "https://192.0.2.1:6443"}}],
+            }
+        )
+    )
+    return lambda: Apiservers(path, CONFIG, ["cp1.example.org"]).examine(["cp1.example.org"])["cp1.example.org"]
+
+
+def test_a_server_that_is_ready(examine):
+    assert examine() == Health(ready=True, failing=(), etcd=True, version="v1.20.2")
+
+
+@pytest.mark.parametrize(
+    ("lines", "failing", "etcd"),
+    [
+        ("[+]ping ok\n[-]etcd failed: reason withheld\n", ("etcd",), False),
+        ("[+]etcd ok\n[-]etcd-readiness failed: reason withheld\n", ("etcd-readiness",), False),
+        ("[+]etcd ok\n[-]shutdown failed: reason withheld\n", ("shutdown",), True),
+    ],
+)
+def test_a_server_that_is_not_ready(server, examine, lines, failing, etcd):
+    server.readyz = (500, f"{lines}readyz check failed\n")
+    assert examine() == Health(ready=False, failing=failing, etcd=etcd, version="v1.20.2")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 503])
+def test_a_refusal_is_no_answer(server, examine, status):
+    server.readyz = (status, "no")
+    answer = examine()
+    assert isinstance(answer, Unreachable)
+    assert answer.reason.endswith(f"/readyz answers with status {status}, and names no check")
+
+
+def test_something_else_that_answers_is_no_apiserver(server, examine):
+    server.version = (200, "<html>")
+    answer = examine()
+    assert isinstance(answer, Unreachable)
+    assert "no Kubernetes API" in answer.reason
+
+
+def test_nobody_listens(server, examine, monkeypatch):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        monkeypatch.setattr(apiserver, "url", lambda host, config: closed)
+        answer = examine()
+    assert isinstance(answer, Unreachable)
+    assert answer.reason.startswith(f"{closed} does not answer: ")
+    assert "refused" in answer.reason
