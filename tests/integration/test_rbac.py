@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from fleet.config import LeaseConfig
+from fleet.k8s import leader
 from fleet.k8s.client import Api, ApiError, KubernetesError
 from fleet.k8s.drain import DrainPolicy, drain, pods_left
 from fleet.k8s.nodes import NodeWatch, Owner, clear_pending_taint, cordon, set_pending_taint, uncordon
+from fleet.k8s.watchdog import Watchdog
 from integration.support import MAINTENANCE_TOKEN, Cluster, FakeKubelet, World, eventually, free_port
 
 PERMISSIONS = Path(__file__).parents[2] / "config" / "kubernetes-rbac.yaml"
@@ -90,6 +92,42 @@ def test_permissions(restricted: Api, api: Api, world: World, kubelet: FakeKubel
             forbidden()
         assert error.value.status == 403
     api.delete(f"{leases}/{lease.name}")
+
+
+def test_permissions_for_the_control_plane(restricted: Api, api: Api, cluster: Cluster, world: World) -> None:
+    """Leaders can be read, and the watchdog can do its work in the place of the Lease, and nowhere else."""
+    namespace = LeaseConfig().namespace
+    leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+    for component in ("kube-controller-manager", "kube-scheduler"):
+        assert leader.read(restricted, component) is None
+        with pytest.raises(ApiError, match="403 Forbidden"):
+            restricted.delete(f"{leases}/{component}")
+    eventually(lambda: restricted.readyz() == (200, ()), 60)
+
+    kubeconfig = cluster.write_kubeconfig(port=int(restricted.server.rpartition(":")[2]), token=MAINTENANCE_TOKEN)
+    dog = Watchdog(kubeconfig, namespace, "run-1")
+    dog.start()
+    eventually(lambda: dog.clean_for() > 1 and dog.report().requests > 8)
+    dog.stop()
+    assert dog.report().failed == 0, dog.report()
+    with pytest.raises(ApiError, match="404"):
+        api.get(f"/api/v1/namespaces/{namespace}/configmaps/fleet-watchdog")
+
+    with pytest.raises(ApiError, match="403 Forbidden"):
+        Watchdog(kubeconfig, world.namespace, "run-1").start()
+    maps = f"/api/v1/namespaces/{namespace}/configmaps"
+    api.create(maps, {"metadata": {"name": "other"}})
+    try:
+        for forbidden in (
+            lambda: restricted.get(maps),
+            lambda: restricted.get(f"{maps}/other"),
+            lambda: restricted.patch(f"{maps}/other", {"data": {"a": "b"}}),
+            lambda: restricted.delete(f"{maps}/other"),
+        ):
+            with pytest.raises(ApiError, match="403 Forbidden"):
+                forbidden()
+    finally:
+        api.delete(f"{maps}/other")
 
 
 def test_missing_permission_is_a_result(restricted: Api, api: Api, world: World) -> None:
