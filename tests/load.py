@@ -63,12 +63,17 @@ class Report:
         """Requests in a second."""
         return self.requests / self.seconds
 
-    def __str__(self) -> str:
-        lines = [
+    @property
+    def headline(self) -> str:
+        """What matters, in a line."""
+        return (
             f"{self.requests} requests in {self.seconds:.1f} s ({self.rate:.0f}/s, {self.cpu:.2f} CPUs),"
             f" {len(self.failures)} failed, {len(self.lost)} events lost; longest gap of a client"
             f" {self.longest_gap:.1f} s, of a watch {self.longest_silence:.1f} s; {self.cut_watches} watches cut"
-        ]
+        )
+
+    def __str__(self) -> str:
+        lines = [self.headline]
         for kind, latencies in sorted(self.latencies.items()):
             p99 = latencies[math.ceil(0.99 * len(latencies)) - 1]
             failed = sum(failure.kind == kind for failure in self.failures)

@@ -150,23 +150,24 @@ class Writer(Client):
         self.written: list[Revision] = []
 
     def run(self) -> None:
+        exists = False  # What was not created can be neither updated nor deleted: its failure would count three times.
         for turn in self._turns():
             name = f"{self.name}-{turn // 3}"
             path = f"{self._target.path}/{name}"
             meta = {"metadata": {"name": name}}
             match turn % 3:
                 case 0:
-                    self._note("ADDED", name, self._call("create", "POST", self._target.path, 201, meta))
-                case 1:
-                    self._note(
-                        "MODIFIED", name, self._call("update", "PUT", path, 200, {**meta, "data": {"is": "new"}})
-                    )
-                case _:
+                    exists = self._note("ADDED", name, self._call("create", "POST", self._target.path, 201, meta))
+                case 1 if exists:
+                    changed = {**meta, "data": {"is": "new"}}
+                    self._note("MODIFIED", name, self._call("update", "PUT", path, 200, changed))
+                case 2 if exists:
                     self._note("DELETED", name, self._call("delete", "DELETE", path, 200))
 
-    def _note(self, event: str, name: str, answer: dict[str, Any] | None) -> None:
+    def _note(self, event: str, name: str, answer: dict[str, Any] | None) -> bool:
         if answer is not None:
             self.written.append(_revision(event, name, answer["metadata"]))
+        return answer is not None
 
 
 class Watcher(Client):

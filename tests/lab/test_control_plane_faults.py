@@ -1,12 +1,11 @@
 """The faults of the control plane as an operator sees them: with curl, systemctl, the leases and HAProxy's stats."""
 
-import csv
 from collections.abc import Iterator
 
 import pytest
 
 from fleet_lab.lab import Lab
-from fleet_lab.roles.load_balancer import SOCKET
+from haproxy import servers, wait_until_in_service
 from rehearsal import eventually
 
 SOON = 120.0
@@ -16,21 +15,10 @@ SOON = 120.0
 @pytest.fixture
 def control_plane(lab: Lab) -> Iterator[Lab]:
     """The lab with both apiservers in service, before and after."""
-    in_service(lab)
+    wait_until_in_service(lab)
     yield lab
     lab.heal()
-    in_service(lab)
-
-
-def in_service(lab: Lab) -> None:
-    eventually(lambda: all(balancer(lab, host)["status"] == "UP" for host in ("cp1", "cp2")), within=SOON)
-
-
-def balancer(lab: Lab, host: str) -> dict[str, str]:
-    """What HAProxy says of a server."""
-    text = lab.exec("lb1", f"echo show stat | socat - {SOCKET}").stdout
-    rows = csv.DictReader(text.removeprefix("# ").splitlines())
-    return next(row for row in rows if (row["pxname"], row["svname"]) == ("api", host))
+    wait_until_in_service(lab)
 
 
 def ask(lab: Lab, url: str) -> str:
@@ -62,7 +50,7 @@ def test_an_apiserver_does_not_start_with_a_typing_error(lab: Lab, control_plane
     eventually(lambda: "unknown flag: --secure-prot" in lab.exec("cp2", log).stdout, within=SOON)
     assert state(lab, "cp2", "kube-apiserver") != "active"
     assert readyz(lab, "cp2") == ""
-    eventually(lambda: balancer(lab, "cp2")["status"].startswith("DOWN"))
+    eventually(lambda: servers(lab)["cp2"]["status"].startswith("DOWN"))
     assert lab.api().request("GET", "/api/v1/nodes")["items"]
     lab.heal("cp2")
     eventually(lambda: state(lab, "cp2", "kube-apiserver") == "active", within=SOON)
@@ -76,8 +64,8 @@ def test_an_apiserver_comes_back_and_is_not_ready(lab: Lab, control_plane: Lab) 
 
     eventually(lambda: "[-]etcd failed" in readyz(lab, "cp2"), within=SOON)
     eventually(lambda: state(lab, "cp2", "kube-apiserver") == "active")
-    eventually(lambda: balancer(lab, "cp2")["check_status"].lstrip("* ") == "L7STS")
-    eventually(lambda: balancer(lab, "cp2")["status"].startswith("DOWN"))
+    eventually(lambda: servers(lab)["cp2"]["check_status"].lstrip("* ") == "L7STS")
+    eventually(lambda: servers(lab)["cp2"]["status"].startswith("DOWN"))
     assert lab.api().request("GET", "/api/v1/nodes")["items"]
     lab.heal("cp2")
     eventually(lambda: "readyz check passed" in readyz(lab, "cp2"), within=SOON)
@@ -85,14 +73,14 @@ def test_an_apiserver_comes_back_and_is_not_ready(lab: Lab, control_plane: Lab) 
 
 def test_a_load_balancer_does_not_take_an_apiserver_back(lab: Lab, control_plane: Lab) -> None:
     lab.inject("lb-unreachable", "cp2")
-    assert balancer(lab, "cp2")["status"] == "UP"
+    assert servers(lab)["cp2"]["status"] == "UP"
 
     start_anew(lab, "cp2", "kube-apiserver")
 
-    eventually(lambda: balancer(lab, "cp2")["status"].startswith("DOWN"))
+    eventually(lambda: servers(lab)["cp2"]["status"].startswith("DOWN"))
     eventually(lambda: "readyz check passed" in readyz(lab, "cp2"), within=SOON)  # To everybody else.
-    assert balancer(lab, "cp2")["status"].startswith("DOWN")
-    eventually(lambda: balancer(lab, "cp2")["check_status"].lstrip("* ") == "L4TOUT")
+    assert servers(lab)["cp2"]["status"].startswith("DOWN")
+    eventually(lambda: servers(lab)["cp2"]["check_status"].lstrip("* ") == "L4TOUT")
     assert lab.api().request("GET", "/api/v1/nodes")["items"]
 
 
