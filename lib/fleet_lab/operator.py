@@ -31,7 +31,7 @@ _DEADLINES = {
     "puppet": "2m",
     "ready": "2m",
     "alerts": "2m",
-    "restart": "1m",
+    "restart": "2m",
     "bgp": "1m",
     "blocked": "3m",
 }

@@ -1,6 +1,7 @@
 """etcd's members: what is read of a real cluster with TLS, its leadership, its snapshots, and how it is restarted."""
 
 import base64
+import hashlib
 import signal
 import stat
 import subprocess
@@ -192,13 +193,14 @@ def test_a_snapshot_is_verified_and_taken_once(etcd: Etcd) -> None:
 def test_a_snapshot_that_is_damaged_is_refused(etcd: Etcd) -> None:
     taken = members.snapshot(etcd, "etcd1", etcd.config, "damaged.db")
     assert taken is not None
-    whole = taken.path.read_bytes()
+    whole, nonsense = taken.path.read_bytes(), b"nonsense" * 4096
     position = whole.index(b"alarm")  # a name in it, which no structure depends on
     for content, why in (
         (whole[:position] + b"A" + whole[position + 1 :], "checksum is wrong"),
         (whole[:-32], "not complete"),
-        (b"", "cannot read it"),
-        (b"nonsense" * 4096, "cannot read it"),
+        (b"", "not complete"),
+        (nonsense, "not complete"),
+        (nonsense + hashlib.sha256(nonsense).digest(), "cannot read it"),
     ):
         taken.path.write_bytes(content)
         with pytest.raises(members.EtcdError, match=f"there is such a file already, and .*{why}"):

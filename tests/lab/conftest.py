@@ -23,6 +23,7 @@ _SMALL = 6
 """The hosts of the small lab that the tests of up and down make beside them."""
 _NOT_RUN = pytest.StashKey[list[str]]()
 _EXISTED = pytest.StashKey[bool]()
+_OURS = pytest.StashKey[list[Paths]]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -54,9 +55,30 @@ def pytest_xdist_auto_num_workers() -> int:
     return 1 if missing else _LABS
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Remember, where processes of pytest-xdist are about to be started, which labs they will make."""
+    config = session.config
+    if os.geteuid() == 0 and config.getoption("numprocesses", None):
+        labs = [_paths(number) for number in range(config.getoption("numprocesses"))]
+        config.stash[_OURS] = [paths for paths in labs if not Lab(paths).exists]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Take down what those processes have left: when they are interrupted, they are not given the time for it."""
+    for paths in config.stash.get(_OURS, []):
+        if Lab(paths).exists:
+            boot.down(paths, print)
+
+
 def _number() -> int:
     """Return which of the test processes this is; 0 for the first, and for the only one."""
     return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+def _paths(number: int) -> Paths:
+    """Return the folders of a test process's lab: the usual ones for the first, others beside them for the rest."""
+    usual = Paths.from_environment()
+    return Paths(usual.state.with_name(f"{usual.state.name}-tests{number}"), usual.cache) if number else usual
 
 
 def _topology(number: int, folder: Path) -> Path:
@@ -72,10 +94,9 @@ def _topology(number: int, folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The lab, with no faults; brought up if it is not running, and taken down again in that case."""
-    paths, number, topology_file = Paths.from_environment(), _number(), None
-    if number:
-        paths = Paths(paths.state.with_name(f"{paths.state.name}-tests{number}"), paths.cache)
-        topology_file = _topology(number, tmp_path_factory.mktemp("lab"))
+    number = _number()
+    paths = _paths(number)
+    topology_file = _topology(number, tmp_path_factory.mktemp("lab")) if number else None
     with Path(tempfile.gettempdir(), f"{paths.state.name}.tests.lock").open("w", encoding="ascii") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)  # Faults and reboots of two test sessions would meet.
         if number:

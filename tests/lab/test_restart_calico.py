@@ -13,14 +13,14 @@ import pytest
 from rehearsal import DEADLINES, REBOOT, RESTART_CALICO, Rehearsal, RouterWatcher, Watcher, eventually
 
 WORKERS = [f"worker{number}" for number in range(1, 7)]
-SHORT = {**DEADLINES, "bgp": "6s", "restart": "6s"}
+SHORT = {**DEADLINES, "bgp": "8s", "restart": "8s"}
 STEPS = ("silence", "cordon", "drain", "restart", "active", "bgp", "ready", "alerts", "uncordon", "unsilence")
 
 
 @pytest.fixture
 def rehearsal(lab, running_workload, tmp_path):
-    """A fleet in order, and put in order again after the test; a session is down for three seconds at most."""
-    rehearsal = Rehearsal(lab, tmp_path, RESTART_CALICO, deadlines=SHORT)
+    """A fleet in order, and put in order again after the test."""
+    rehearsal = Rehearsal(lab, tmp_path, RESTART_CALICO)
     rehearsal.restore()
     yield rehearsal
     rehearsal.restore()
@@ -73,10 +73,10 @@ def test_every_session_is_reestablished_once_and_proven(rehearsal, lab):
 
 def test_nodes_whose_sessions_do_not_come_back_are_held(rehearsal, lab, tmp_path):
     faults = {
-        "worker1": ("bgp-down", f"bgp: not within 6 s: cr1 {lab.hosts['worker1'].ipv4}: "),
-        "worker2": ("bgp-ipv6-down", f"bgp: not within 6 s: cr1 {lab.hosts['worker2'].ipv6}: "),
+        "worker1": ("bgp-down", f"bgp: not within 8 s: cr1 {lab.hosts['worker1'].ipv4}: "),
+        "worker2": ("bgp-ipv6-down", f"bgp: not within 8 s: cr1 {lab.hosts['worker2'].ipv6}: "),
         "worker3": ("bgp-fewer-prefixes", "1 of 2 prefixes"),
-        "worker4": ("calico-fails", "active: not within 6 s: calico-node.service is activating"),
+        "worker4": ("calico-fails", "active: not within 8 s: calico-node.service is activating"),
     }
     limits = {"max_unavailable": 5, "max_domains": 3, "max_failed": 3}
     rehearsal = Rehearsal(lab, tmp_path, RESTART_CALICO, limits=limits, deadlines=SHORT)
@@ -112,7 +112,7 @@ def test_a_router_that_cannot_be_asked_keeps_the_gate_closed(rehearsal, lab):
         "router-unreachable": "let nobody in within 1 s",
     }
     rehearsal.change_config(lambda cluster: cluster["bgp"].update(connect_timeout="1s", rpc_timeout="1s"))
-    rehearsal.change_config(lambda cluster: cluster["deadlines"].update(bgp="4s"))
+    rehearsal.hurry(bgp="5s")
     run = ""
     for fault, message in faults.items():
         if not run:
@@ -128,7 +128,7 @@ def test_a_router_that_cannot_be_asked_keeps_the_gate_closed(rehearsal, lab):
             outcome = rehearsal.resume(run)
         assert outcome.code == 1, outcome.output
         assert rehearsal.statuses() == {"worker1": "held", "worker2": "pending"}
-        line = next(line for line in outcome.output.splitlines() if "worker1: HELD: bgp: not within 4 s: " in line)
+        line = next(line for line in outcome.output.splitlines() if "worker1: HELD: bgp: not within 5 s: " in line)
         assert "cr2 " in line
         assert message in line
         assert "cr1" not in line
@@ -138,6 +138,7 @@ def test_a_router_that_cannot_be_asked_keeps_the_gate_closed(rehearsal, lab):
     assert refused.code == 2, refused.output
     assert re.search(r"\[stop\] cr2 ", refused.output)
 
+    rehearsal.hurry(bgp=DEADLINES["bgp"])
     lab.heal()
     resumed = rehearsal.resume(run)
     assert resumed.code == 0, resumed.output
@@ -163,7 +164,7 @@ def test_a_run_that_is_killed_is_resumed(rehearsal, lab, step, kind):
 
 
 def test_an_abort_gives_back_only_what_is_proven(rehearsal, lab):
-    rehearsal.change_config(lambda cluster: cluster["deadlines"].update(bgp="3s"))
+    rehearsal.hurry(bgp="3s")
     lab.inject("bgp-down", "worker1")
     outcome = rehearsal.start("--query", "worker1")
     assert outcome.code == 1, outcome.output
@@ -213,6 +214,7 @@ def test_sessions_that_are_down_before_are_found_before(rehearsal, lab):
 
 
 def test_a_session_that_is_lost_meanwhile_keeps_the_next_node_in_service(rehearsal, lab):
+    rehearsal.hurry(bgp="8s")
     with rehearsal.in_background("--query", "worker[1-2]") as process:
         rehearsal.wait_for_event("worker1", "cordon", "done")
         lab.inject("bgp-ipv6-down", "worker2")
@@ -221,7 +223,7 @@ def test_a_session_that_is_lost_meanwhile_keeps_the_next_node_in_service(rehears
     assert outcome.code == 1, outcome.output
     assert rehearsal.statuses() == {"worker1": "done", "worker2": "held"}
     lost = f"cr1 {lab.hosts['worker2'].ipv6} is "
-    assert f"worker2: HELD: bgp baseline: not within 6 s: down since the run began: {lost}" in outcome.output
+    assert f"worker2: HELD: bgp baseline: not within 8 s: down since the run began: {lost}" in outcome.output
     rehearsal.assert_untouched("worker1", "worker2")
     assert rehearsal.silences() == []
     aborted = rehearsal.abort(outcome.run)
@@ -233,7 +235,7 @@ def test_a_rebooted_node_takes_pods_only_with_its_sessions(rehearsal, lab, tmp_p
     lab.inject("bgp-ipv6-down", "worker3")
     outcome = reboots.start("--query", "worker3")
     assert outcome.code == 1, outcome.output
-    assert f"worker3: HELD: bgp: not within 6 s: cr1 {lab.hosts['worker3'].ipv6}" in outcome.output
+    assert f"worker3: HELD: bgp: not within 8 s: cr1 {lab.hosts['worker3'].ipv6}" in outcome.output
     reboots.assert_held("worker3")
     boot_id = reboots.boot_id("worker3")
     lab.heal()
@@ -336,6 +338,7 @@ def test_pods_stay_where_the_routers_keep_their_routes(rehearsal, lab, graceful)
 
 
 def test_prefixes_that_the_routers_merely_kept_open_no_gate(rehearsal, lab, graceful):
+    rehearsal.hurry(bgp="8s")
     lab.inject("bgp-fewer-prefixes", graceful)
     outcome = rehearsal.start("--query", graceful)
     assert outcome.code == 1, outcome.output

@@ -28,7 +28,7 @@ def eventually(check: Callable[[], bool], *, within: float = 15.0) -> None:
     deadline = time.monotonic() + within
     while not check():
         assert time.monotonic() < deadline, "it never became true"
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 def of_node(lab: Lab, name: str, version: int | None = None) -> dict[tuple[str, str], Any]:

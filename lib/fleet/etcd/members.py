@@ -135,7 +135,9 @@ def _function(config: EtcdConfig) -> str:
     options.pop("ETCDCTL_COMMAND_TIMEOUT", None)
     names = {key: key.removeprefix("ETCDCTL_").lower().replace("_", "-") for key in options if key != "ETCDCTL_API"}
     words = " ".join(f"--{name}={shlex.quote(options[key])}" for key, name in names.items())
+    # Over SSH, what goes to standard error may come after the end of all that goes to standard output.
     return f"""\
+exec 2>&1
 unset "${{!ETCDCTL_@}}"
 export ETCDCTL_API=3
 ask() {{
@@ -168,16 +170,17 @@ def _snapshot_command(config: EtcdConfig, path: Path) -> str:
 {_function(config)}
 fail() {{ echo "$1"; exit 1; }}
 verify() {{
-    tool=etcdctl
-    command -v etcdutl >/dev/null && tool=etcdutl
-    why="$tool cannot read it"
-    status=$(timeout {_VERIFY} "$tool" snapshot status -w json "$1") || return
     # The server ends a snapshot with the SHA-256 of all that is before it, which is a multiple of 512.
-    why="it is not complete: there is no checksum at its end"
+    why="it is not complete, as it ends without a checksum"
     [ $(($(stat --format=%s -- "$1") % 512)) = 32 ] || return
     why="its checksum is wrong"
     expected=$(tail --bytes=32 -- "$1" | od -An -v -tx1 | tr -d ' \\n')
     [ "$(timeout {_VERIFY} head --bytes=-32 -- "$1" | sha256sum)" = "$expected  -" ] || return
+    # Only now, as that of 3.4 opens it for writing, and makes a database of an empty file.
+    tool=etcdctl
+    command -v etcdutl >/dev/null && tool=etcdutl
+    why="$tool cannot read it"
+    status=$(timeout {_VERIFY} "$tool" snapshot status -w json "$1") || return
     echo "fleet-etcd-snapshot=$status"
 }}
 umask 077

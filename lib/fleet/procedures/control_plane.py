@@ -76,13 +76,13 @@ class ControlPlane:
         """
         others = [other for other in self.hosts if other != host]
         if others:
-            return next(iter(self.ailing(component, others)), "")
+            return next(filter(None, self.ailing(component, others).values()), "")
         if self.allow_outage:
             return ""
         return f"{host} is the only control-plane host, and nothing serves without it: see --allow-outage"
 
-    def ailing(self, component: str, those: Sequence[str]) -> list[str]:
-        """Return what is wrong with hosts, a sentence for each that is not well.
+    def ailing(self, component: str, those: Sequence[str]) -> dict[str, str]:
+        """Return what is wrong with each of some hosts; nothing for those that are well.
 
         Args:
             component: whose unit is to be active there.
@@ -102,7 +102,7 @@ class ControlPlane:
         if check := self.component(component).check:
             for host, problem in self.run_check(those, check).items():
                 found[host] = found[host] or problem
-        return [problem for problem in found.values() if problem]
+        return found
 
     def run_check(self, those: Sequence[str], check: str) -> dict[str, str]:
         """Run a configured check on hosts, and return what is wrong by host; nothing if all is well."""
@@ -235,7 +235,7 @@ class Calm(_Step):
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at everything; whatever is wrong makes the while begin anew."""
-        problems = self._plane.ailing(API, self._plane.hosts)
+        problems = list(filter(None, self._plane.ailing(API, self._plane.hosts).values()))
         settle = self.cluster.config.control_plane.settle
         now = time.time()
 

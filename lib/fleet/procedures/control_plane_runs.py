@@ -138,17 +138,24 @@ def _too_many_failed(plane: ControlPlane, watchdog: Watchdog) -> str:
 
 
 def of_spared(plane: ControlPlane, components: Sequence[str]) -> list[Finding]:
-    """Find out whether each host could be spared."""
-    problems = {
-        problem: None
-        for component in components
-        for host in plane.cluster.hosts
-        if (problem := plane.problem(component, host))
-    }
-    findings = [stop(f"{problem}.", "Repair that first: no other host is touched before.") for problem in problems]
-    if plane.allow_outage and len(plane.hosts) == 1:
-        findings.append(note(f"{plane.hosts[0]} is the only control-plane host: the API will be away meanwhile."))
-    return findings
+    """Find out whether each host could be spared: whether all others are well."""
+    if len(plane.hosts) == 1:
+        host = plane.hosts[0]
+        if plane.allow_outage:
+            return [note(f"{host} is the only control-plane host: the API will be away meanwhile.")]
+        return [stop(f"{plane.problem(API, host)}.", "It is the price of a control plane of one host.")]
+    findings: dict[str, Finding] = {}
+    for component in components:
+        for host, problem in plane.ailing(component, plane.hosts).items():
+            if not problem:
+                continue
+            if set(plane.cluster.hosts) == {host}:
+                findings[problem] = ask(
+                    f"{problem}.", "If you go on it is restarted; what is out of the load balancer stays out."
+                )
+            else:
+                findings[problem] = stop(f"{problem}.", "Repair it first: no other host is touched before.")
+    return list(findings.values())
 
 
 def of_targets(plane: ControlPlane, components: Sequence[str]) -> list[Finding]:
@@ -178,10 +185,8 @@ def of_balancer(plane: ControlPlane, components: Sequence[str]) -> list[Finding]
     states = plane.balancer.states(targets)
     everywhere = {name for state in states.values() for name in state.pooled_at}
     for host, state in states.items():
-        if not state.pooled_at:
-            what = f"{host} gets no connections from the load balancer: {state.detail}."
-            findings.append(ask(what, "If you go on, it is restarted and stays out."))
-        elif missing := sorted(everywhere - set(state.pooled_at)):
+        missing = sorted(everywhere - set(state.pooled_at))
+        if state.pooled_at and missing:
             todo = "Pool it everywhere or nowhere first: the run could not tell whether it is back."
             findings.append(stop(f"{host} gets no connections from {', '.join(missing)}, but from others.", todo))
     return findings

@@ -135,6 +135,8 @@ class Once(NodeStep):
             if problem := self.problem(state, life):
                 return failed(problem)
             return pending(f"not {act}", **{self.fact: life.id}, ordered=True)
+        if life.id == before and life.moving:
+            return pending("the old one is about to end", ordered=True)
         if life.id == before:
             # From here on the order may be on its way at any time, whatever came of an earlier one.
             return pending(still, ordered=True)

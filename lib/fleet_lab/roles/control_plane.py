@@ -61,6 +61,8 @@ def _apiserver_flags(context: Context, host: Host) -> dict[str, str]:
         "service-account-signing-key-file": f"{_PKI}/service-account.key",
         # The load balancer sees /readyz fail for this long before connections are refused.
         "shutdown-delay-duration": "5s",
+        # That is also how long a stop waits for watches: 60 s unless it is said otherwise.
+        "request-timeout": "15s",
     }
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fleet_lab.container import FAULTS
 from fleet_lab.files import File, unit_override
+from fleet_lab.roles import puppet
 from fleet_lab.roles.context import LOCALHOST, Context
 from fleet_lab.roles.role import Role
 from fleet_lab.topology import Host
@@ -95,8 +96,9 @@ class Etcd(Role):
         yield File(f"{_PKI}/etcd.pem", credential.certificate)
         yield File(f"{_PKI}/etcd.key", credential.key, mode=0o600, owner="etcd")
         yield File("/etc/profile.d/etcdctl.sh", _PROFILE)
+        yield from puppet.files(context)
         yield unit_override(UNIT, _FAULTS)
 
 
-MEMBER = Etcd(packages=("etcd-server", "etcd-client"), units=(UNIT,))
+MEMBER = Etcd(packages=(*puppet.PACKAGES, "etcd-server", "etcd-client"), units=(UNIT,))
 LOCK_STORE = Etcd(packages=("etcd-server", "etcd-client"), units=(UNIT,), v2=True)
