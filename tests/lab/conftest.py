@@ -7,7 +7,9 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 import yaml
@@ -66,8 +68,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Take down what those processes have left: when they are interrupted, they are not given the time for it."""
     for paths in config.stash.get(_OURS, []):
-        if Lab(paths).exists:
-            boot.down(paths, print)
+        with _turn(paths) as turn, suppress(BlockingIOError):
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Otherwise another session has made it meanwhile.
+            if Lab(paths).exists:
+                boot.down(paths, print)
 
 
 def _number() -> int:
@@ -79,6 +83,11 @@ def _paths(number: int) -> Paths:
     """Return the folders of a test process's lab: the usual ones for the first, others beside them for the rest."""
     usual = Paths.from_environment()
     return Paths(usual.state.with_name(f"{usual.state.name}-tests{number}"), usual.cache) if number else usual
+
+
+def _turn(paths: Paths) -> TextIO:
+    """Open the file that one session of tests at a time may lock: faults and reboots of two would meet."""
+    return Path(tempfile.gettempdir(), f"{paths.state.name}.tests.lock").open("w", encoding="ascii")
 
 
 def _topology(number: int, folder: Path) -> Path:
@@ -97,8 +106,8 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     number = _number()
     paths = _paths(number)
     topology_file = _topology(number, tmp_path_factory.mktemp("lab")) if number else None
-    with Path(tempfile.gettempdir(), f"{paths.state.name}.tests.lock").open("w", encoding="ascii") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)  # Faults and reboots of two test sessions would meet.
+    with _turn(paths) as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
         if number:
             boot.down(paths, print)  # Of a session that was killed; it is nobody's.
         keep = request.config.stash[_EXISTED] = Lab(paths).exists
