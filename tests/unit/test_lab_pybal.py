@@ -1,5 +1,6 @@
 """The lab's stand-in for PyBal: when it tells HAProxy something, and what it answers."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def test_haproxy_is_told_of_changes_alone(said: list[str]) -> None:
         pool.update("cp1", pooled)
 
     steps = [pooled == "yes" for pooled in ["yes", *said]]
-    changes = [after for before, after in zip(steps, steps[1:], strict=False) if before != after]
+    changes = [after for before, after in pairwise(steps) if before != after]
     assert haproxy.told == [("cp1", pooled) for pooled in changes]
 
 
