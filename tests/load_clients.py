@@ -17,7 +17,7 @@ from urllib3.util import Timeout
 TIMEOUT = 10.0
 """Seconds for an answer, and without any event of a watch."""
 
-EVERY = 0.2
+EVERY = 0.4
 """Seconds from one request of a client to its next one."""
 
 LAST = "the-last-one"
