@@ -100,7 +100,7 @@ def test_a_host_that_stays_down_is_held_and_resumed(rehearsal, lab):
     rehearsal.assert_untouched("worker2", "worker3")
     aborted = rehearsal.abort(outcome.run)
     assert aborted.code == 1, aborted.output
-    assert "worker1 stays cordoned and silenced" in aborted.output
+    assert "worker1 stays out of service and silenced" in aborted.output
     rehearsal.assert_held("worker1")
 
     lab.heal()

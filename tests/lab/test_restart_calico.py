@@ -170,7 +170,7 @@ def test_an_abort_gives_back_only_what_is_proven(rehearsal, lab):
     assert outcome.code == 1, outcome.output
     aborted = rehearsal.abort(outcome.run)
     assert aborted.code == 1, aborted.output
-    assert "worker1 stays cordoned and silenced" in aborted.output
+    assert "worker1 stays out of service and silenced" in aborted.output
     rehearsal.assert_held("worker1")
     rehearsal.cordon("worker1", on=False)
     opened = rehearsal.resume(outcome.run)
