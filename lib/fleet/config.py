@@ -105,6 +105,12 @@ def _matcher(text: str) -> str:
     return text
 
 
+def _no_secret(name: str) -> str:
+    if name in ("ETCDCTL_USER", "ETCDCTL_PASSWORD"):
+        raise ValueError(f"{name} would show on command lines and in logs: let etcdctl use a certificate")
+    return name
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Pause = Annotated[float, BeforeValidator(parse_pause)]
 Amount = Annotated[int | str, BeforeValidator(parse_amount)]
@@ -324,7 +330,7 @@ class EtcdConfig(_Model):
     hosts: Query
     """The members' hosts."""
     unit: UnitName = "etcd.service"
-    environment: dict[Annotated[str, Field(pattern=r"^ETCDCTL_[A-Z_]+$")], str] = {}
+    environment: dict[Annotated[str, Field(pattern=r"^ETCDCTL_[A-Z_]+$"), AfterValidator(_no_secret)], str] = {}
     """What etcdctl is given on each member to reach that member: ``ETCDCTL_ENDPOINTS``, ``ETCDCTL_CACERT`` …"""
     snapshots: AbsolutePath = Path("/var/backups/etcd")
     """The folder on the members for snapshots."""

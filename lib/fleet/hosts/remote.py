@@ -146,7 +146,8 @@ def mark(command: str) -> str:
 
     It is for the login shell of whoever Cumin logs in as, any of the Bourne family; ``command`` itself is for bash.
     """
-    return f"bash -c {shlex.quote(command)} </dev/null; printf '\\nfleet-rc=%d\\n' $?"
+    # What it says on standard error would come over a channel of its own, at times after the marker.
+    return f"bash -c {shlex.quote(command)} </dev/null 2>&1; printf '\\nfleet-rc=%d\\n' $?"
 
 
 def parse(output: str, *, timeout: float | None) -> Result:

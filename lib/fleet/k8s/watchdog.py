@@ -20,6 +20,7 @@ NAME = "fleet-watchdog"
 _TIMEOUT = 5.0  # seconds to connect, and for an answer
 _LISTS = 0.2  # seconds from one list to the next
 _WRITES = 0.5  # seconds from one write to the next
+_KEPT = 4  # writes over one connection: an idle one may be closed by its server in the moment that it is used
 _WINDOW = 300.0  # seconds of one watch, unless it ends with its apiserver
 _RETRY = 0.2  # seconds from the end of a watch, or an attempt at one, to the next
 _FAREWELL = 1.0  # seconds to remove the ConfigMap
@@ -136,6 +137,8 @@ class Watchdog:
             raise KubernetesError(f"the list of {self._collection} lacks {NAME}")
 
     def _write(self, number: int) -> None:
+        if number % _KEPT == 0:
+            self._writer.disconnect()
         self._writer.patch(self._path, {"data": {"run": self._run, "write": str(number)}})
         self._tally.wrote(number)
 
