@@ -245,7 +245,7 @@ def _holds(stage: Stage, running: Sequence[UnitState], seen: Observation, now: f
         if late >= (OVERDUE if state.busy else 0.0):
             why = "its call does not return" if state.busy else state.detail or "it never became true"
             yield Hold(state.unit.name, f"{step.name}: not within {step.timeout:.0f} s: {why}")
-        elif seen.hopeless and not state.busy and _is_closed(stage, state) and _before_pivot(stage, state):
+        elif seen.hopeless and not state.busy and _is_closed(stage, state) and before_pivot(stage, state):
             yield Hold(state.unit.name, f"{step.name}: not gone on with: {seen.blocked}")
 
 
@@ -288,8 +288,8 @@ def _runs(stage: Stage, running: Sequence[UnitState], seen: Observation, now: fl
     return runs
 
 
-def _before_pivot(stage: Stage, state: UnitState) -> bool:
-    """Say whether a unit's pivot is still to be ordered."""
+def before_pivot(stage: Stage, state: UnitState) -> bool:
+    """Say whether a unit's pivot is still to be ordered; one that is about to be ordered counts as such."""
     pivot = stage.pivot()
     if pivot is None or state.step != pivot:
         return pivot is not None and state.step < pivot

@@ -21,12 +21,13 @@ from fleet.k8s.apiserver import Apiservers, Health
 from fleet.k8s.leader import Election
 from fleet.k8s.watchdog import Watchdog
 from fleet.load_balancer.model import LoadBalancer
-from fleet.maintenance.model import Status, StepSpec, UnitState, Verdict, done, pending
+from fleet.maintenance import decide
+from fleet.maintenance.model import Stage, Status, StepSpec, UnitState, Verdict, done, failed, pending
 from fleet.maintenance.planner import natural
 from fleet.procedures import hosts
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.hosts import API_DEADLINE, POLL, Guard, RestartUnit, Work
-from fleet.procedures.maintenance import Step
+from fleet.procedures.maintenance import Step, specs
 from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
 from fleet.procedures.traces import Known
 
@@ -172,11 +173,16 @@ class Connections(_BalancerStep):
     """No connection is open through the load balancer any more, or those that are have had their time."""
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """Count connections; watches stay until the apiserver ends them itself, as it does when it is stopped."""
+        """Count connections; watches stay until the apiserver ends them itself, as it does when it is stopped.
+
+        Others that are not well meanwhile end it: nobody may serve while this host is out.
+        """
         states = self._balancer.states(self.hosts(units))
         now = time.time()
 
         def judge(state: UnitState) -> Verdict:
+            if problem := self._plane.problem(API, self.cluster.hosts[state.unit.name]):
+                return failed(f"not gone on with: {problem}")
             open_ones = states[self.cluster.hosts[state.unit.name]].connections
             since = min(float(state.facts.get("draining_since", now)), now)
             if open_ones == 0:
@@ -213,6 +219,23 @@ class Pool(_BalancerStep):
             return done()
 
         return each(units, pool)
+
+
+class Watched(_BalancerStep):
+    """The load balancer looks after the host's health by itself, as it did before the run."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look whether it was told so."""
+        return {s.unit.name: done() if s.facts.get("watched") else pending("not told yet") for s in units}
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Tell it."""
+
+        def watch(state: UnitState) -> Verdict:
+            self._balancer.watch_again(self.cluster.hosts[state.unit.name])
+            return done(watched=True)
+
+        return each(units, watch)
 
 
 class Serving(_Step):
@@ -299,18 +322,21 @@ def _work(plane: ControlPlane, component: str) -> Work:
     cluster, unit = plane.cluster, plane.unit(component)
     deadlines = cluster.config.deadlines
     guard: Guard = partial(plane.problem, component)
-    act = RestartUnit(cluster, unit, guard)
     closing, proofs, opening = _around(plane, component)
+    act = RestartUnit(cluster, unit, guard, patient=not closing)
     restart = hosts.restart_steps(cluster, act, unit, closes=not closing)
     calm = Step(StepSpec("settle", deadlines.ready, poll=POLL, gate=True), Calm(plane))
     settle = (calm,) if component == API else ()
     before, after = hosts.before_steps(cluster, guard), hosts.after_steps(cluster)
+    watched = (
+        [Step(StepSpec("watched", API_DEADLINE), Watched(plane, plane.balancer))] if closing and plane.balancer else []
+    )
     return Work(
         name=component,
         order=partial(_order, plane, component),
         steps=(*before, *closing, *restart, *proofs, *opening, *settle, hosts.alerts_step(cluster), *after),
         act=act,
-        back=(*restart[1:], *proofs, *opening, *after),
+        back=(*watched, *restart[1:], *proofs, *opening, *after),
     )
 
 
@@ -347,30 +373,39 @@ def _order(plane: ControlPlane, component: str) -> list[str]:
     return sorted(ours, key=lambda host: seen is not None and leader.same_host(seen.host, host))
 
 
-class WatchAgain(_BalancerStep):
-    """The load balancer looks again at the health of hosts that are held out of it."""
+class Repool(_BalancerStep):
+    """Of held hosts, those that were not restarted are used by the load balancer again; it looks after the others.
 
-    def __init__(self, plane: ControlPlane, balancer: LoadBalancer, known: Known) -> None:
-        """Look after the hosts that ``known`` has as held."""
+    A host that runs what it ran before must not stay out: it may be the last one that serves.
+    """
+
+    def __init__(self, plane: ControlPlane, balancer: LoadBalancer, work: Work, known: Known) -> None:
+        """Look after the hosts that ``known`` has as held in the stage of kube-apiserver."""
         super().__init__(plane, balancer)
+        self._stage = Stage(work.name, (), specs(work.steps))
         self._known = known
         self._told: set[str] = set()
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look for hosts of which the load balancer was not told yet."""
-        left = self._left()
-        return {state.unit.name: pending(f"for {', '.join(left)}") if left else done() for state in units}
+        left = ", ".join(sorted(state.unit.name for state in self._left()))
+        return {state.unit.name: pending(f"for {left}") if left else done() for state in units}
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Tell it."""
-        for host in self._left():
-            self._balancer.watch_again(host)
-            self._told.add(host)
+        for held in self._left():
+            host = self.cluster.hosts[held.unit.name]
+            if decide.before_pivot(self._stage, held) and not held.facts.get("unconfirmed"):
+                self._balancer.pool(host, held.facts["pooled_at"])
+                logger.warning("%s was not restarted, and is back in the load balancer.", host)
+            else:
+                self._balancer.watch_again(host)
+            self._told.add(held.unit.name)
         return {state.unit.name: done() for state in units}
 
-    def _left(self) -> list[str]:
-        return sorted(
-            self.cluster.hosts[name]
+    def _left(self) -> list[UnitState]:
+        return [
+            state
             for name, state in self._known().items()
             if state.status is Status.HELD and state.facts.get("pooled_at") and name not in self._told
-        )
+        ]

@@ -25,12 +25,11 @@ from fleet.maintenance.report import WATCHDOG
 from fleet.maintenance.runner import Procedure
 from fleet.procedures import control_plane
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.control_plane import API, LED, ControlPlane, WatchAgain
+from fleet.procedures.control_plane import API, LED, ControlPlane, Repool
 from fleet.procedures.findings import Finding, ask, note, stop
 from fleet.procedures.host_runs import HostRuns
-from fleet.procedures.hosts import API_DEADLINE, HostMaintenance, Work, known_of
+from fleet.procedures.hosts import API_DEADLINE, HostMaintenance, States, Work
 from fleet.procedures.maintenance import Step
-from fleet.procedures.traces import Known
 
 
 class ControlPlaneRuns(HostRuns):
@@ -89,7 +88,7 @@ class ControlPlaneRuns(HostRuns):
             works = control_plane.works(plane, cluster.run.options["components"])
             states = partial(journal.read_states, book.folder)
             blocked = partial(_too_many_failed, plane, watchdog)
-            yield HostMaintenance(cluster, works, lock, states, blocked, self._ending(plane, known_of(works, states)))
+            yield HostMaintenance(cluster, works, lock, states, blocked, _ending(plane, works, states))
         finally:
             watchdog.stop()
             book.note(WATCHDOG, json.dumps(asdict(watchdog.report())))
@@ -118,12 +117,13 @@ class ControlPlaneRuns(HostRuns):
             allow_outage=bool(cluster.run.options["allow_outage"]),
         )
 
-    @staticmethod
-    def _ending(plane: ControlPlane, known: Known) -> Sequence[Step]:
-        if plane.balancer is None:
-            return ()
-        again = WatchAgain(plane, plane.balancer, known)
-        return (Step(StepSpec("check held hosts again", API_DEADLINE), again),)
+
+def _ending(plane: ControlPlane, works: Sequence[Work], states: States) -> Sequence[Step]:
+    return [
+        Step(StepSpec("repool", API_DEADLINE), Repool(plane, plane.balancer, work, partial(states, work.name)))
+        for work in works
+        if work.name == API and plane.balancer
+    ]
 
 
 def _too_many_failed(plane: ControlPlane, watchdog: Watchdog) -> str:

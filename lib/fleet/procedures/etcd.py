@@ -164,7 +164,7 @@ class EtcdRuns(HostRuns):
         """Return the stages: a snapshot, then the members."""
         etcd = Etcd(cluster)
         unit = etcd.config.unit
-        act = RestartUnit(cluster, unit, etcd.follows)
+        act = RestartUnit(cluster, unit, etcd.follows, patient=True)
         restart = hosts.restart_steps(cluster, act, unit, closes=True)
         leads = Step(StepSpec("hand over", API_DEADLINE), HandOver(etcd))
         caught_up = Step(StepSpec("caught up", cluster.config.deadlines.ready, poll=POLL, gate=True), CaughtUp(etcd))

@@ -22,6 +22,7 @@ from fleet.maintenance.model import (
     Verdict,
     When,
     done,
+    failed,
     pending,
 )
 from fleet.maintenance.runner import Effects
@@ -39,6 +40,8 @@ POLL = 0.5
 
 Guard = Callable[[str], str]
 """Says why a host must not be taken out of service now; nothing if all others can do without it."""
+States = Callable[[str], Mapping[str, UnitState]]
+"""Reads the states of a stage's units in the journal, from any thread."""
 Blocked = Callable[[], str]
 """Says why the run must start nothing new; nothing if it may."""
 
@@ -67,11 +70,19 @@ class RestartUnit(Once):
     fact = "invocation"
     words = ("restarted", "not restarted yet")
 
-    def __init__(self, cluster: Cluster, unit: str, guard: Guard) -> None:
-        """Restart a unit, guarded up to the moment of the order."""
+    def __init__(self, cluster: Cluster, unit: str, guard: Guard, *, patient: bool) -> None:
+        """Restart a unit, guarded up to the moment of the order.
+
+        Args:
+            cluster: the cluster.
+            unit: the unit of systemd.
+            guard: asked right before the order.
+            patient: whether to wait until the others are well: the host is in service meanwhile.
+        """
         super().__init__(cluster)
         self._unit = unit
         self._guard = guard
+        self._patient = patient
 
     def lives(self, hosts: Sequence[str]) -> Mapping[str, Life | Unreachable]:
         """Ask hosts for the unit's last start."""
@@ -82,9 +93,11 @@ class RestartUnit(Once):
         return services.restart(self.cluster.remote, self._unit, ids)
 
     def safe(self, state: UnitState) -> Verdict:
-        """Ask the guard once more: it may have to wait for the others."""
+        """Ask the guard once more."""
         problem = self._guard(self.cluster.hosts[state.unit.name])
-        return pending(f"not now: {problem}") if problem else done()
+        if not problem:
+            return done()
+        return pending(f"not now: {problem}") if self._patient else failed(f"not restarted: {problem}")
 
 
 def puppet_reason(cluster: Cluster) -> str:
@@ -219,7 +232,7 @@ class HostMaintenance:
         cluster: Cluster,
         works: Sequence[Work],
         lock: ClusterLock,
-        states: Callable[[str], Mapping[str, UnitState]],
+        states: States,
         blocked: Blocked = str,
         ending: Sequence[Step] = (),
     ) -> None:
@@ -272,7 +285,7 @@ class GiveBack:
         self,
         cluster: Cluster,
         works: Sequence[Work],
-        states: Callable[[str], Mapping[str, UnitState]],
+        states: States,
         ordered: Callable[[Work], frozenset[str]],
     ) -> None:
         self.stages: list[Stage] = []
@@ -333,7 +346,7 @@ class EnablePuppet(NodeStep):
         ]
 
 
-def known_of(works: Sequence[Work], states: Callable[[str], Mapping[str, UnitState]]) -> Known:
+def known_of(works: Sequence[Work], states: States) -> Known:
     """Return what reads the states of all hosts of a run; of a host in several stages, that of the last it came to."""
 
     def known() -> dict[str, UnitState]:
