@@ -1,27 +1,9 @@
 """The downtime cookbooks' command line: their examples, and what is refused before anything is asked."""
 
-import importlib
-import re
-import shlex
-from typing import Any
-
 import pytest
-from spicerack.cookbook import CookbookBase
 
+from cookbook_help import cookbook, examples
 from fleet.hosts import downtime
-
-
-def cookbook(name: str) -> CookbookBase:
-    """Import a cookbook as the runner does."""
-    module = importlib.import_module(f"cookbooks.{name}")
-    (found,) = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, CookbookBase) and value.__module__ == module.__name__
-    ]
-    nothing: Any = None
-    instance: CookbookBase = found(nothing)
-    return instance
 
 
 @pytest.fixture(autouse=True)
@@ -31,14 +13,11 @@ def _importable(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
 
 @pytest.mark.parametrize("name", ["sre.hosts.downtime", "sre.hosts.remove-downtime"])
 def test_the_examples_in_the_help_are_right(name: str) -> None:
-    instance = cookbook(name)
-    text = instance.argument_parser().format_help()
+    parser = cookbook(name).argument_parser()
 
-    examples = re.findall(rf"^ *cookbook {name} (.+)$", text, re.MULTILINE)
-
-    assert examples
-    for example in examples:
-        instance.argument_parser().parse_args(shlex.split(example))
+    assert examples(name)
+    for example in examples(name):
+        parser.parse_args(example)
 
 
 def test_the_runner_is_named_in_the_log() -> None:
