@@ -7,7 +7,7 @@ well.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -82,12 +82,13 @@ class ControlPlane:
             return ""
         return f"{host} is the only control-plane host, and nothing serves without it: see --allow-outage"
 
-    def ailing(self, component: str, those: Sequence[str]) -> dict[str, str]:
+    def ailing(self, component: str, those: Sequence[str], left_out: Collection[str] = ()) -> dict[str, str]:
         """Return what is wrong with each of some hosts; nothing for those that are well.
 
         Args:
             component: whose unit is to be active there.
             those: the hosts.
+            left_out: those of them that the load balancer need not use.
 
         Raises:
             FleetError: something cannot be asked.
@@ -98,8 +99,9 @@ class ControlPlane:
             found[host] = found[host] or _of_service(host, unit, service)
         if self.balancer:
             for host, server in self.balancer.states(those).items():
-                unused = "" if server.up else f"{host} gets no connections from the load balancer: {server.detail}"
-                found[host] = found[host] or unused
+                if not server.up and host not in left_out:
+                    unused = f"{host} gets no connections from the load balancer: {server.detail}"
+                    found[host] = found[host] or unused
         if check := self.component(component).check:
             for host, problem in self.run_check(those, check).items():
                 found[host] = found[host] or problem
@@ -258,7 +260,12 @@ class Calm(_Step):
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at everything; whatever is wrong makes the while begin anew."""
-        problems = list(filter(None, self._plane.ailing(API, self._plane.hosts).values()))
+        # Those that the run found out of the load balancer stay so.
+        left_out = {self.cluster.hosts[s.unit.name] for s in units if not s.facts.get("pooled_at")}
+        try:
+            problems = list(filter(None, self._plane.ailing(API, self._plane.hosts, left_out).values()))
+        except FleetError as error:
+            problems = [str(error)]
         settle = self.cluster.config.control_plane.settle
         now = time.time()
 
