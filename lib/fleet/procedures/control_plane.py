@@ -154,7 +154,10 @@ class Depool(_BalancerStep):
         def judge(state: UnitState) -> Verdict:
             server = states[self.cluster.hosts[state.unit.name]]
             at = state.facts.get("pooled_at", list(server.pooled_at))
-            return done(server.detail, pooled_at=at) if server.out else pending(server.detail, pooled_at=at)
+            if server.out:
+                return done(server.detail, pooled_at=at)
+            # It may have been out before, and be back: then connections get their time again.
+            return pending(server.detail, pooled_at=at, draining_since=None)
 
         return each(units, judge)
 
@@ -186,7 +189,7 @@ class Connections(_BalancerStep):
             if problem := self._plane.problem(API, self.cluster.hosts[state.unit.name]):
                 return failed(f"not gone on with: {problem}")
             open_ones = states[self.cluster.hosts[state.unit.name]].connections
-            since = min(float(state.facts.get("draining_since", now)), now)
+            since = min(float(state.facts.get("draining_since") or now), now)
             if open_ones == 0:
                 return done("none is left")
             counted = "it is not known how many" if open_ones is None else str(open_ones)
