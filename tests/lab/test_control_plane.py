@@ -1,0 +1,264 @@
+"""sre.k8s.restart-control-plane in the lab: watched by clients that do not forgive, at HAProxy, systemd and Puppet."""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from fleet_lab import operator
+from fleet_lab.guest.kubelet.api import ApiError
+from fleet_lab.lab import Lab
+from fleet_lab.roles.load_balancer import BACKEND, SOCKET
+from haproxy import servers, wait_until_in_service
+from load import Load
+from rehearsal import DEADLINES, LEASE, RESTART_CONTROL_PLANE, Rehearsal, eventually
+
+API = "kube-apiserver"
+COMPONENTS = (API, "kube-controller-manager", "kube-scheduler")
+HOSTS = ("cp1", "cp2")
+PATIENT = {**DEADLINES, "restart": "3m", "ready": "2m"}
+"""An apiserver waits for its watchers when it is stopped, and its start takes long on a busy machine."""
+PUPPET_LOCK = "/var/cache/puppet/state/agent_disabled.lock"
+WATCHDOG = "/api/v1/namespaces/kube-system/configmaps/fleet-watchdog"
+
+
+@pytest.fixture
+def rehearsal(lab: Lab, tmp_path) -> Iterator[Rehearsal]:
+    """A control plane in order, and put in order again after the test."""
+    restore(lab)
+    rehearsal = Rehearsal(lab, tmp_path, RESTART_CONTROL_PLANE, deadlines=PATIENT)
+    rehearsal.end_silences()
+    yield rehearsal
+    restore(lab)
+    rehearsal.end_silences()
+
+
+def restore(lab: Lab) -> None:
+    lab.heal()
+    for host in HOSTS:
+        if told := servers(lab)[host]["status"] != "UP":
+            tell_haproxy(lab, f"enable health {BACKEND}/{host}; set server {BACKEND}/{host} state ready")
+        lab.exec(host, f"rm -f {PUPPET_LOCK}")
+        if told:
+            lab.exec(host, "systemctl reset-failed kube-apiserver; systemctl start kube-apiserver")
+    wait_until_in_service(lab)
+    for path in (LEASE, WATCHDOG):
+        with suppress(ApiError):
+            lab.api().request("DELETE", path)
+
+
+def tell_haproxy(lab: Lab, order: str) -> None:
+    lab.exec("lb1", f"echo '{order}' | socat - {SOCKET}")
+
+
+def starts(lab: Lab, *units: str) -> dict[tuple[str, str], str]:
+    """The invocations of units on all control-plane hosts, as their systemd has them."""
+    show = "systemctl show --property=InvocationID --value"
+    return {(host, unit): lab.exec(host, f"{show} {unit}").stdout.strip() for host in HOSTS for unit in units}
+
+
+def puppet_lock(lab: Lab, host: str) -> str:
+    """The message that Puppet is disabled with on a host; empty if it is not."""
+    text = lab.exec(host, f"cat {PUPPET_LOCK} 2>/dev/null").stdout
+    return json.loads(text)["disabled_message"] if text.strip() else ""
+
+
+def is_drained(lab: Lab, host: str) -> bool:
+    return "DRAIN" in servers(lab)[host]["status"] or "MAINT" in servers(lab)[host]["status"]
+
+
+def assert_given_back(rehearsal: Rehearsal) -> None:
+    """Everything is as before the run."""
+    wait_until_in_service(rehearsal.lab, within=5)
+    assert [puppet_lock(rehearsal.lab, host) for host in HOSTS] == ["", ""]
+    assert rehearsal.silences() == []
+    with pytest.raises(ApiError, match="404"):
+        rehearsal.lab.api().request("GET", WATCHDOG)
+
+
+def assert_held(rehearsal: Rehearsal, host: str, run: str, output: str) -> None:
+    """A host is out of service, silenced, with Puppet disabled in the name of the run; and what is next is named."""
+    assert run in puppet_lock(rehearsal.lab, host)
+    assert any(comment.endswith(f"run {run} - {host}") for comment in rehearsal.silences())
+    assert f"cookbook {RESTART_CONTROL_PLANE} --resume {run}" in output
+    assert f"cookbook {RESTART_CONTROL_PLANE} --abort {run}" in output
+
+
+def test_no_request_fails_while_everything_is_restarted(rehearsal, lab):
+    before = starts(lab, *COMPONENTS)
+    planned = rehearsal.cookbook("--dry-run", RESTART_CONTROL_PLANE, "--cluster", "lab", "-r", "rehearsal")
+    assert planned.code == 0, planned.output
+    assert starts(lab, *COMPONENTS) == before
+    assert not rehearsal.state_dir.exists()
+
+    with Load(lab) as load:
+        outcome = rehearsal.start("-t", "T123", timeout=600)
+    assert outcome.code == 0, outcome.output
+    assert load.report
+    assert load.report.failed == 0, str(load.report)
+    assert load.report.rate > 50, load.report.headline
+    assert load.report.cut_watches > 0, "no apiserver was restarted under the load"
+    assert all(start != before[key] for key, start in starts(lab, *COMPONENTS).items())
+    assert_given_back(rehearsal)
+
+    report = rehearsal.report()
+    assert [(unit["stage"], unit["status"]) for unit in report["units"]] == [
+        (component, "done") for component in COMPONENTS for _ in HOSTS
+    ]
+    (watchdog,) = report["watchdog"]
+    assert watchdog["failed"] == watchdog["events_lost"] == 0
+    assert watchdog["requests"] > 3 * report["seconds"]
+    steps = next(line for line in planned.output.splitlines() if "depool" in line)
+    assert steps in outcome.output, "the dry run showed another plan"
+    # Each was restarted at most once: the leader last, after which the other one leads.
+    for component in COMPONENTS[1:]:
+        lines = [line for line in outcome.output.splitlines() if "leader: done" in line]
+        assert len(lines) == 4, component
+
+
+def test_a_host_that_does_not_come_back_is_held_and_resumed(rehearsal, lab):
+    lab.inject("apiserver-bad-flag", "cp1")
+    rehearsal.hurry(restart="45s")
+    before = starts(lab, API)
+    outcome = rehearsal.start("--components", API)
+    assert outcome.code == 1, outcome.output
+    assert "cp1: HELD: active: not within 45 s: kube-apiserver.service is " in outcome.output
+    assert_held(rehearsal, "cp1", outcome.run, outcome.output)
+    assert servers(lab)["cp1"]["status"] != "UP"
+    assert servers(lab)["cp1"]["check_status"] != "", "nobody looks after the health of a held host"
+    assert starts(lab, API)["cp2", API] == before["cp2", API], "the last apiserver was restarted"
+    assert lab.api().request("GET", "/api/v1/nodes")["items"]
+
+    refused = rehearsal.abort(outcome.run)
+    assert refused.code == 1, "a host that is not well was given back"
+    assert "cp1 stays out of service and silenced: active: " in refused.output
+
+    lab.heal()
+    eventually(lambda: lab.exec("cp1", f"systemctl is-active {API}").stdout.strip() == "active", within=120)
+    rehearsal.hurry(restart="3m")
+    mended = starts(lab, API)["cp1", API]
+    resumed = rehearsal.resume(outcome.run)
+    assert resumed.code == 0, resumed.output
+    assert starts(lab, API)["cp1", API] == mended, "what was restarted was restarted again"
+    assert starts(lab, API)["cp2", API] != before["cp2", API]
+    assert_given_back(rehearsal)
+
+
+@pytest.mark.parametrize(
+    ("fault", "component", "message"),
+    [
+        ("apiserver-etcd-cut", API, "cp1: HELD: ready: not within 10 s: kube-apiserver on cp1 is not ready: etcd"),
+        ("lb-unreachable", API, "cp1: HELD: pool: not within 10 s: lb1: "),
+        ("leader-stuck", "kube-scheduler", "HELD: leader: not within 10 s: its "),
+    ],
+)
+def test_what_comes_back_and_is_not_well_is_held(rehearsal, lab, fault, component, message):
+    hosts = ("cp1",) if component == API else HOSTS
+    lab.inject(fault, *hosts)
+    rehearsal.hurry(ready="10s")
+    outcome = rehearsal.start("--components", component, "--hosts", ",".join(hosts))
+    assert outcome.code == 1, outcome.output
+    assert message in outcome.output
+    held = next(name for name, status in rehearsal.statuses().items() if status == "held")
+    assert_held(rehearsal, held, outcome.run, outcome.output)
+    assert servers(lab)["cp2"]["status"] == "UP"
+    assert lab.api().request("GET", "/api/v1/nodes")["items"]
+    lab.heal()
+    rehearsal.hurry(ready="2m")
+    given = rehearsal.abort(outcome.run)
+    assert given.code == 0, given.output
+    assert_given_back(rehearsal)
+
+
+def test_a_run_that_is_killed_is_given_back_or_gone_on_with(rehearsal, lab):
+    before = starts(lab, API)
+    rehearsal.kill_at("cp1", "connections", "pending", "--components", API)
+    assert is_drained(lab, "cp1")
+    aborted = rehearsal.abort(rehearsal.folder().name)
+    assert aborted.code == 0, aborted.output
+    assert starts(lab, API) == before
+    assert_given_back(rehearsal)
+
+    # Conftool decides now, as PyBal follows it.
+    section = operator.conftool(lab.context)
+    rehearsal.change_config(lambda cluster: cluster["control_plane"].update(load_balancer=section))
+    rehearsal.kill_at("cp1", "restart", "intent", "--components", API, "--hosts", "cp1", number=signal.SIGTERM)
+    assert is_drained(lab, "cp1")
+    run = rehearsal.folder().name
+    shown = rehearsal.cookbook("--dry-run", RESTART_CONTROL_PLANE, "--resume", run)
+    assert "would go on with cp1" in shown.output
+    other = rehearsal.start("--components", API)
+    assert other.code == 2, other.output
+    assert f"--resume {run}" in other.output
+    resumed = rehearsal.resume(run)
+    assert resumed.code == 0, resumed.output
+    assert starts(lab, API)["cp1", API] != before["cp1", API]
+    assert starts(lab, API)["cp2", API] == before["cp2", API]
+    assert_given_back(rehearsal)
+
+
+def test_the_last_apiserver_that_serves_is_put_back_at_once(rehearsal, lab):
+    """The other one dies while this one is out of the load balancer: then nobody serves, because of the run."""
+    before = starts(lab, API)
+    rehearsal.change_config(lambda cluster: cluster["control_plane"]["load_balancer"].update(drain="60s"))
+    with rehearsal.in_background("--components", API) as process:
+        rehearsal.wait_for_event("cp1", "connections", "pending")
+        lab.inject("apiserver-stopped", "cp2")
+        outcome = rehearsal.end(process)
+    assert outcome.code == 1, outcome.output
+    assert "cp1: HELD: connections: " in outcome.output
+    assert "cp1 was not restarted, and is back in the load balancer." in outcome.output
+    eventually(lambda: servers(lab)["cp1"]["status"] == "UP", within=5)
+    assert starts(lab, API)["cp1", API] == before["cp1", API]
+    assert lab.api().request("GET", "/api/v1/nodes")["items"]
+
+    refused = rehearsal.start("--components", API)
+    assert refused.code == 2, refused.output
+    assert f"--abort {outcome.run}" in refused.output
+    aborted = rehearsal.abort(outcome.run)
+    assert aborted.code == 0, aborted.output
+    refused = rehearsal.start("--components", API)
+    assert refused.code == 2, refused.output
+    assert "[stop] kube-apiserver on cp2: " in refused.output
+    assert rehearsal.silences() == []
+
+
+def test_what_others_have_taken_away_is_asked_about_and_left(rehearsal, lab):
+    """What somebody has taken out of the load balancer is nothing to go on without; a disabled Puppet stays so."""
+    lab.exec("cp2", "disable-puppet 'the disk is being looked at'")
+    asked = rehearsal.start("--components", "kube-scheduler")
+    assert asked.code == 2, asked.output
+    assert "[ask] Puppet is disabled on cp2: 'the disk is being looked at'" in asked.output
+
+    tell_haproxy(lab, f"set server {BACKEND}/cp1 state drain")
+    refused = rehearsal.start("--components", API)
+    assert refused.code == 2, refused.output
+    assert "[stop] cp1 gets no connections from the load balancer: lb1: DRAIN" in refused.output
+    tell_haproxy(lab, f"set server {BACKEND}/cp1 state ready")
+    assert puppet_lock(lab, "cp2") == "the disk is being looked at"
+
+
+def test_other_units_and_the_only_host_are_restarted_if_the_operator_says_so(rehearsal, lab):
+    extra = {"sshd": {"unit": "ssh.service", "check": "test -e /run/checked"}}
+    rehearsal.change_config(lambda cluster: cluster["control_plane"].update(components=extra))
+    unknown = rehearsal.start("--components", "kube-proxy")
+    assert unknown.code == 2
+    assert "there is no kube-proxy. There are kube-apiserver, " in unknown.output
+    failing = rehearsal.start("--components", "sshd")
+    assert failing.code == 2, failing.output
+    assert "[stop] the check on cp1 fails: it says nothing." in failing.output
+
+    rehearsal.change_config(lambda cluster: cluster["hosts"].update(control_plane="cp1"))
+    lab.exec("cp1", "touch /run/checked")
+    refused = rehearsal.start("--components", "sshd")
+    assert refused.code == 2, refused.output
+    assert "[stop] cp1 is the only control-plane host, and nothing serves without it" in refused.output
+    before = starts(lab, "ssh", API)
+    allowed = rehearsal.start("--components", "sshd", "--allow-outage")
+    lab.exec("cp1", "rm /run/checked")
+    assert allowed.code == 0, allowed.output
+    after = starts(lab, "ssh", API)
+    assert [key for key in after if after[key] != before[key]] == [("cp1", "ssh")]
+    assert_given_back(rehearsal)
