@@ -300,7 +300,9 @@ class GiveBack:
             facts = {state.unit.name: state.facts for state in found}
             self.stages.append(Stage(f"{ABORT}{work.name}", units, specs(own), when=When.START, facts=facts))
         names = [stage.name for stage in self.stages]
-        ending = ending_steps(cluster, lambda: {n: s for name in names for n, s in states(name).items()})
+        # Puppet may be disabled on hosts that went back to waiting as well.
+        begun = known_of(works, states)
+        ending = ending_steps(cluster, lambda: {**begun(), **{n: s for name in names for n, s in states(name).items()}})
         self._steps |= {step.spec.name: [step] for step in ending}
         self.stages += _ending_stages(ending)
 
