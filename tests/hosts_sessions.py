@@ -3,6 +3,7 @@
 import queue
 import time
 from collections import deque
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,11 +68,11 @@ class Lock:
         return "the lock could not be renewed" if any(a <= now < b for a, b in self._troubles) else ""
 
 
-def carry_out(procedure: Procedure, book: Journal, world: World, cluster: Cluster) -> str:
-    """Let the engine carry out a procedure; return what it left undone."""
+def carry_out(made: Callable[[], Procedure], book: Journal, world: World, cluster: Cluster) -> str:
+    """Let the engine carry out a procedure, which is made in the world's time; return what it left undone."""
     events: Any = Events(world)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "time", world.clock)
         patch.setattr(time, "monotonic", world.clock)
         patch.setattr("fleet.maintenance.runner.threading", SimpleNamespace(Thread=AtOnce))
-        return Runner(procedure, book, LogView(), cluster.cancel, events).run()
+        return Runner(made(), book, LogView(), cluster.cancel, events).run()

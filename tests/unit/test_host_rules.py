@@ -138,8 +138,11 @@ class Player:
         troubles = [] if self._quiet else [(self._began + a, self._began + b) for a, b in self.story.locks]
         with closing(MortalJournal.open(self._folder, "r1")) as book:
             lock = Lock(self.world, *troubles)
-            procedure = self.runs.give_back(self.cluster, book) if abort else self.runs.work(self.cluster, book, lock)
-            return carry_out(procedure, book, self.world, self.cluster)
+            work, back = (
+                partial(self.runs.work, self.cluster, book, lock),
+                partial(self.runs.give_back, self.cluster, book),
+            )
+            return carry_out(back if abort else work, book, self.world, self.cluster)
 
     def repair(self) -> None:
         """Let an operator mend everything."""
