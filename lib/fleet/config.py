@@ -311,7 +311,7 @@ class ControlPlaneConfig(_Model):
     components: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], ComponentConfig] = {}
     """Further units that may be restarted, and the names of the known components' units if they are others."""
     settle: Pause = 10.0
-    """How long all must have been well after a component's restart before the next one's turn."""
+    """How long all must have been well, and no request failed, after kube-apiserver's restart on a host."""
     max_failed_requests: int = Field(default=0, ge=0)
     """Failed requests of the watchdog that a run tolerates; with one more it starts nothing new."""
 

@@ -22,8 +22,8 @@ class RestartControlPlane(MaintenanceCookbook):
 
     All the time a watchdog lists, writes and watches through the API's address; when more requests fail than the
     configuration allows, nothing new is started. The report says how many it made and how many failed.
-    A host that fails is held: out of the load balancer, silenced, Puppet disabled, reported with the command to run
-    next; no other one is touched. ^C starts nothing new and waits for what is in flight; a second ^C leaves at once.
+    A host that fails is held: out of the load balancer if it was restarted, silenced, Puppet disabled, reported with
+    the command to run next; no other one is touched. ^C starts nothing new and waits for what is in flight; a second ^C leaves at once.
 
     Examples:
       cookbook --dry-run sre.k8s.restart-control-plane --cluster lab -r "new certificates"

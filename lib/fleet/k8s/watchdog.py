@@ -32,6 +32,49 @@ _LABELS = {"app.kubernetes.io/managed-by": "fleet-cookbooks"}
 logger = logging.getLogger(__name__)
 
 
+def left_behind(api: Api, namespace: str, run: str) -> str:
+    """Return the uid of the ConfigMap that the watchdog of a killed run has left; nothing if there is none.
+
+    Args:
+        api: the cluster's API.
+        namespace: where its ConfigMap is kept.
+        run: the run's id.
+
+    Raises:
+        KubernetesError: the API did not answer.
+    """
+    try:
+        found = api.get(_path(namespace))
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        return ""
+    ours = _is_watchdogs(found) and (found.get("data") or {}).get("run") == run
+    return str(found["metadata"]["uid"]) if ours else ""
+
+
+def remove(api: Api, namespace: str, uid: str) -> None:
+    """Remove a watchdog's ConfigMap.
+
+    Args:
+        api: the cluster's API.
+        namespace: where it is kept.
+        uid: that of the ConfigMap; another one of that name is left alone.
+
+    Raises:
+        KubernetesError: it is still there, or the API did not answer.
+    """
+    api.delete(_path(namespace), {"preconditions": {"uid": uid}})
+
+
+def _path(namespace: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/configmaps/{NAME}"
+
+
+def _is_watchdogs(found: JSON) -> bool:
+    return _LABELS.items() <= (found["metadata"].get("labels") or {}).items()
+
+
 class Watchdog:
     """Probes a cluster's API from :meth:`start` to :meth:`stop`, in threads of its own.
 
@@ -47,7 +90,8 @@ class Watchdog:
     def __init__(self, kubeconfig: Path, namespace: str, run: str) -> None:
         self._run = run
         self._collection = f"/api/v1/namespaces/{namespace}/configmaps"
-        self._path = f"{self._collection}/{NAME}"
+        self._namespace = namespace
+        self._path = _path(namespace)
         self._main = Api.from_kubeconfig(kubeconfig, timeout=_TIMEOUT)
         self._lister, self._writer, self._watcher = (
             Api.from_kubeconfig(kubeconfig, timeout=_TIMEOUT, patience=0.0) for _ in range(3)
@@ -90,7 +134,7 @@ class Watchdog:
             thread.join(max(0.0, give_up - time.monotonic()))
         if self._uid:
             try:
-                self._last.delete(self._path, {"preconditions": {"uid": self._uid}})
+                remove(self._last, self._namespace, self._uid)
             except KubernetesError as error:
                 logger.warning("The watchdog's ConfigMap %s is left behind: %s", self._path, error)
 
@@ -111,7 +155,7 @@ class Watchdog:
             if error.status != 404:
                 raise
             return api.create(self._collection, {"metadata": {"name": NAME, "labels": _LABELS}, "data": data})
-        if not _LABELS.items() <= (found["metadata"].get("labels") or {}).items():
+        if not _is_watchdogs(found):
             raise KubernetesError(
                 f"The ConfigMap {self._path} is not the watchdog's: it lacks the label "
                 "app.kubernetes.io/managed-by=fleet-cookbooks. Rename it, or set lease.namespace to another namespace."

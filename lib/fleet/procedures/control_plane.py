@@ -16,7 +16,7 @@ from fleet.errors import FleetError
 from fleet.hosts import services
 from fleet.hosts.probe import TIMEOUT, Unreachable
 from fleet.hosts.services import ServiceState
-from fleet.k8s import leader
+from fleet.k8s import leader, watchdog
 from fleet.k8s.apiserver import Apiservers, Health
 from fleet.k8s.leader import Election
 from fleet.k8s.watchdog import Watchdog
@@ -81,6 +81,16 @@ class ControlPlane:
         if self.allow_outage:
             return ""
         return f"{host} is the only control-plane host, and nothing serves without it: see --allow-outage"
+
+    def closed_problem(self, host: str) -> str:
+        """Say why a host that was taken out of the load balancer cannot be restarted: as above, or it is back there.
+
+        Raises:
+            FleetError: something cannot be asked.
+        """
+        if self.balancer and not (server := self.balancer.states([host])[host]).out:
+            return f"somebody has put {host} back into the load balancer meanwhile, or it was reloaded: {server.detail}"
+        return self.problem(API, host)
 
     def ailing(self, component: str, those: Sequence[str], left_out: Collection[str] = ()) -> dict[str, str]:
         """Return what is wrong with each of some hosts; nothing for those that are well.
@@ -333,7 +343,8 @@ def _work(plane: ControlPlane, component: str) -> Work:
     deadlines = cluster.config.deadlines
     guard: Guard = partial(plane.problem, component)
     closing, proofs, opening = _around(plane, component)
-    act = RestartUnit(cluster, unit, guard, patient=not closing)
+    last = plane.closed_problem if closing else guard
+    act = RestartUnit(cluster, unit, last, patient=not closing)
     restart = hosts.restart_steps(cluster, act, unit, closes=not closing)
     calm = Step(StepSpec("settle", deadlines.ready, poll=POLL, gate=True), Calm(plane))
     settle = (calm,) if component == API else ()
@@ -381,6 +392,24 @@ def _order(plane: ControlPlane, component: str) -> list[str]:
         logger.warning("It is not known who leads %s, so it is restarted in the order of names: %s", component, error)
         return ours
     return sorted(ours, key=lambda host: seen is not None and leader.same_host(seen.host, host))
+
+
+class Forget(NodeStep):
+    """The watchdog of this run has left nothing in the cluster, though the run may have been killed."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look for its ConfigMap."""
+        left = watchdog.left_behind(self.cluster.api, self.cluster.config.lease.namespace, self.cluster.run.id)
+        return {s.unit.name: pending("its ConfigMap is there", uid=left) if left else done() for s in units}
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Remove it."""
+
+        def remove(state: UnitState) -> Verdict:
+            watchdog.remove(self.cluster.api, self.cluster.config.lease.namespace, state.facts["uid"])
+            return done()
+
+        return each(units, remove)
 
 
 class Repool(_BalancerStep):

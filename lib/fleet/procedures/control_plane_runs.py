@@ -25,7 +25,7 @@ from fleet.maintenance.report import WATCHDOG
 from fleet.maintenance.runner import Procedure
 from fleet.procedures import control_plane
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.control_plane import API, LED, ControlPlane, Repool
+from fleet.procedures.control_plane import API, LED, ControlPlane, Forget, Repool
 from fleet.procedures.findings import Finding, ask, note, stop
 from fleet.procedures.host_runs import HostRuns
 from fleet.procedures.hosts import API_DEADLINE, HostMaintenance, States, Work
@@ -64,6 +64,8 @@ class ControlPlaneRuns(HostRuns):
 
     def options(self, cluster: Cluster) -> dict[str, Any]:
         """Return which components are restarted, in the order in which that is done."""
+        if not self._components:
+            raise FleetError("--components names nothing to restart.")
         known = list(dict.fromkeys((*COMPONENTS, *cluster.config.control_plane.components)))
         if unknown := [name for name in self._components if name not in known]:
             raise FleetError(
@@ -104,6 +106,10 @@ class ControlPlaneRuns(HostRuns):
             partial(of_leaders, plane, components),
             partial(of_permissions, plane),
         )
+
+    def tidying(self, cluster: Cluster) -> Sequence[Step]:
+        """Return what removes the watchdog's ConfigMap, if the run was killed."""
+        return (Step(StepSpec("forget watchdog", API_DEADLINE), Forget(cluster)),)
 
     def _plane(self, cluster: Cluster, watchdog: Watchdog | None = None) -> ControlPlane:
         config = cluster.config

@@ -13,10 +13,11 @@ from fleet.config import EtcdConfig
 from fleet.errors import FleetError
 from fleet.etcd import health, members
 from fleet.etcd.health import View
+from fleet.etcd.members import EtcdError
 from fleet.maintenance import journal
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.lock import ClusterLock
-from fleet.maintenance.model import StepSpec, UnitState, Verdict, done, pending, unknown
+from fleet.maintenance.model import StepSpec, UnitState, Verdict, done, failed, pending, unknown
 from fleet.maintenance.runner import Procedure
 from fleet.procedures import hosts
 from fleet.procedures.cluster import Cluster
@@ -28,6 +29,9 @@ from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
 
 MEMBERS, SNAPSHOT = "etcd", "snapshot"
 """The stages: the members, and before them a snapshot of what they hold."""
+
+DATABASE = "database"
+"""The one unit of the snapshot's stage."""
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +100,10 @@ class Snapshot(_Step):
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Take it on a follower, which has the least to do."""
         host = health.order(self._etcd.view())[0]
-        found = members.snapshot(self.cluster.remote, host, self._etcd.config, f"{self.cluster.run.id}.db")
+        try:
+            found = members.snapshot(self.cluster.remote, host, self._etcd.config, f"{self.cluster.run.id}.db")
+        except EtcdError as error:  # A full disk is no better in a second.
+            return {state.unit.name: failed(str(error)) for state in units}
         if found is None:
             return {}
         line = f"{found.path} on {host}: revision {found.revision}, {found.keys} keys, hash {found.hash:x}"
@@ -171,7 +178,7 @@ class EtcdRuns(HostRuns):
         before, after = hosts.before_steps(cluster, etcd.problem), hosts.after_steps(cluster)
         save = Step(StepSpec("save", 2 * members.SNAPSHOT_TIMEOUT), Snapshot(etcd))
         return (
-            Work(SNAPSHOT, lambda: [MEMBERS], (save,)),
+            Work(SNAPSHOT, lambda: [DATABASE], (save,)),
             Work(
                 name=MEMBERS,
                 order=etcd.order,

@@ -18,7 +18,7 @@ from fleet.procedures import plan, preflight
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding
 from fleet.procedures.hosts import GiveBack, Work
-from fleet.procedures.maintenance import Proposal, Steps, specs
+from fleet.procedures.maintenance import Proposal, Step, Steps, specs
 
 
 class HostRuns(ABC):
@@ -98,7 +98,12 @@ class HostRuns(ABC):
                 if decide.awaits_pivot(stage, state) and state.facts.get("ordered", True)
             )
 
-        return GiveBack(cluster, self.works(cluster), partial(journal.read_states, book.folder), ordered)
+        states = partial(journal.read_states, book.folder)
+        return GiveBack(cluster, self.works(cluster), states, ordered, self.tidying(cluster))
+
+    def tidying(self, cluster: Cluster) -> Sequence[Step]:  # noqa: ARG002
+        """Return what else is to be done when a run is aborted, each step a stage of its own."""
+        return ()
 
     def _examine(self, cluster: Cluster, state_dir: Path) -> list[Finding]:
         names = {step.spec.name for steps in self.steps(cluster).values() for step in steps}

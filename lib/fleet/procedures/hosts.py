@@ -279,6 +279,7 @@ class GiveBack:
         works: the stages of the run.
         states: reads the states of a stage's units in the journal, from any thread.
         ordered: the units of a stage for which the act was ordered and is not proven.
+        ending: further steps at the end, each a stage of its own.
     """
 
     def __init__(
@@ -287,6 +288,7 @@ class GiveBack:
         works: Sequence[Work],
         states: States,
         ordered: Callable[[Work], frozenset[str]],
+        ending: Sequence[Step] = (),
     ) -> None:
         self.stages: list[Stage] = []
         self._steps: dict[str, Sequence[Step]] = {}
@@ -302,7 +304,10 @@ class GiveBack:
         names = [stage.name for stage in self.stages]
         # Puppet may be disabled on hosts that went back to waiting as well.
         begun = known_of(works, states)
-        ending = ending_steps(cluster, lambda: {**begun(), **{n: s for name in names for n, s in states(name).items()}})
+        own_ending = ending_steps(
+            cluster, lambda: {**begun(), **{n: s for name in names for n, s in states(name).items()}}
+        )
+        ending = (*ending, *own_ending)
         self._steps |= {step.spec.name: [step] for step in ending}
         self.stages += _ending_stages(ending)
 
