@@ -1,0 +1,269 @@
+"""Restarts of etcd's members: no quorum is put at risk in any history, and the leader leads no more when it goes."""
+
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fleet.config import EtcdConfig
+from fleet.etcd.health import Answer, Member, NoAnswer, View
+from fleet.etcd.health import Status as MemberStatus
+from fleet.etcd.members import EtcdError, Snapshot
+from fleet.maintenance.journal import Journal
+from fleet.maintenance.model import Kind, Unit, UnitState
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.etcd import CaughtUp, Etcd, EtcdRuns, HandOver, of_members
+from fleet.procedures.findings import Level
+from hosts_sessions import Lock, MortalJournal, carry_out
+from hosts_world import CONFIG, Killed, World, rule
+
+UNIT = "etcd.service"
+
+
+class Members(World):
+    """Members of etcd in memory: who is up, who leads, and how far each has come."""
+
+    def __init__(self, names: Sequence[str], **values: Any) -> None:
+        super().__init__(names, units=("etcd",), **values)
+        self.ids = {name: 100 + number for number, name in enumerate(names)}
+        self.leader, self.term = names[0], 7
+        self.down: set[str] = set()
+        self.snapshots: list[str] = []
+        self.lag = dict.fromkeys(names, 0)
+
+    def up(self, host: str) -> bool:
+        return host not in self.down and self.hosts[host].services[UNIT].active == "active"
+
+    def may_be_closed(self, host: str) -> None:
+        up = [other for other in self.names if other != host and self.up(other)]
+        rule(f"{host} goes while others are down", holds=len(up) == len(self.names) - 1)
+        rule(f"{host} goes without a quorum", holds=len(up) > len(self.names) // 2)
+        rule(f"{host} goes while it leads", holds=host != self.leader)
+        rule("nothing was saved", holds=bool(self.snapshots))
+
+    def elect(self, host: str) -> None:
+        """Let a member lead, if it is there to do so."""
+        if self.up(host):
+            self.leader, self.term = host, self.term + 1
+
+    def fall(self, host: str) -> None:
+        """Let a member be down; if it led, another one leads."""
+        self.down.add(host)
+        if host == self.leader:
+            self.elect(next((other for other in self.names if self.up(other)), host))
+
+    def view(self, *_: Any) -> View:
+        listed = tuple(Member(self.ids[name], name, (), False) for name in self.names)
+        index = 5000 + int(self.now - 1_800_000_000)
+
+        def answer(host: str) -> Answer | NoAnswer:
+            if not self.up(host):
+                return NoAnswer("connection refused")
+            applied = index - self.lag[host]
+            known = self.ids[self.leader] if self.up(self.leader) else 0
+            said = MemberStatus(host, self.ids[host], known, self.term, index, applied, 1, False, (), "3.5.1")
+            return Answer(said, listed, "")
+
+        return {host: answer(host) for host in self.names}
+
+    def move_leader(self, _remote: Any, host: str, _config: Any, to: int) -> None:
+        self.moment()
+        if host != self.leader:
+            raise EtcdError(f"{host} does not lead")
+        self.elect(next(name for name, member in self.ids.items() if member == to))
+        self.moment()
+
+    def snapshot(self, _remote: Any, host: str, _config: Any, name: str) -> Snapshot:
+        self.moment()
+        self.snapshots.append(name)
+        self.moment()
+        return Snapshot(host, Path("/var/backups/etcd") / name, 0, 5000, 10, 1)
+
+    def of(self, targets: Sequence[str], patch: pytest.MonkeyPatch) -> Cluster:
+        """Return the cluster of a run, whose members are these."""
+        for name in ("view", "move_leader", "snapshot"):
+            patch.setattr(f"fleet.etcd.members.{name}", getattr(self, name))
+        config = CONFIG.model_copy(update={"etcd": EtcdConfig(hosts="etcd[1-5]")})
+        return replace(self.cluster(targets), config=config)
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happens in a run: see the story of a control plane. Elections are when, and who would lead."""
+
+    size: int
+    alone: bool
+    puppet: frozenset[str]
+    broken: frozenset[str]
+    outages: Sequence[tuple[float, str, float]]
+    elections: Sequence[tuple[float, str]]
+    kills: Sequence[int]
+    delay: float
+    gives_up: bool
+
+
+NAMES = ("etcd1", "etcd2", "etcd3", "etcd4", "etcd5")
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> Story:
+    size = draw(st.sampled_from([3, 3, 5]))
+    hosts = st.sampled_from(NAMES[:size])
+    begins = st.floats(0, 60)
+    return Story(
+        size=size,
+        alone=draw(st.booleans()),
+        puppet=draw(st.frozensets(hosts, max_size=1)),
+        broken=draw(st.frozensets(hosts, max_size=1)),
+        outages=draw(st.lists(st.tuples(begins, hosts, st.floats(0.5, 20)), max_size=2)),
+        elections=draw(st.lists(st.tuples(begins, hosts), max_size=6)),
+        kills=draw(st.lists(st.integers(1, 120), max_size=3)),
+        delay=draw(st.sampled_from([0.2, 0.2, 4.0])),
+        gives_up=draw(st.booleans()),
+    )
+
+
+def session(cluster: Cluster, world: Members, folder: Path, *, abort: bool = False, kill: int = -1) -> str:
+    """Carry out a session; return what it left undone."""
+    world.moments_left = kill
+    runs, lock = EtcdRuns(), Lock(world)
+    with closing(MortalJournal.open(folder, "r1")) as book:
+        if abort:
+            return carry_out(partial(runs.give_back, cluster, book), book, world, cluster)
+        fake: Any = lock
+        with runs.work(cluster, book, fake) as procedure:
+            return carry_out(lambda: procedure, book, world, cluster)
+
+
+def play(story: Story, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    hosts = NAMES[: story.size]
+    targets = hosts[:1] if story.alone else hosts
+    world = Members(hosts, delay=story.delay)
+    MortalJournal.world = world
+    cluster = world.of(targets, patch)
+    for host in story.puppet:
+        world.hosts[host].puppet = "by hand"
+    quiet: list[bool] = []
+
+    def outage(host: str, lasts: float) -> None:
+        if not quiet:
+            world.fall(host)
+            world.at(lasts, partial(world.down.discard, host))
+
+    for begins, host, lasts in story.outages:
+        world.at(begins, partial(outage, host, lasts))
+    for begins, host in story.elections:
+        world.at(begins, partial(world.elect, host))
+    restart = world._restart
+
+    def break_after_restart(host: str, unit: str, named: Sequence[str]) -> None:
+        count = world.restarts[host, "etcd"]
+        restart(host, unit, named)
+        if world.restarts[host, "etcd"] > count and host in story.broken and not quiet:
+            world.fall(host)
+
+    patch.setattr(world, "_restart", break_after_restart)
+    waiting = {work.name: [UnitState(Unit(name)) for name in work.order()] for work in EtcdRuns().works(cluster)}
+    Journal.create(folder, cluster.run, waiting).close()
+    for kill in story.kills:
+        with suppress(Killed):
+            session(cluster, world, folder, kill=kill)
+    quiet.append(True)
+    world.down.clear()
+    world.advance(5.0)
+    left = session(cluster, world, folder, abort=story.gives_up)
+    assert left == ""
+    assert story.gives_up or set(world.restarts) == {(host, "etcd") for host in targets}
+    assert all(count == 1 for count in world.restarts.values())
+    assert {host for host, _ in world.restarts} <= set(targets)
+    assert {name: host.puppet for name, host in world.hosts.items() if host.puppet} == dict.fromkeys(
+        story.puppet, "by hand"
+    )
+    assert not world.silenced
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(stories())
+def test_no_quorum_is_put_at_risk_in_any_story(story: Story) -> None:
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        play(story, Path(folder), patch)
+
+
+@pytest.fixture
+def etcd(monkeypatch):
+    world = Members(NAMES[:3])
+    return world, Etcd(world.of(NAMES[:3], monkeypatch))
+
+
+def unit(name: str, **facts: Any) -> UnitState:
+    return UnitState(Unit(name), facts=facts)
+
+
+def tell(_unit: str, _line: str) -> None:
+    """Say nothing."""
+
+
+def test_the_leader_goes_last_and_only_hosts_of_the_run_go(etcd):
+    world, plane = etcd
+    assert plane.order() == ["etcd2", "etcd3", "etcd1"]
+    world.elect("etcd2")
+    assert plane.order() == ["etcd1", "etcd3", "etcd2"]
+    some = replace(plane.cluster, hosts={"etcd2": "etcd2", "etcd3": "etcd3"})
+    assert Etcd(some).order() == ["etcd3", "etcd2"]
+
+
+def test_leadership_is_handed_over_to_the_one_that_is_most_up_to_date(etcd):
+    world, plane = etcd
+    world.lag["etcd2"] = 10
+    step = HandOver(plane)
+    found = step.check([unit("etcd1")])["etcd1"]
+    assert (found.kind, found.facts) == (Kind.PENDING, {"index": 5000})
+    step.apply([unit("etcd1", **found.facts)], tell)
+    assert world.leader == "etcd3"
+    world.advance(5)
+    after = step.check([unit("etcd1", **found.facts)])["etcd1"]
+    assert (after.kind, after.facts) == (Kind.DONE, {"index": 5005})
+
+
+def test_a_follower_hands_nothing_over(etcd):
+    world, plane = etcd
+    step = HandOver(plane)
+    assert step.check([unit("etcd2")])["etcd2"].kind is Kind.DONE
+    step.apply([unit("etcd2")], tell)
+    assert (world.leader, world.term) == ("etcd1", 7)
+
+
+def test_a_member_is_restarted_neither_as_leader_nor_while_another_is_down(etcd):
+    world, plane = etcd
+    assert plane.follows("etcd1") == "etcd1 has become the leader again"
+    assert plane.follows("etcd2") == ""
+    world.fall("etcd3")
+    assert "etcd3 does not answer" in plane.follows("etcd2")
+    assert plane.follows("etcd3") == ""
+
+
+def test_a_member_has_caught_up_with_what_was_written_before_its_restart(etcd):
+    world, plane = etcd
+    step = CaughtUp(plane)
+    world.lag["etcd2"] = 3
+    behind = step.check([unit("etcd2", index=5000)])["etcd2"]
+    assert (behind.kind, behind.detail) == (Kind.PENDING, "etcd2 has applied the log up to 4997 of 5000")
+    world.lag["etcd2"] = 0
+    assert step.check([unit("etcd2", index=5000)])["etcd2"].kind is Kind.DONE
+    world.fall("etcd3")
+    assert step.check([unit("etcd2", index=5000)])["etcd2"].kind is Kind.PENDING, "all have to be well"
+
+
+def test_the_preflight_names_the_member_that_has_to_be_mended(etcd):
+    world, plane = etcd
+    assert [finding.level for finding in of_members(plane)] == [Level.NOTE]
+    world.fall("etcd3")
+    stop = of_members(plane)[0]
+    assert (stop.level, stop.what) == (Level.STOP, "etcd3 does not answer: connection refused.")
