@@ -165,7 +165,7 @@ def maintenance(world, tmp_path):
 
         def order(name):
             log.append(f"order of {name}")
-            return ["cp2", "cp1"] if name == "b" else ["cp1", "cp2"]
+            return {"a": ["cp1", "cp2"], "b": ["cp2", "cp1"], "one gone": ["cp1"]}[name]
 
         works = [
             Work(name, partial(order, name), (Step(StepSpec("act", 5.0), Fake(cluster, log, name, ok=ok)),))
@@ -195,6 +195,12 @@ def test_a_stage_that_is_not_complete_ends_the_work_and_not_the_tidying_up(maint
     assert left == "1 held, and no more than 0 may fail"
     assert [entry for entry in log if entry != ("a", ["cp1"])] == ["order of a", ("tidy", ["tidy"])]
     assert [state.status for state in states["a"].values()] == [Status.HELD, Status.PENDING]
+
+
+def test_a_host_that_is_not_found_any_more_is_not_passed_over(maintenance):
+    left, log, states = maintenance(("one gone", True))
+    assert (left, log[1:3]) == ("", [("one gone", ["cp1"]), ("one gone", ["cp2"])])
+    assert {state.status for state in states["one gone"].values()} == {Status.DONE}
 
 
 def test_what_says_that_the_run_must_stop_is_final(world):

@@ -249,7 +249,9 @@ class HostMaintenance:
         """The stages; the order of hosts is asked for when a stage's turn has come. What is not complete ends it."""
         config = self._cluster.config
         for work in self._works:
-            order = tuple(Unit(name) for name in work.order())
+            names = work.order()
+            # What the run began with and is not found any more is held, and not passed over as if it were done.
+            order = tuple(Unit(name) for name in dict.fromkeys((*names, *self._states(work.name))))
             limits = Limits(blocked=config.deadlines.blocked)
             yield Stage(work.name, order, specs(work.steps), limits, renew=config.alerts.silence / 3)
             if any(state.status is not Status.DONE for state in self._states(work.name).values()):
