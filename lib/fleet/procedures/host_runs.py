@@ -110,6 +110,7 @@ class HostRuns(ABC):
         checks = [
             lambda: preflight.of_api(cluster.api, len(cluster.nodes.snapshot())),
             lambda: preflight.of_runs(cluster, state_dir),
+            lambda: preflight.of_held(cluster, state_dir),
             lambda: preflight.of_ssh(cluster, needs_puppet="puppet off" in names),
             lambda: preflight.of_alerts(cluster),
             *self.checks(cluster),

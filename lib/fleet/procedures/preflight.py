@@ -185,6 +185,22 @@ def of_runs(cluster: Cluster, state_dir: Path) -> list[Finding]:
     return findings
 
 
+def of_held(cluster: Cluster, state_dir: Path) -> list[Finding]:
+    """Look for runs that have ended, and have left hosts of this one held; nodes say so themselves."""
+    findings = []
+    for record, left in open_runs(state_dir):
+        names = ", ".join(state.unit.name for state in left if state.unit.name in cluster.hosts)
+        if names and record.info.cluster == cluster.name and record.status == "stopped":
+            again = f"cookbook {record.info.procedure}"
+            findings.append(
+                stop(
+                    f"Run {record.info.id} holds {names}.",
+                    f"{again} --resume {record.info.id}, or {again} --abort {record.info.id}",
+                )
+            )
+    return findings
+
+
 def of_hosts(cluster: Cluster, node_steps: Collection[str]) -> list[Finding]:
     """Ask all hosts whether they can be reached, and have what the steps need of them."""
     puppet = "puppet" in node_steps
