@@ -346,6 +346,21 @@ def test_a_leader_counts_when_it_has_been_seen_to_renew(world, clock):
     assert (second.kind, second.detail) == (Kind.DONE, "cp1 leads")
 
 
+def test_a_standby_that_ends_again_and_again_is_not_gone_on_with(world, clock):
+    step = Elected(plane(world, ["cp2"]), LED[0])
+    service = world.hosts["cp2"].services[f"{LED[0]}.service"]
+    facts: dict[str, Any] = {}
+    for _ in range(10):
+        service.number, service.started = service.number + 1, world.now
+        clock(2)
+        found = step.check([unit("cp2", **facts)])["cp2"]
+        facts |= found.facts
+        assert found.kind is Kind.PENDING, "another one leads, and renews"
+    assert found.detail == f"{LED[0]}.service is active, started 2 s ago"
+    clock(4)
+    assert step.check([unit("cp2", **facts)])["cp2"].kind is Kind.DONE
+
+
 def test_a_component_without_a_leader_is_not_gone_on_with(world, clock):
     step = Elected(plane(world), LED[0])
     facts = look(step).facts

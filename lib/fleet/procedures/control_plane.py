@@ -28,7 +28,7 @@ from fleet.procedures import hosts
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.hosts import API_DEADLINE, POLL, Guard, RestartUnit, Work
 from fleet.procedures.maintenance import Step, specs
-from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
+from fleet.procedures.steps import NodeStep, Tell, Verdicts, each, each_host
 from fleet.procedures.traces import Known
 
 logger = logging.getLogger(__name__)
@@ -295,23 +295,31 @@ class Calm(_Step):
 
 
 class Elected(_Step):
-    """The component has a leader that renews its Lease."""
+    """The component runs on without ending, and has a leader that renews its Lease."""
+
+    STEADY = 5.0
+    """Seconds since its start: a wrong flag or certificate ends a component earlier, and systemd starts it again."""
 
     def __init__(self, plane: ControlPlane, component: str) -> None:
-        """Look at a component's Lease."""
+        """Look at a component and its Lease."""
         super().__init__(plane)
         self._component = component
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """Read the Lease, and compare with the last reading."""
+        """Read the Lease, and compare with the last reading; what was restarted need not be what leads."""
         seen = leader.read(self.cluster.api, self._component)
+        unit = self._plane.unit(self._component)
 
-        def judge(state: UnitState) -> Verdict:
+        def judge(state: UnitState, service: ServiceState) -> Verdict:
             found = leader.judge(seen, state.facts.get("election"), time.time())
-            verdict = done if found.election is Election.SETTLED else pending
-            return verdict(found.detail, election=dict(found.facts))
+            facts = dict(found.facts)
+            if found.election is not Election.SETTLED:
+                return pending(found.detail, election=facts)
+            if service.active != "active" or service.age < self.STEADY:
+                return pending(f"{unit} is {service.active}, started {service.age:.0f} s ago", election=facts)
+            return done(found.detail, election=facts)
 
-        return each(units, judge)
+        return each_host(self.cluster, units, services.state(self.cluster.remote, self.hosts(units), unit), judge)
 
 
 class Checked(_Step):
