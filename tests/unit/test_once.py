@@ -90,6 +90,8 @@ def test_a_restart_is_proven_by_another_start_of_the_unit(service):
     first = look(Restart(cluster()))
     assert (first.kind, first.facts) == (Kind.PENDING, {"invocation": FIRST, "ordered": True})
     assert look(Restart(cluster()), **first.facts).kind is Kind.PENDING
+    service(active="inactive")
+    assert look(Restart(cluster()), **first.facts).detail == "not restarted yet: calico-node.service is inactive"
     service(invocation=SECOND)
     verdict = look(Restart(cluster()), **first.facts)
     assert (verdict.kind, verdict.facts) == (Kind.DONE, {"new_invocation": SECOND, "replaced_at": 1769828396.0})
@@ -104,9 +106,10 @@ def test_an_order_that_may_be_on_its_way_is_waited_for(service, monkeypatch):
     service(moving=True)
     assert look(settled, **facts).kind is Kind.PENDING, "systemd has the order, whoever gave it may be gone"
     service()
-    assert look(settled, **facts).kind is Kind.DONE
+    assert (look(settled, **facts).kind, look(settled, **facts).detail) == (Kind.DONE, "it was not restarted")
     service(invocation=SECOND)
     assert look(settled, **facts).facts["new_invocation"] == SECOND
+    assert look(settled, **facts).detail == "it was restarted"
     assert look(Settled(Restart(cluster()), frozenset()), **facts).facts == {}
 
 

@@ -40,6 +40,7 @@ class Life:
         moving: whether it is about to be another one, so that it is not known yet what came of an order.
         facts: what to remember of it once it is the new one, beside its id and ``replaced_at``: when it began, at the
             earliest, by this host's clock.
+        trouble: what is wrong with it, such as that it has ended and no other one has begun; empty if nothing is known.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Life:
     age: float
     moving: bool = False
     facts: Facts = field(default_factory=dict)
+    trouble: str = ""
 
 
 _Judge = Callable[[UnitState, Life], Verdict]
@@ -87,11 +89,14 @@ class Once(NodeStep):
             units: units to which an order was given, or may have been.
             over: whether an order that has not come true by now never will.
         """
+        act, _ = self.words
 
         def judge(state: UnitState, life: Life) -> Verdict:
             if life.id != state.facts[self.fact]:
-                return self._proven(life)
-            return done() if over and not life.moving else pending("the order may still be on its way")
+                return replace(self._proven(life), detail=f"it was {act}")
+            return (
+                done(f"it was not {act}") if over and not life.moving else pending("the order may still be on its way")
+            )
 
         return self._judge(units, judge)
 
@@ -139,7 +144,7 @@ class Once(NodeStep):
             return pending("the old one is about to end", ordered=True)
         if life.id == before:
             # From here on the order may be on its way at any time, whatever came of an earlier one.
-            return pending(still, ordered=True)
+            return pending(f"{still}: {life.trouble}" if life.trouble else still, ordered=True)
         return self._proven(life)
 
     def _proven(self, life: Life) -> Verdict:

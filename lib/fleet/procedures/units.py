@@ -14,11 +14,15 @@ from fleet.procedures.steps import NodeStep, Verdicts, each_host
 def lives(cluster: Cluster, hosts: Sequence[str], unit: str) -> dict[str, Life | Unreachable]:
     """Ask hosts for a unit's last start."""
     answers = services.state(cluster.remote, hosts, unit)
-    return {host: _start(answer) if isinstance(answer, ServiceState) else answer for host, answer in answers.items()}
+    return {
+        host: _start(unit, answer) if isinstance(answer, ServiceState) else answer for host, answer in answers.items()
+    }
 
 
-def _start(service: ServiceState) -> Life:
-    return Life(service.invocation, service.boot_id, service.age, moving=service.moving)
+def _start(unit: str, service: ServiceState) -> Life:
+    # One that cannot be started again, such as where a condition fails, keeps the id of its last start.
+    trouble = "" if service.active == "active" else f"{unit} is {service.active}"
+    return Life(service.invocation, service.boot_id, service.age, moving=service.moving, trouble=trouble)
 
 
 class Active(NodeStep):
