@@ -116,6 +116,29 @@ def test_a_signal_leaves_at_once_and_a_second_session_finishes(book, number):
     assert log == [*((step, unit) for unit in "ab" for step in ("drain", "reboot")), ("tidy", "all")]
 
 
+def test_an_order_that_got_lost_is_told_and_not_taken_for_done(book, caplog):
+    class Lost(Fake):
+        lost = False
+
+        def apply(self, units, tell):
+            if self.lost:
+                return super().apply(units, tell)
+            self.lost = True
+            os.kill(os.getpid(), signal.SIGTERM)
+            return {}
+
+    log: list[tuple[str, str]] = []
+    procedure = FakeProcedure(["a"], {"drain": Fake(log, "drain"), "reboot": Lost(log, "reboot")})
+    with pytest.raises(Interrupted, match="in flight: a"):
+        run(procedure, book)
+    caplog.set_level("INFO")
+    assert run(procedure, book) == ""
+    assert "a: reboot: not yet: starting over" in caplog.messages
+    kinds = [event.kind for event in book.events() if (event.unit, event.step) == ("a", "reboot")]
+    assert kinds.index("over") < kinds.index("done")
+    assert kinds.count("done") == 1
+
+
 def test_the_first_interrupt_finishes_what_is_in_flight(book):
     log: list[tuple[str, str]] = []
     procedure = FakeProcedure(["a", "b"], {"drain": Fake(log, "drain", delay=0.6)})

@@ -284,6 +284,9 @@ class Runner:
         if after.status is Status.HELD:
             self._set(stage, [replace(after, detail=f"{step}: {after.detail}")], kind="held", step=step)
             self._tell_held(self._states[after.unit.name])
+        elif before.phase is Phase.PROBE and after.step < before.step:
+            self._set(stage, [after], kind="over", step=step)
+            self._view.tell(f"{after.unit.name}: {step}: {verdict.detail}: starting over")
         elif (after.step, after.status) != (before.step, before.status):
             self._set(stage, [after], kind="done", step=step)
             ended = "all done" if after.status is Status.DONE else f"{step}: done"
