@@ -247,7 +247,9 @@ def render(data: Mapping[str, Any], console: Console) -> None:
         console.print(watchdog_line(seen), markup=False)
     for unit in units if data["status"] not in ("done", "aborted") else ():
         if unit["status"] in (Status.HELD, Status.RUNNING):
-            console.print(f"{unit['unit']} is {unit['status']}: {unit['detail']}", style="bold red", markup=False)
+            where = "held" if unit["status"] == Status.HELD else "in flight"
+            why = f": {unit['detail']}" if unit["detail"] else "."
+            console.print(f"{unit['unit']} is {where}{why}", style="bold red", markup=False)
     for what, command in data["next"].items():
         console.print(f"{what}:\n  {command}", markup=False, soft_wrap=True)
 
