@@ -62,7 +62,7 @@ def plan(output):
     """What is going to be done, as it is printed."""
     lines = output.splitlines()
     begin = next(number for number, line in enumerate(lines) if line.startswith("1. snapshot"))
-    end = next(number for number, line in enumerate(lines) if "goes last" in line)
+    end = next(number for number, line in enumerate(lines) if line.endswith("leads, and goes last."))
     return lines[begin : end + 1]
 
 
@@ -255,11 +255,19 @@ def test_a_run_that_is_killed_at_the_hand_over_is_aborted(rehearsal, lab, ranks)
         ("worker1,etcd1", {}, "--hosts gives what is not of this kind: worker1. There are: etcd1, etcd2, etcd3."),
         ("nosuchhost", {}, "nosuchhost"),
         ("etcd[", {}, "etcd["),
-        ("", {"etcd": None}, "The cluster lab has no section etcd in the configuration."),
+        ("etcd1", {"etcd": None}, "The cluster lab has no section etcd in the configuration."),
+        ("etcd1", {"etcd": {"unit": "etcdd.service"}}, "[stop] etcd1 has no etcdd.service."),
+        (
+            "etcd1",
+            {"etcd": {"unit": "puppet.service"}},
+            "etcd answers on etcd1, where puppet.service is inactive: ",
+        ),
+        ("etcd1", {"etcd": {"hosts": "etcd1,etcd2"}}, "etcd.hosts must find the hosts of all members."),
     ],
 )
 def test_bad_input_is_one_clear_message(lab, tmp_path, hosts, config, message):
-    rehearsal = Rehearsal(lab, tmp_path, RESTART_ETCD, **config)
+    rehearsal = Rehearsal(lab, tmp_path, RESTART_ETCD)
+    rehearsal.change_config(lambda cluster: cluster.update({k: v and {**cluster[k], **v} for k, v in config.items()}))
     outcome = rehearsal.start("--hosts", hosts)
     assert outcome.code == 2, outcome.output
     assert message in outcome.output

@@ -19,7 +19,7 @@ from fleet.etcd.members import EtcdError, Snapshot
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.model import Kind, Unit, UnitState
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.etcd import CaughtUp, Etcd, EtcdRuns, HandOver, of_members
+from fleet.procedures.etcd import CaughtUp, Etcd, EtcdRuns, HandOver, of_members, of_units
 from fleet.procedures.findings import Level
 from hosts_sessions import Lock, MortalJournal, carry_out
 from hosts_world import CONFIG, Killed, World, rule
@@ -267,3 +267,15 @@ def test_the_preflight_names_the_member_that_has_to_be_mended(etcd):
     world.fall("etcd3")
     stop = of_members(plane)[0]
     assert (stop.level, stop.what) == (Level.STOP, "etcd3 does not answer: connection refused.")
+
+
+def test_the_preflight_finds_that_etcd_runs_as_another_unit(etcd, monkeypatch):
+    world, plane = etcd
+    assert of_units(plane) == []
+    answers = plane.view()
+    world.hosts["etcd2"].services[UNIT].active = "inactive"
+    assert of_units(plane) == [], "it does not answer, and may well be restarted for that"
+    monkeypatch.setattr(plane, "view", lambda: answers)
+    (finding,) = of_units(plane)
+    assert finding.level is Level.STOP
+    assert finding.what == "etcd answers on etcd2, where etcd.service is inactive: it runs as something else."

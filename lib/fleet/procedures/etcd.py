@@ -12,8 +12,10 @@ from functools import partial
 from fleet.config import EtcdConfig
 from fleet.errors import FleetError
 from fleet.etcd import health, members
-from fleet.etcd.health import View
+from fleet.etcd.health import Answer, View
 from fleet.etcd.members import EtcdError
+from fleet.hosts import services
+from fleet.hosts.services import ServiceState
 from fleet.maintenance import journal
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.lock import ClusterLock
@@ -194,8 +196,9 @@ class EtcdRuns(HostRuns):
         yield HostMaintenance(cluster, self.works(cluster), lock, partial(journal.read_states, book.folder))
 
     def checks(self, cluster: Cluster) -> Sequence[Callable[[], list[Finding]]]:
-        """Look at all members."""
-        return (partial(of_members, Etcd(cluster)),)
+        """Look at all members, and at what is to be restarted."""
+        etcd = Etcd(cluster)
+        return partial(of_members, etcd), partial(of_units, etcd)
 
 
 def of_members(etcd: Etcd) -> list[Finding]:
@@ -204,5 +207,22 @@ def of_members(etcd: Etcd) -> list[Finding]:
     problems = dict.fromkeys(filter(None, (health.restart_problem(view, host) for host in etcd.cluster.hosts)))
     findings = [stop(f"{problem}.", "Repair that first: no other member is touched before.") for problem in problems]
     if leads := health.leader(view):
-        findings.append(note(f"etcd has {len(etcd.hosts)} members; {leads} leads, and goes last."))
+        last = "goes last" if leads in etcd.cluster.hosts else "is left alone"
+        findings.append(note(f"{leads} leads, and {last}."))
+    return findings
+
+
+def of_units(etcd: Etcd) -> list[Finding]:
+    """Find out whether the members run as the unit that is restarted: one of another name would start beside them."""
+    unit = etcd.config.unit
+    view = etcd.view()
+    findings = []
+    for host, answer in services.state(etcd.cluster.remote, list(etcd.cluster.hosts.values()), unit).items():
+        if not isinstance(answer, ServiceState):
+            continue  # The look at SSH names the hosts that do not answer.
+        if not answer.loaded:
+            findings.append(stop(f"{host} has no {unit}.", "Correct etcd.unit."))
+        elif answer.active != "active" and isinstance(view[host], Answer):
+            what = f"etcd answers on {host}, where {unit} is {answer.active}: it runs as something else."
+            findings.append(stop(what, "Correct etcd.unit."))
     return findings
