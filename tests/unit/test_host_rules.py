@@ -130,7 +130,11 @@ class Player:
     def _outage(self, host: str, lasts: float) -> None:
         if not self._quiet:
             self.world.hosts[host].ready = False
-            self.world.at(lasts, partial(self.world.recover, host))
+            self.world.at(lasts, partial(self._end_outage, host))
+
+    def _end_outage(self, host: str) -> None:
+        if not self._quiet:
+            self.world.recover(host)
 
     def session(self, *, abort: bool = False, kill: int = -1) -> str:
         """Carry out a session; return what it left undone."""
