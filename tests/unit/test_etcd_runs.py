@@ -157,10 +157,14 @@ def play(story: Story, folder: Path, patch: pytest.MonkeyPatch) -> None:
             world.fall(host)
             world.at(lasts, partial(world.down.discard, host))
 
+    def election(host: str) -> None:
+        if not quiet:
+            world.elect(host)
+
     for begins, host, lasts in story.outages:
         world.at(begins, partial(outage, host, lasts))
     for begins, host in story.elections:
-        world.at(begins, partial(world.elect, host))
+        world.at(begins, partial(election, host))
     restart = world._restart
 
     def break_after_restart(host: str, unit: str, named: Sequence[str]) -> None:
@@ -172,7 +176,7 @@ def play(story: Story, folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(world, "_restart", break_after_restart)
     waiting = {work.name: [UnitState(Unit(name)) for name in work.order()] for work in EtcdRuns().works(cluster)}
     Journal.create(folder, cluster.run, waiting).close()
-    for kill in story.kills:
+    for kill in (*story.kills, -1):  # the last one lives as long as it has to
         with suppress(Killed):
             session(cluster, world, folder, kill=kill)
     quiet.append(True)
