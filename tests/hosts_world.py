@@ -257,7 +257,7 @@ class World:
 
     def examine(self, hosts: Sequence[str]) -> Mapping[str, Health | Unreachable]:
         ready = {host: self.hosts[host].ready for host in hosts}
-        return {host: Health(ok, () if ok else ("etcd",), ok, "v1.20.2") for host, ok in ready.items()}
+        return {host: Health(ok, () if ok else ("etcd",), ok) for host, ok in ready.items()}
 
     # The load balancer.
 

@@ -370,6 +370,8 @@ class ClusterConfig(_Model):
     def _can_become_stable(self) -> "ClusterConfig":
         if self.bgp and self.bgp.stable >= self.deadlines.bgp:
             raise ValueError("bgp.stable must be shorter than deadlines.bgp: no session could be proven in time")
+        if self.control_plane.settle >= self.deadlines.ready:
+            raise ValueError("control_plane.settle must be shorter than deadlines.ready: no host could settle in time")
         return self
 
 

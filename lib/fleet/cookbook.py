@@ -77,7 +77,7 @@ class NodeCookbook(MaintenanceCookbook):
 
     def add_arguments(self, parser: "argparse._ArgumentGroup") -> None:
         """Add the arguments that all cookbooks of node maintenance have."""
-        parser.add_argument("--query", default="", help="Hosts to maintain, a Cumin query; default: all workers.")
+        parser.add_argument("--query", help="Hosts to maintain, a Cumin query; default: all workers.")
         parser.add_argument("--exclude", default="", metavar="NODES", help="Hosts to leave out: worker1,worker[3-5].")
         parser.add_argument(
             "--max-unavailable", type=amount, metavar="N|N%", help="Nodes unavailable at once; default: configuration."
@@ -188,4 +188,6 @@ def _request(args: argparse.Namespace, options: Mapping[str, Any]) -> Request:
     ]
     if missing:
         raise FleetError(f"A new run needs {' and '.join(missing)}.")
+    if not args.reason.isprintable():
+        raise FleetError(f"The reason {args.reason!r} must be one line of text.")
     return Request(args.cluster, args.reason, args.task_id, args.unattended, options)

@@ -206,6 +206,12 @@ class Session:
             )
         states = {}
         for stage, steps in self._maintenance.steps(cluster).items():
+            lost = [name for name in before[stage] if name in self._maintenance.keeps and name not in now[stage]]
+            if lost and any(state.facts for state in book.states(stage).values() if state.status is not Status.DONE):
+                raise Refused(
+                    f"Run {cluster.run.id} has begun with the steps {', '.join(lost)}, which the configuration has no"
+                    " more: what it took could not be given back. Restore the configuration, then try again."
+                )
             if before[stage] != now[stage]:
                 logger.warning("The configuration has changed: the steps were %s; now %s.", before[stage], now[stage])
                 pivot = next(spec.name for spec in specs(steps) if spec.pivot)
@@ -217,7 +223,8 @@ class Session:
         if not sys.stdout.isatty():
             raise Refused("There is no terminal to ask on; use --unattended to start without a question.")
         asked = plan.worst(proposal.plan.findings) is Level.ASK
-        first = next(state.unit.name for states in proposal.states.values() for state in states)
+        names = [state.unit.name for states in proposal.states.values() for state in states]
+        first = next(name for name in names if name in proposal.cluster.hosts)
         try:
             ask_confirmation(f"Start with {first}{' in spite of the findings marked [ask]' if asked else ''}?")
         except WmflibError as error:
@@ -235,6 +242,11 @@ class Session:
             with suppress(OSError):  # The terminal may be what went away.
                 self._report(book)
             logger.error("Interrupted: %s.", error)
+            return INTERRUPTED
+        except FleetError as error:  # An edge that the session itself needs.
+            book.set_status("stopped")
+            self._report(book)
+            logger.error("The run cannot go on: %s", error)
             return INTERRUPTED
         book.set_status("stopped" if incomplete else "done")
         book.note("end", incomplete)

@@ -252,7 +252,11 @@ def test_a_run_that_is_killed_at_the_hand_over_is_aborted(rehearsal, lab, ranks)
 @pytest.mark.parametrize(
     ("hosts", "config", "message"),
     [
-        ("worker1,etcd1", {}, "--hosts gives what is not of this kind: worker1. There are: etcd1, etcd2, etcd3."),
+        (
+            "worker1,etcd1",
+            {},
+            "--hosts gives worker1, which the configuration does not have: it has etcd1, etcd2, etcd3.",
+        ),
         ("nosuchhost", {}, "nosuchhost"),
         ("etcd[", {}, "etcd["),
         ("etcd1", {"etcd": None}, "The cluster lab has no section etcd in the configuration."),

@@ -217,7 +217,7 @@ def give_back(world, tmp_path, state: UnitState, ordered=frozenset()):
     """Give back a host from where it stands in a restart of the scheduler."""
     cluster = world.cluster(["cp1"])
     act = RestartUnit(cluster, UNIT, lambda host: "", patient=True)
-    restart = hosts.restart_steps(cluster, act, UNIT, closes=True)
+    restart = hosts.restart_steps(cluster, act, UNIT)
     before, after = hosts.before_steps(cluster, lambda host: ""), hosts.after_steps(cluster)
     work = Work("s", lambda: ["cp1"], (*before, *restart, *after), act, (*restart[1:], *after))
     step = [spec.name for spec in specs(work.steps)].index("restart")

@@ -31,7 +31,7 @@ class RestartEtcd(MaintenanceCookbook):
 
     def add_arguments(self, parser: "argparse._ArgumentGroup") -> None:
         """Add what a new run is about."""
-        parser.add_argument("--hosts", default="", metavar="QUERY", help="Members, a Cumin query; default: all.")
+        parser.add_argument("--hosts", metavar="QUERY", help="Members, a Cumin query; default: all.")
 
     def maintenance(self, args: argparse.Namespace) -> Maintenance:
         """Return the restarts, and of which members."""

@@ -23,7 +23,8 @@ class RestartControlPlane(MaintenanceCookbook):
     All the time a watchdog lists, writes and watches through the API's address; when more requests fail than the
     configuration allows, nothing new is started. The report says how many it made and how many failed.
     A host that fails is held: out of the load balancer if it was restarted, silenced, Puppet disabled, reported with
-    the command to run next; no other one is touched. ^C starts nothing new and waits for what is in flight; a second ^C leaves at once.
+    the command to run next; no other one is touched. ^C starts nothing new and waits for what is in flight; a second
+    ^C leaves at once.
 
     Examples:
       cookbook --dry-run sre.k8s.restart-control-plane --cluster lab -r "new certificates"
@@ -41,9 +42,7 @@ class RestartControlPlane(MaintenanceCookbook):
             metavar="NAMES",
             help=f"What is restarted, with commas between them; default: {','.join(COMPONENTS)}.",
         )
-        parser.add_argument(
-            "--hosts", default="", metavar="QUERY", help="Control-plane hosts, a Cumin query; default: all."
-        )
+        parser.add_argument("--hosts", metavar="QUERY", help="Control-plane hosts, a Cumin query; default: all.")
         parser.add_argument(
             "--allow-outage",
             action="store_true",

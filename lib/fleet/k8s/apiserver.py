@@ -35,13 +35,11 @@ class Health:
         ready: whether it serves requests: ``/readyz`` is ok.
         failing: the names of the checks of ``/readyz`` that fail, such as ``etcd`` or ``shutdown``.
         etcd: whether etcd answers it.
-        version: such as ``v1.20.2``.
     """
 
     ready: bool
     failing: tuple[str, ...]
     etcd: bool
-    version: str
 
 
 class Apiservers:
@@ -109,7 +107,7 @@ def _examine(api: Api) -> Health | Unreachable:
         if status != 200 and not failing:
             return Unreachable(f"{api.server}/readyz answers with status {status}, and names no check")
         etcd = not any(check.startswith("etcd") for check in failing)  # newer ones have etcd-readiness as well
-        return Health(ready=status == 200, failing=failing, etcd=etcd, version=api.version())
+        return Health(ready=status == 200, failing=failing, etcd=etcd)
     except UntrustedCertificate as error:
         return Unreachable(_distrust(api.server, error))
     except ApiUnreachable as error:

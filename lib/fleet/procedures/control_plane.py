@@ -8,7 +8,7 @@ well.
 import logging
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fleet.config import COMPONENTS, ComponentConfig
@@ -22,7 +22,8 @@ from fleet.k8s.leader import Election
 from fleet.k8s.watchdog import Watchdog
 from fleet.load_balancer.model import LoadBalancer
 from fleet.maintenance import decide
-from fleet.maintenance.model import Stage, Status, StepSpec, UnitState, Verdict, done, failed, pending
+from fleet.maintenance.journal import Journal
+from fleet.maintenance.model import Phase, Stage, Status, StepSpec, UnitState, Verdict, done, failed, pending
 from fleet.maintenance.planner import natural
 from fleet.procedures import hosts
 from fleet.procedures.cluster import Cluster
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 API, *LED = COMPONENTS
 """kube-apiserver, and the components of which one instance leads."""
+REPOOL = "repool"
+"""The stage at the end of a session in which the load balancer is told of hosts that are left."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +250,8 @@ class Watched(_BalancerStep):
         """Tell it."""
 
         def watch(state: UnitState) -> Verdict:
-            self._balancer.watch_again(self.cluster.hosts[state.unit.name])
+            if state.facts.get("pooled_at"):  # Otherwise its checks are as others want them.
+                self._balancer.watch_again(self.cluster.hosts[state.unit.name])
             return done(watched=True)
 
         return each(units, watch)
@@ -285,7 +289,9 @@ class Calm(_Step):
         def judge(state: UnitState) -> Verdict:
             if problems:
                 return pending("; ".join(problems), calm_since=now)
-            since = min(float(state.facts.get("calm_since", now)), now)
+            # What an earlier session has seen proves nothing now.
+            begun = now if state.phase is Phase.CHECK else float(state.facts.get("calm_since", now))
+            since = min(begun, now)
             calm = now - since
             if self._plane.watchdog:
                 calm = min(calm, self._plane.watchdog.clean_for())
@@ -311,7 +317,9 @@ class Elected(_Step):
         unit = self._plane.unit(self._component)
 
         def judge(state: UnitState, service: ServiceState) -> Verdict:
-            found = leader.judge(seen, state.facts.get("election"), time.time())
+            # What an earlier session has seen proves nothing now.
+            before = None if state.phase is Phase.CHECK else state.facts.get("election")
+            found = leader.judge(seen, before, time.time())
             facts = dict(found.facts)
             if found.election is not Election.SETTLED:
                 return pending(found.detail, election=facts)
@@ -353,7 +361,7 @@ def _work(plane: ControlPlane, component: str) -> Work:
     closing, proofs, opening = _around(plane, component)
     last = plane.closed_problem if closing else guard
     act = RestartUnit(cluster, unit, last, patient=not closing)
-    restart = hosts.restart_steps(cluster, act, unit, closes=not closing)
+    restart = hosts.restart_steps(cluster, act, unit)
     calm = Step(StepSpec("settle", deadlines.ready, poll=POLL, gate=True), Calm(plane))
     settle = (calm,) if component == API else ()
     before, after = hosts.before_steps(cluster, guard), hosts.after_steps(cluster)
@@ -379,7 +387,8 @@ def _around(plane: ControlPlane, component: str) -> tuple[tuple[Step, ...], tupl
         return (), (Step(ready, Checked(plane, check)),), ()
     serving = (Step(ready, Serving(plane)),)
     balancer = plane.balancer
-    if balancer is None:
+    # The only host serves to the last: out of the load balancer nobody, the run included, could reach the API.
+    if balancer is None or len(plane.hosts) == 1:
         return (), serving, ()
     drain = plane.cluster.config.control_plane.load_balancer.drain
     closing = (
@@ -421,17 +430,18 @@ class Forget(NodeStep):
 
 
 class Repool(_BalancerStep):
-    """Of held hosts, those that were not restarted are used by the load balancer again; it looks after the others.
+    """Of hosts that a session leaves, those not restarted are in the load balancer again; it looks after the others.
 
     A host that runs what it ran before must not stay out: it may be the last one that serves.
     """
 
     def __init__(self, plane: ControlPlane, balancer: LoadBalancer, work: Work, known: Known) -> None:
-        """Look after the hosts that ``known`` has as held in the stage of kube-apiserver."""
+        """Look after the hosts that ``known`` has as held, or sent back to waiting, in the stage of kube-apiserver."""
         super().__init__(plane, balancer)
         self._stage = Stage(work.name, (), specs(work.steps))
         self._known = known
         self._told: set[str] = set()
+        self._back: list[str] = []
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look for hosts of which the load balancer was not told yet."""
@@ -439,20 +449,43 @@ class Repool(_BalancerStep):
         return {state.unit.name: pending(f"for {left}") if left else done() for state in units}
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
-        """Tell it."""
-        for held in self._left():
-            host = self.cluster.hosts[held.unit.name]
-            if decide.before_pivot(self._stage, held) and not held.facts.get("unconfirmed"):
-                self._balancer.pool(host, held.facts["pooled_at"])
+        """Tell it; whom it got back is noted for :func:`forget_put_back`."""
+        for left in self._left():
+            host = self.cluster.hosts[left.unit.name]
+            if self._is_as_before(left):
+                self._balancer.pool(host, left.facts["pooled_at"])
+                self._back.append(left.unit.name)
                 logger.warning("%s was not restarted, and is back in the load balancer.", host)
             else:
                 self._balancer.watch_again(host)
-            self._told.add(held.unit.name)
-        return {state.unit.name: done() for state in units}
+            self._told.add(left.unit.name)
+        return {state.unit.name: done(back=self._back) for state in units}
+
+    def _is_as_before(self, state: UnitState) -> bool:
+        """Say whether no restart of a host was ordered."""
+        if state.status is Status.PENDING:
+            return True
+        return decide.before_pivot(self._stage, state) and not state.facts.get("unconfirmed")
 
     def _left(self) -> list[UnitState]:
         return [
             state
             for name, state in self._known().items()
-            if state.status is Status.HELD and state.facts.get("pooled_at") and name not in self._told
+            if state.status in (Status.HELD, Status.PENDING) and state.facts.get("pooled_at") and name not in self._told
         ]
+
+
+def forget_put_back(book: Journal) -> None:
+    """Forget that hosts were in the load balancer which an earlier session has put back: from then on others decide."""
+    told = book.states(REPOOL)
+    back = {name for state in told.values() for name in state.facts.get("back", ())}
+    taken = ("pooled_at", "draining_since")
+    states = {
+        REPOOL: [replace(state, facts={}) for state in told.values()],
+        API: [
+            replace(state, facts={key: value for key, value in state.facts.items() if key not in taken})
+            for name, state in book.states(API).items()
+            if name in back
+        ],
+    }
+    book.rewrite(states, book.info().options)

@@ -25,7 +25,7 @@ from fleet.maintenance.report import WATCHDOG
 from fleet.maintenance.runner import Procedure
 from fleet.procedures import control_plane
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.control_plane import API, LED, ControlPlane, Forget, Repool
+from fleet.procedures.control_plane import API, LED, REPOOL, ControlPlane, Forget, Repool
 from fleet.procedures.findings import Finding, ask, note, stop
 from fleet.procedures.host_runs import HostRuns
 from fleet.procedures.hosts import API_DEADLINE, HostMaintenance, States, Work
@@ -37,7 +37,7 @@ class ControlPlaneRuns(HostRuns):
 
     Args:
         spicerack: for conftool.
-        query: a Cumin query for the hosts of a new run; empty for the whole control plane.
+        query: a Cumin query for the hosts of a new run; None for the whole control plane.
         components: what a new run restarts.
         allow_outage: whether the only control-plane host may be restarted.
     """
@@ -48,7 +48,7 @@ class ControlPlaneRuns(HostRuns):
     def __init__(
         self,
         spicerack: Spicerack,
-        query: str = "",
+        query: str | None = None,
         components: Sequence[str] = COMPONENTS,
         *,
         allow_outage: bool = False,
@@ -82,6 +82,7 @@ class ControlPlaneRuns(HostRuns):
     @contextmanager
     def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Procedure]:
         """Yield the restarts, with the watchdog beside them; what it saw is written to the journal."""
+        control_plane.forget_put_back(book)
         config = cluster.config
         watchdog = Watchdog(config.kubeconfig, config.lease.namespace, cluster.run.id)
         watchdog.start()
@@ -107,6 +108,11 @@ class ControlPlaneRuns(HostRuns):
             partial(of_permissions, plane),
         )
 
+    def give_back(self, cluster: Cluster, book: Journal) -> Procedure:
+        """Return what gives back the hosts that are in flight or held."""
+        control_plane.forget_put_back(book)
+        return super().give_back(cluster, book)
+
     def tidying(self, cluster: Cluster) -> Sequence[Step]:
         """Return what removes the watchdog's ConfigMap, if the run was killed."""
         return (Step(StepSpec("forget watchdog", API_DEADLINE), Forget(cluster)),)
@@ -126,7 +132,7 @@ class ControlPlaneRuns(HostRuns):
 
 def _ending(plane: ControlPlane, works: Sequence[Work], states: States) -> Sequence[Step]:
     return [
-        Step(StepSpec("repool", API_DEADLINE), Repool(plane, plane.balancer, work, partial(states, work.name)))
+        Step(StepSpec(REPOOL, API_DEADLINE), Repool(plane, plane.balancer, work, partial(states, work.name)))
         for work in works
         if work.name == API and plane.balancer
     ]

@@ -73,11 +73,22 @@ class Etcd:
         return health.restart_problem(self.view(), host)
 
     def follows(self, host: str) -> str:
-        """Say why a member must not be restarted now: it leads, or the others cannot do without it."""
+        """Say why a member must not be restarted now: it leads, or the others cannot do without it.
+
+        One that has become the leader again is told to hand over once more.
+        """
         view = self.view()
-        if health.leader(view) == host:
-            return f"{host} has become the leader again"
-        return health.restart_problem(view, host)
+        if health.leader(view) != host:
+            return health.restart_problem(view, host)
+        return self.hand_over(view, host) or f"{host} had become the leader again"
+
+    def hand_over(self, view: View, host: str) -> str:
+        """Let a leader hand over to the member that is most up to date; say why not if that cannot be."""
+        heir = health.successor(view, host)
+        if heir is None:
+            return "no other member could lead"
+        members.move_leader(self.cluster.remote, host, self.config, heir.member_id)
+        return ""
 
     def order(self) -> list[str]:
         """Return the hosts of the run in their order, the leader last."""
@@ -100,8 +111,12 @@ class Snapshot(_Step):
         return {s.unit.name: done() if "snapshot" in s.facts else pending("no snapshot yet") for s in units}
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
-        """Take it on a follower, which has the least to do."""
-        host = health.order(self._etcd.view())[0]
+        """Take it on a member that is well: a follower if there is one, which has less to do."""
+        view = self._etcd.view()
+        heir = health.successor(view, health.leader(view))
+        host = heir.host if heir else health.leader(view)
+        if not host:
+            return {state.unit.name: pending("no member is known to be well") for state in units}
         try:
             found = members.snapshot(self.cluster.remote, host, self._etcd.config, f"{self.cluster.run.id}.db")
         except EtcdError as error:  # A full disk is no better in a second.
@@ -134,13 +149,10 @@ class HandOver(_Step):
 
         def hand_over(state: UnitState) -> Verdict:
             view = self._etcd.view()
-            heir = health.successor(view, state.unit.name)
             if health.leader(view) != state.unit.name:
                 return done()
-            if heir is None:
-                return pending("no other member could lead")
-            members.move_leader(self.cluster.remote, state.unit.name, self._etcd.config, heir.member_id)
-            return done()
+            problem = self._etcd.hand_over(view, state.unit.name)
+            return pending(problem) if problem else done()
 
         return each(units, hand_over)
 
@@ -148,12 +160,19 @@ class HandOver(_Step):
 class CaughtUp(_Step):
     """All members are well, and this one has applied at least what was written before its restart."""
 
+    def __init__(self, etcd: Etcd, *, alone: bool = False) -> None:
+        """Look at all members, or at each alone: whoever gives one back cannot wait for the others."""
+        super().__init__(etcd)
+        self._alone = alone
+
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask all members."""
         view = self._etcd.view()
 
         def judge(state: UnitState) -> Verdict:
-            problem = health.caught_up(view, state.unit.name, state.facts.get("index", 0))
+            name = state.unit.name
+            seen = {name: view[name]} if self._alone else view
+            problem = health.caught_up(seen, name, state.facts.get("index", 0))
             return pending(problem) if problem else done()
 
         return each(units, judge)
@@ -174,9 +193,9 @@ class EtcdRuns(HostRuns):
         etcd = Etcd(cluster)
         unit = etcd.config.unit
         act = RestartUnit(cluster, unit, etcd.follows, patient=True)
-        restart = hosts.restart_steps(cluster, act, unit, closes=True)
+        restart = hosts.restart_steps(cluster, act, unit)
         leads = Step(StepSpec("hand over", API_DEADLINE), HandOver(etcd))
-        caught_up = Step(StepSpec("caught up", cluster.config.deadlines.ready, poll=POLL, gate=True), CaughtUp(etcd))
+        caught_up = StepSpec("caught up", cluster.config.deadlines.ready, poll=POLL, gate=True)
         before, after = hosts.before_steps(cluster, etcd.problem), hosts.after_steps(cluster)
         save = Step(StepSpec("save", 2 * members.SNAPSHOT_TIMEOUT), Snapshot(etcd))
         return (
@@ -184,9 +203,9 @@ class EtcdRuns(HostRuns):
             Work(
                 name=MEMBERS,
                 order=etcd.order,
-                steps=(*before, leads, *restart, caught_up, hosts.alerts_step(cluster), *after),
+                steps=(*before, leads, *restart, Step(caught_up, CaughtUp(etcd)), hosts.alerts_step(cluster), *after),
                 act=act,
-                back=(*restart[1:], caught_up, *after),
+                back=(*restart[1:], Step(caught_up, CaughtUp(etcd, alone=True)), *after),
             ),
         )
 

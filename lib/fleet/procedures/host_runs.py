@@ -1,7 +1,7 @@
 """Runs over hosts: which hosts an operator asks for, the plan for them, the work and the way back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -25,15 +25,17 @@ class HostRuns(ABC):
     """Base of the kinds of maintenance that take hosts out of service one at a time.
 
     Args:
-        query: a Cumin query for the hosts of a new run; empty for all that there are.
+        query: a Cumin query for the hosts of a new run; None for all that there are.
     """
 
     name: ClassVar[str]
     """The cookbook's full name."""
+    keeps: ClassVar[Collection[str]] = ("depool", "pool", "puppet on")
+    """The steps that a run needs to its end: they give back what it may have taken."""
     promise: ClassVar[str]
     """What the plan says of what may be out of service at once."""
 
-    def __init__(self, query: str = "") -> None:
+    def __init__(self, query: str | None = None) -> None:
         self._query = query
 
     @abstractmethod
@@ -63,10 +65,11 @@ class HostRuns(ABC):
     def propose(self, cluster: Cluster, state_dir: Path) -> Proposal:
         """Find the hosts, and what stands in the way of their maintenance."""
         everyone = self.all_hosts(cluster)
-        chosen = cluster.remote.query(self._query) if self._query else everyone
+        chosen = everyone if self._query is None else cluster.remote.query(self._query)
         if strange := sorted(set(chosen) - set(everyone)):
             raise FleetError(
-                f"--hosts gives what is not of this kind: {', '.join(strange)}. There are: {', '.join(everyone)}."
+                f"--hosts gives {', '.join(strange)}, which the configuration does not have: it has"
+                f" {', '.join(everyone)}."
             )
         hosts = {host: host for host in chosen}
         options = {**self.options(cluster), "hosts": hosts}

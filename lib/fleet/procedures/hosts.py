@@ -5,7 +5,7 @@ from a host (alerts, Puppet, connections) stands in the journal before it is tak
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fleet.hosts import probe, puppet, services
 from fleet.hosts.probe import HostState, Unreachable
@@ -35,6 +35,8 @@ from fleet.procedures.traces import EndSilences, Known
 
 API_DEADLINE = 120.0
 """Seconds for one change at Alertmanager, at Puppet or at a load balancer, outages of them included."""
+ABORT_PATIENCE = 120.0
+"""Seconds for each proof that a host is well, in an abort."""
 POLL = 0.5
 """Seconds between two questions to hosts."""
 
@@ -194,18 +196,17 @@ def after_steps(cluster: Cluster) -> tuple[Step, ...]:
     )
 
 
-def restart_steps(cluster: Cluster, act: RestartUnit, unit: str, *, closes: bool) -> tuple[Step, ...]:
+def restart_steps(cluster: Cluster, act: RestartUnit, unit: str) -> tuple[Step, ...]:
     """Return the steps of a restart.
 
     Args:
         cluster: the cluster.
         act: the restart.
         unit: the unit of systemd.
-        closes: whether it is the restart that takes a host out of service, and no step before it.
     """
     deadline = cluster.config.deadlines.restart
     return (
-        Step(StepSpec("restart", deadline, poll=POLL, pivot=True, closes=closes), act),
+        Step(StepSpec("restart", deadline, poll=POLL, pivot=True), act),
         Step(StepSpec("active", deadline, poll=POLL, gate=True), units.Active(cluster, unit)),
     )
 
@@ -292,17 +293,21 @@ class GiveBack:
         ordered: Callable[[Work], frozenset[str]],
         ending: Sequence[Step] = (),
     ) -> None:
+        self._cluster = cluster
         self.stages: list[Stage] = []
         self._steps: dict[str, Sequence[Step]] = {}
         for work in works:
-            found = [s for s in states(work.name).values() if s.status in (Status.RUNNING, Status.HELD)]
+            found = [state for state in states(work.name).values() if _is_begun(state)]
             if not found or work.act is None:
                 continue
-            settle = Step(StepSpec("settle", Settled.GRACE + 5.0, gate=True), Settled(work.act, ordered(work)))
-            own = self._steps[f"{ABORT}{work.name}"] = [settle, *work.back]
+            stop = cluster.config.deadlines.restart + Settled.GRACE
+            settle = Step(StepSpec("settle", stop, gate=True), Settled(work.act, ordered(work)))
+            own = self._steps[f"{ABORT}{work.name}"] = [settle, *(_of_touched(work.act, step) for step in work.back)]
             units = tuple(state.unit for state in found)
             facts = {state.unit.name: state.facts for state in found}
-            self.stages.append(Stage(f"{ABORT}{work.name}", units, specs(own), when=When.START, facts=facts))
+            renew = cluster.config.alerts.silence / 3
+            stage = Stage(f"{ABORT}{work.name}", units, specs(own), when=When.START, renew=renew, facts=facts)
+            self.stages.append(stage)
         names = [stage.name for stage in self.stages]
         # Puppet may be disabled on hosts that went back to waiting as well.
         begun = known_of(works, states)
@@ -322,8 +327,40 @@ class GiveBack:
         return Observation()
 
     def renew(self, stage: str, units: Sequence[UnitState]) -> Mapping[str, Verdict]:  # noqa: ARG002
-        """Renew nothing: an abort takes a minute or two."""
-        return {state.unit.name: done() for state in units}
+        """Extend the silences of hosts that are being given back."""
+        return steps.extend(self._cluster, units, self._cluster.config.alerts.silence)
+
+
+class OfTouched:
+    """A proof that is asked only of hosts that the run has touched: others are in service, whatever their state is."""
+
+    def __init__(self, act: Once, proof: Effects) -> None:
+        """Ask for a proof."""
+        self._act = act
+        self._proof = proof
+
+    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
+        """Ask for the proof of those that were restarted, perhaps restarted, or taken out of the load balancer."""
+        facts = ("pooled_at", "ordered", f"new_{self._act.fact}")
+        touched = [state for state in units if any(state.facts.get(fact) for fact in facts)]
+        verdicts = {state.unit.name: done("not asked: the run has not touched it") for state in units}
+        return {**verdicts, **(self._proof.check(touched) if touched else {})}
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Mapping[str, Verdict]:
+        """Do what the proof does: nothing."""
+        return self._proof.apply(units, tell)
+
+
+def _of_touched(act: Once, step: Step) -> Step:
+    """Return a step of an abort: gates are proofs, and who aborts wants to know soon."""
+    if not step.spec.gate:
+        return step
+    return Step(replace(step.spec, timeout=min(step.spec.timeout, ABORT_PATIENCE)), OfTouched(act, step.effects))
+
+
+def _is_begun(state: UnitState) -> bool:
+    """Say whether a run has something to give back on a unit; one that was sent back to waiting may have."""
+    return state.status in (Status.RUNNING, Status.HELD) or (state.status is Status.PENDING and bool(state.facts))
 
 
 class EnablePuppet(NodeStep):

@@ -1,6 +1,6 @@
 """What a session needs of a kind of maintenance: a plan, the work itself, and the way back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +74,10 @@ class Maintenance(Protocol):
     @property
     def name(self) -> str:
         """The cookbook's full name, such as ``sre.k8s.reboot-nodes``."""
+
+    @property
+    def keeps(self) -> Collection[str]:
+        """The names of steps that a run needs to its end: they give back what it may have taken."""
 
     def propose(self, cluster: Cluster, state_dir: Path) -> Proposal | Nothing:
         """Look at everything and change nothing.

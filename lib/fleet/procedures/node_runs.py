@@ -30,14 +30,14 @@ class Selection:
     """Which nodes an operator asks for, and how many at once.
 
     Attributes:
-        query: a Cumin query; empty for the cluster's workers.
+        query: a Cumin query; None for the cluster's workers.
         exclude: hosts or nodes to leave out, as a NodeSet.
         max_unavailable: overrides the configuration.
         max_failed: overrides the configuration.
         only_if_required: only hosts that ask for a reboot.
     """
 
-    query: str = ""
+    query: str | None = None
     exclude: str = ""
     max_unavailable: int | str | None = None
     max_failed: int | None = None
@@ -61,10 +61,15 @@ class NodeRuns:
         """The cookbook's full name."""
         return self._procedure.name
 
+    @property
+    def keeps(self) -> Collection[str]:
+        """None: every node says itself what was done to it."""
+        return ()
+
     def propose(self, cluster: Cluster, state_dir: Path) -> Proposal | Nothing:
         """Find the nodes, and what stands in the way of their maintenance."""
         config, chosen = cluster.config, self._selection
-        asked = cluster.remote.query(chosen.query or config.hosts.workers)
+        asked = cluster.remote.query(config.hosts.workers if chosen.query is None else chosen.query)
         known = cluster.nodes.snapshot()
         targets = inventory.match(asked, known, _nodeset(chosen.exclude), config.node_names)
         hosts, findings = dict(targets.hosts), list(targets.findings)
@@ -73,7 +78,7 @@ class NodeRuns:
             findings += more
         if not hosts and not any(finding.level is Level.STOP for finding in findings):
             return Nothing("no host asks for a reboot" if targets.hosts else "all hosts are excluded")
-        workers = set(cluster.remote.query(config.hosts.workers)) if chosen.query else set(asked)
+        workers = set(asked) if chosen.query is None else set(cluster.remote.query(config.hosts.workers))
         control_plane = set(cluster.remote.query(config.hosts.control_plane))
         findings += inventory.compare(hosts, known, workers, control_plane, config.node_names)
         limits = self._limits(cluster, workers)

@@ -14,7 +14,7 @@ from fleet.hosts.probe import Unreachable
 from fleet.hosts.remote import Result
 from fleet.k8s import drain, nodes
 from fleet.k8s.nodes import Node
-from fleet.maintenance.model import Facts, Kind, UnitState, Verdict, done, failed, pending
+from fleet.maintenance.model import Facts, Kind, Phase, UnitState, Verdict, done, failed, pending, unknown
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.steps import (
     UNCORDONED,
@@ -141,7 +141,11 @@ class Once(NodeStep):
                 return failed(problem)
             return pending(f"not {act}", **{self.fact: life.id}, ordered=True)
         if life.id == before and life.moving:
-            return pending("the old one is about to end", ordered=True)
+            # Nothing is to start over while it is not known what comes of an order.
+            verdict = unknown if state.phase is Phase.PROBE else pending
+            return replace(verdict("the old one is about to end"), facts={"ordered": True})
+        if life.id == before and state.phase is Phase.PROBE:
+            return pending(f"not {act}", ordered=False, unconfirmed=False)
         if life.id == before:
             # From here on the order may be on its way at any time, whatever came of an earlier one.
             return pending(f"{still}: {life.trouble}" if life.trouble else still, ordered=True)
