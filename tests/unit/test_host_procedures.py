@@ -243,11 +243,19 @@ def test_a_host_that_is_not_well_is_not_given_back(world, tmp_path):
     world.hosts["cp1"].puppet = REASON
     world.create(["cp1"], comment="why - T1 - run r1 - cp1", author="ann", duration=60, matchers=())
     world.hosts["cp1"].services[UNIT].active = "failed"
-    facts = {"puppet_off": True, "silence": "s-cp1"}
+    facts = {"puppet_off": True, "silence": "s-cp1", "new_invocation": "2" * 32}
     left, _ = give_back(world, tmp_path, unit(status=Status.HELD, facts=facts))
     assert left == "1 held"
     assert world.hosts["cp1"].puppet == REASON
     assert world.silenced["cp1"].ends_at > world.now + 3600, "until someone comes"
+
+
+def test_a_host_that_the_run_has_not_touched_is_given_back_as_it_is(world, tmp_path):
+    world.hosts["cp1"].puppet = REASON
+    world.hosts["cp1"].services[UNIT].active = "failed"
+    left, _ = give_back(world, tmp_path, unit(status=Status.HELD, facts={"puppet_off": True}))
+    assert left == ""
+    assert world.hosts["cp1"].puppet is None
 
 
 def test_puppet_is_enabled_on_a_host_that_went_back_to_waiting_before_the_run_was_killed(world, tmp_path):
