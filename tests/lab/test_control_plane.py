@@ -176,7 +176,14 @@ def test_a_run_that_is_killed_is_given_back_or_gone_on_with(rehearsal, lab):
     before = starts(lab, API)
     rehearsal.kill_at("cp1", "connections", "pending", "--components", API)
     assert is_drained(lab, "cp1")
-    aborted = rehearsal.abort(rehearsal.folder().name)
+    run = rehearsal.folder().name
+    whole = rehearsal.config.read_text()
+    rehearsal.change_config(lambda cluster: cluster["control_plane"].pop("load_balancer"))
+    for again in (rehearsal.resume(run), rehearsal.abort(run)):
+        assert again.code == 2, again.output
+        assert "has begun with the steps depool, pool, which the configuration has no more" in again.output
+    rehearsal.config.write_text(whole)
+    aborted = rehearsal.abort(run)
     assert aborted.code == 0, aborted.output
     assert starts(lab, API) == before
     assert_given_back(rehearsal)
