@@ -85,10 +85,11 @@ integration: $(BIN)/.installed $(TOOLS)/.unpacked
 	@echo "== Integration tests: real etcd, kube-apiserver, sshd, Alertmanager"
 	@$(BIN)/python -m pytest $(PARALLEL) tests/integration
 
+# In the order of their names: files with few tests take as long as those with many, and none of the long ones is last.
 lab: $(BIN)/.installed
 ifeq ($(ROOT),yes)
 	@echo "== Lab tests: the whole fleet, two at a time if there is room for them"
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile tests/lab
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder tests/lab
 else
 	@echo "############################################################################"
 	@echo "# NOT RUN: the lab tests (tests/lab). They boot real hosts and need root:  #"
