@@ -41,8 +41,6 @@ def test_a_lease_is_read():
         acquired="2021-03-01T10:00:00.000000Z",
         renewed="2021-03-01T10:05:00.000000Z",
         duration=15.0,
-        transitions=3,
-        resource_version="812",
     )
 
 

@@ -27,8 +27,6 @@ class Leadership:
         acquired: when it became the leader, by its own clock; as the Lease has it.
         renewed: when it last said so, by its own clock; as the Lease has it.
         duration: seconds without a renewal after which another one may take over.
-        transitions: how often the leader has changed.
-        resource_version: the Lease's.
     """
 
     holder: str
@@ -36,8 +34,6 @@ class Leadership:
     acquired: str
     renewed: str
     duration: float
-    transitions: int
-    resource_version: str
 
 
 class Election(StrEnum):
@@ -98,8 +94,6 @@ def parse(lease: JSON) -> Leadership:
         acquired=spec.get("acquireTime") or "",
         renewed=spec.get("renewTime") or "",
         duration=float(spec.get("leaseDurationSeconds") or _DURATION),
-        transitions=int(spec.get("leaseTransitions") or 0),
-        resource_version=lease["metadata"]["resourceVersion"],
     )
 
 
