@@ -21,7 +21,7 @@ LEASE = {
 
 
 def reading(holder="cp1_x", renewed="1", acquired="0", duration=15.0):
-    return Leadership(holder, holder.partition("_")[0], acquired, renewed, duration, 0, "1")
+    return Leadership(holder, holder.partition("_")[0], acquired, renewed, duration)
 
 
 def follow(readings):
