@@ -131,6 +131,7 @@ def test_a_host_that_does_not_come_back_is_held_and_resumed(rehearsal, lab):
     assert starts(lab, API)["cp2", API] == before["cp2", API], "the last apiserver was restarted"
     assert lab.api().request("GET", "/api/v1/nodes")["items"]
 
+    rehearsal.hurry(restart="8s")
     refused = rehearsal.abort(outcome.run)
     assert refused.code == 1, "a host that is not well was given back"
     assert "cp1 stays out of service and silenced: active: " in refused.output
