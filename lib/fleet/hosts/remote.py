@@ -6,9 +6,11 @@ host has its own exit code, carried by a marker that is printed after the comman
 
 import re
 import shlex
+import signal
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -115,7 +117,8 @@ class Remote:
             return {}
         started = time.monotonic()
         try:
-            outputs = self._execute(hosts, mark(command), timeout, safe=safe)
+            with _out_of_reach_of_interrupts():
+                outputs = self._execute(hosts, mark(command), timeout, safe=safe)
         finally:
             if threading.current_thread() is not threading.main_thread():
                 task_terminate()  # ClusterShell keeps a task, with three open files, for every thread there ever was
@@ -139,6 +142,22 @@ class Remote:
         except (CuminError, SpicerackError) as error:
             raise RemoteError(f"The command could not be run on {nodeset_fromlist(hosts)}: {error}") from error
         return {host: output.message().decode(errors="replace") for nodes, output in grouped for host in nodes}
+
+
+@contextmanager
+def _out_of_reach_of_interrupts() -> Iterator[None]:
+    """Let commands in flight end, although ^C on a terminal reaches the processes that wait for them as well.
+
+    They inherit what a thread blocks. Not so in the main thread, which is to notice it itself.
+    """
+    if threading.current_thread() is threading.main_thread():
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def mark(command: str) -> str:

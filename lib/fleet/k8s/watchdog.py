@@ -136,6 +136,8 @@ class Watchdog:
             try:
                 remove(self._last, self._namespace, self._uid)
             except KubernetesError as error:
+                if isinstance(error, ApiError) and error.status == 404:
+                    return  # Somebody has removed it already.
                 logger.warning("The watchdog's ConfigMap %s is left behind: %s", self._path, error)
 
     def report(self) -> Report:

@@ -39,6 +39,8 @@ LEAVE_GRACE = 15.0
 """Seconds that effects in progress are given to end when the run is told to leave at once."""
 STOPPED_BY_OPERATOR = "interrupted by the operator"
 """Why a run is not complete after the first ^C."""
+WAITING_TOLD = 30.0
+"""Seconds after which it is told once more why a unit waits."""
 SHORTEST_WAIT = 0.05
 LONGEST_WAIT = 5.0
 """Seconds between two looks at the world when nothing happens."""
@@ -125,7 +127,9 @@ class Runner:
         self._in_progress = 0
         self._states: dict[str, UnitState] = {}
         self._stopping = ""
+        self._stop_told = False
         self._leaving = ""
+        self._told_at: dict[str, float] = {}
 
     def stop(self, reason: str) -> None:
         """Start nothing new; what is in flight goes on to its end."""
@@ -151,6 +155,9 @@ class Runner:
 
     def _stage(self, stage: Stage) -> str:
         self._load(stage)
+        if stage.when is When.WORK:
+            left = [name for name, state in self._states.items() if state.status is not Status.DONE]
+            self._view.tell(f"Stage {stage.name}: {', '.join(left) or 'nothing is left to do'}")
         blocked_since: float | None = None
         while True:
             now = time.monotonic()
@@ -159,6 +166,12 @@ class Runner:
             decision = decisions.decide(stage, progress, seen, now)
             finish = self._carry_out(stage, decision, now)
             self._view.show(stage, self._states, decision.blocked)
+            if self._stopping and not self._stop_told:
+                self._stop_told = True
+                self._view.tell(
+                    f"{self._stopping}: nothing new is started, what is in flight goes on; ^C again leaves at once",
+                    level=logging.WARNING,
+                )
             if finish is not None:
                 return "" if finish.complete else finish.reason or "not complete"
             if not decision.blocked:
@@ -178,6 +191,7 @@ class Runner:
         fresh = (UnitState(unit, facts=stage.facts.get(unit.name, {})) for unit in stage.units)
         states = (known.get(state.unit.name, state) for state in fresh)
         self._states = {state.unit.name: decisions.resume(stage, state, now) for state in states}
+        self._told_at = dict.fromkeys(self._states, now)
         self._journal.put(stage.name, self._states.values())
 
     def _carry_out(self, stage: Stage, decision: decisions.Decision, now: float) -> decisions.Finish | None:
@@ -287,19 +301,25 @@ class Runner:
         elif before.phase is Phase.PROBE and after.step < before.step:
             self._set(stage, [after], kind="over", step=step)
             self._view.tell(f"{after.unit.name}: {step}: {verdict.detail}: starting over")
+            self._told_at[after.unit.name] = time.monotonic()
         elif (after.step, after.status) != (before.step, before.status):
             self._set(stage, [after], kind="done", step=step)
+            self._told_at[after.unit.name] = time.monotonic()
             ended = "all done" if after.status is Status.DONE else f"{step}: done"
             self._view.tell(f"{after.unit.name}: {ended}{f' ({verdict.detail})' if verdict.detail else ''}")
-        elif after.phase is not before.phase or after.facts != before.facts:
-            kind = "applied" if before.phase is Phase.APPLY and verdict.kind is Kind.DONE else verdict.kind.value
-            self._set(stage, [after], kind=kind, step=step)
         else:
-            self._told(stage, after, after.detail, level=logging.DEBUG)
+            # Why a unit waits, for those who have no table before them: now and then.
+            quiet = time.monotonic() - self._told_at[after.unit.name] < WAITING_TOLD
+            self._told(stage, after, after.detail, level=logging.DEBUG if quiet else logging.INFO)
+            if after.phase is not before.phase or after.facts != before.facts:
+                kind = "applied" if before.phase is Phase.APPLY and verdict.kind is Kind.DONE else verdict.kind.value
+                self._set(stage, [after], kind=kind, step=step)
 
     def _told(self, stage: Stage, state: UnitState, line: str, *, level: int) -> None:
-        if line and line != self._states[state.unit.name].detail:
+        if line and (level > logging.DEBUG or line != self._states[state.unit.name].detail):
             self._view.tell(f"{state.unit.name}: {stage.steps[state.step].name}: {line}", level=level)
+        if level > logging.DEBUG:
+            self._told_at[state.unit.name] = time.monotonic()
         self._states[state.unit.name] = replace(state, detail=line)
 
     def _renewed(self, stage: Stage, state: UnitState, verdict: Verdict, now: float) -> None:
@@ -315,6 +335,7 @@ class Runner:
             self._states[state.unit.name] = state
         self._journal.record(stage.name, states, step=step, kind=kind)
         if kind == "start":
+            self._told_at |= dict.fromkeys((state.unit.name for state in states), time.monotonic())
             self._view.tell(f"{', '.join(state.unit.name for state in states)}: started")
 
     def _tell_held(self, state: UnitState) -> None:

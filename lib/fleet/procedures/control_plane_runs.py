@@ -11,6 +11,7 @@ from spicerack import Spicerack
 
 from fleet.config import COMPONENTS
 from fleet.errors import FleetError
+from fleet.etcd import health
 from fleet.hosts import services
 from fleet.hosts.services import ServiceState
 from fleet.k8s import access, leader
@@ -26,6 +27,7 @@ from fleet.maintenance.runner import Procedure
 from fleet.procedures import control_plane
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.control_plane import API, LED, REPOOL, ControlPlane, Forget, Repool
+from fleet.procedures.etcd import Etcd
 from fleet.procedures.findings import Finding, ask, note, stop
 from fleet.procedures.host_runs import HostRuns
 from fleet.procedures.hosts import API_DEADLINE, HostMaintenance, States, Work
@@ -106,6 +108,7 @@ class ControlPlaneRuns(HostRuns):
             partial(of_balancer, plane, components),
             partial(of_leaders, plane, components),
             partial(of_permissions, plane),
+            *((partial(of_etcd, cluster),) if cluster.config.etcd else ()),
         )
 
     def give_back(self, cluster: Cluster, book: Journal) -> Procedure:
@@ -227,6 +230,16 @@ def of_leaders(plane: ControlPlane, components: Sequence[str]) -> list[Finding]:
         else:
             findings.append(note(f"{component} is led by {seen.host}."))
     return findings
+
+
+def of_etcd(cluster: Cluster) -> list[Finding]:
+    """Ask the members of etcd, where the configuration has them: apiservers are ready as long as there is a quorum."""
+    problem = health.problem(Etcd(cluster).view())
+    return (
+        [ask(f"etcd is not well: {problem}.", "Repair it first: without one member more the API stops.")]
+        if problem
+        else []
+    )
 
 
 def of_permissions(plane: ControlPlane) -> list[Finding]:

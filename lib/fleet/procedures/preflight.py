@@ -170,9 +170,12 @@ def of_limits(known: Mapping[str, Node], units: Sequence[Unit], limits: Limits, 
 def of_runs(cluster: Cluster, state_dir: Path) -> list[Finding]:
     """Look for other runs on the cluster: alive ones, and ones that left something behind."""
     findings = []
-    if holder := lock.taken_by(cluster.api, cluster.config.lease):
+    runs = open_runs(state_dir)
+    dead = [record.info.id for record, _ in runs if record.status == "interrupted"]
+    holder = lock.taken_by(cluster.api, cluster.config.lease)
+    if holder and not any(run in holder for run in dead):  # A dead one's Lease ends soon, or is taken over.
         findings.append(stop(f"The cluster is being worked on by {holder}.", "Wait until it is done."))
-    for record, left in open_runs(state_dir):
+    for record, left in runs:
         if record.info.cluster == cluster.name and record.status == "interrupted" and record.info.id != cluster.run.id:
             names = ", ".join(state.unit.name for state in left) or "nothing"
             again = f"cookbook {record.info.procedure}"
