@@ -226,6 +226,13 @@ def test_untrusted_certificate_is_no_matter_of_patience(cluster: Cluster, api: A
     assert time.monotonic() - started < 2
 
 
+def test_no_key_is_left_in_temporary_files(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    api = Api.from_kubeconfig(cluster.kubeconfig)
+    assert list(tmp_path.iterdir()) == []
+    assert api.version()
+
+
 def test_wrong_token(cluster: Cluster, api: Api, tmp_path: Path) -> None:
     config = yaml.safe_load(cluster.kubeconfig.read_text())
     config["users"][0]["user"]["token"] = "wrong"

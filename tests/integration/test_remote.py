@@ -3,12 +3,14 @@
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -212,6 +214,31 @@ def test_worker_threads(remote: Remote) -> None:
         results = list(pool.map(ask, range(40)))
     assert results == [dict.fromkeys(hosts, Result(number % 7, str(number))) for number in range(40)]
     assert threading.active_count() < 20
+
+
+def ssh_children() -> list[int]:
+    """The processes of ssh that this one has started."""
+    found = []
+    for children in Path("/proc/self/task").glob("*/children"):
+        for pid in children.read_text().split():
+            with suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text().strip() == "ssh":
+                    found.append(int(pid))
+    return found
+
+
+def test_an_interrupt_on_the_terminal_ends_no_command_in_flight(remote: Remote) -> None:
+    """It reaches all processes of the terminal, ssh as well."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(remote.run, ["good1"], "sleep 2; echo ended", timeout=30, safe=True)
+        deadline = time.monotonic() + 10
+        while not (processes := ssh_children()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.5)  # It has its own handlers now.
+        for pid in processes:
+            os.kill(pid, signal.SIGINT)
+        assert running.result()["good1"] == Result(0, "ended")
 
 
 def test_threads_leave_nothing_open(remote: Remote) -> None:

@@ -21,6 +21,7 @@ import urllib3
 import yaml
 from kubernetes import client as kubernetes_client
 from kubernetes import config as kubernetes_config
+from kubernetes.config import kube_config
 
 from fleet.errors import FleetError
 
@@ -35,6 +36,7 @@ _CONNECTIONS = 64  # kept open for reuse: a drain has one in flight for every po
 _BUSY = frozenset({429, 502, 503, 504})
 _BUSY_CODES = ("etcdserver:", "leader changed", "apiserver is shutting down")
 _GONE = 410
+_LOADING = threading.Lock()  # the official loader keeps the names of its temporary files for all threads together
 _MISMATCHES = frozenset({62, 64})  # OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH
 
 logger = logging.getLogger(__name__)
@@ -140,11 +142,12 @@ class Api:
             raise KubernetesError(f"The kubeconfig {path} cannot be read: {error.strerror}") from error
         configuration = kubernetes_client.Configuration()
         try:
-            kubernetes_config.load_kube_config(str(path), client_configuration=configuration, persist_config=False)
-            configuration.host = server or configuration.host
-            configuration.connection_pool_maxsize = _CONNECTIONS
-            _load_certificates(configuration)
-            return cls(kubernetes_client.ApiClient(configuration), timeout=timeout, patience=patience)
+            with _LOADING:
+                kubernetes_config.load_kube_config(str(path), client_configuration=configuration, persist_config=False)
+                configuration.host = server or configuration.host
+                configuration.connection_pool_maxsize = _CONNECTIONS
+                client = _with_certificates(kubernetes_client.ApiClient(configuration))
+            return cls(client, timeout=timeout, patience=patience)
         except (kubernetes_config.ConfigException, yaml.YAMLError, UnicodeDecodeError) as error:
             raise KubernetesError(f"{path} is no usable kubeconfig: {error}") from error
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
@@ -401,11 +404,23 @@ class Api:
         raise ApiUnreachable(f"The Kubernetes API at {self.server} did not answer {call}: {error}") from error
 
 
-def _load_certificates(configuration: Any) -> None:
-    """Load what a kubeconfig names once, so that broken files are noticed before the first call."""
+def _with_certificates(client: Any) -> Any:
+    """Return a client that has loaded what its kubeconfig names: broken files are noticed before the first call.
+
+    What stands in the kubeconfig itself, the private key too, the official loader writes to temporary files. They are
+    removed at once: a process that is killed would leave them.
+    """
+    configuration = client.configuration
     context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
     if configuration.cert_file:
         context.load_cert_chain(configuration.cert_file, configuration.key_file)
+    if configuration.verify_ssl:
+        settings = client.rest_client.pool_manager.connection_pool_kw
+        for name in ("ca_certs", "cert_file", "key_file"):
+            settings.pop(name, None)
+        settings["ssl_context"] = context
+        kube_config._cleanup_temp_files()
+    return client
 
 
 def _query_value(value: Query) -> str:
