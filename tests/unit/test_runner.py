@@ -116,6 +116,20 @@ def test_a_signal_leaves_at_once_and_a_second_session_finishes(book, number):
     assert log == [*((step, unit) for unit in "ab" for step in ("drain", "reboot")), ("tidy", "all")]
 
 
+def test_an_operator_reads_what_begins_why_it_waits_and_what_an_interrupt_does(book, caplog, monkeypatch):
+    monkeypatch.setattr("fleet.maintenance.runner.WAITING_TOLD", 0.1)
+    caplog.set_level("INFO")
+    log: list[tuple[str, str]] = []
+    procedure = FakeProcedure(["a", "b"], {"reboot": Fake(log, "reboot", delay=0.5)})
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert run(procedure, book) == "interrupted by the operator"
+    assert caplog.messages[0] == "Stage nodes: a, b"
+    assert 1 <= caplog.messages.count("a: reboot: not yet") <= 5
+    assert [line for line in caplog.messages if "^C again leaves at once" in line] == [
+        "interrupted by the operator: nothing new is started, what is in flight goes on; ^C again leaves at once"
+    ]
+
+
 def test_an_order_that_got_lost_is_told_and_not_taken_for_done(book, caplog):
     class Lost(Fake):
         lost = False
