@@ -22,7 +22,7 @@ from fleet.k8s.apiserver import Health
 from fleet.load_balancer.model import LoadBalancerError, ServerState
 from fleet.maintenance.journal import RunInfo
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.control_plane import API, LED
+from fleet.procedures.plane import API, LED
 
 BOOT = "00000000-0000-0000-0000-000000000001"
 LB = "lb1"

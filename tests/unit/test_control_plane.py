@@ -15,24 +15,12 @@ from fleet.load_balancer.model import LoadBalancerError
 from fleet.maintenance.journal import Journal, RunInfo
 from fleet.maintenance.model import Kind, Phase, Status, Unit, UnitState
 from fleet.procedures import control_plane
-from fleet.procedures.control_plane import (
-    API,
-    LED,
-    REPOOL,
-    Calm,
-    Connections,
-    ControlPlane,
-    Depool,
-    Elected,
-    Pool,
-    Repool,
-    Serving,
-    Watched,
-    works,
-)
+from fleet.procedures.balancing import REPOOL, Connections, Depool, Pool, Repool, Watched, forget_put_back
+from fleet.procedures.control_plane import Calm, Elected, Serving, works
 from fleet.procedures.control_plane_runs import of_spared
 from fleet.procedures.findings import Level
 from fleet.procedures.maintenance import specs
+from fleet.procedures.plane import API, LED, ControlPlane
 from hosts_world import LB, World
 
 HOSTS = ("cp1", "cp2", "cp3")
@@ -485,7 +473,7 @@ def test_what_an_earlier_session_has_put_back_is_others_affair(tmp_path):
     left = [unit(name, pooled_at=[LB], draining_since=1.0, invocation="i") for name in ("cp1", "cp2")]
     book = Journal.create(tmp_path, info, {API: left, REPOOL: [unit(REPOOL, back=["cp1"])]})
     for _ in range(2):
-        control_plane.forget_put_back(book)
+        forget_put_back(book)
         assert {name: state.facts for name, state in book.states(API).items()} == {
             "cp1": {"invocation": "i"},
             "cp2": {"pooled_at": [LB], "draining_since": 1.0, "invocation": "i"},

@@ -12,9 +12,11 @@ from fleet.maintenance import journal
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.model import Kind, Phase, Status, StepSpec, Unit, UnitState, done, pending
 from fleet.procedures import hosts
-from fleet.procedures.hosts import EnablePuppet, GiveBack, HostMaintenance, PuppetOff, PuppetOn, RestartUnit, Work
+from fleet.procedures.hosts import GiveBack, HostMaintenance, Work
 from fleet.procedures.maintenance import Step, specs
+from fleet.procedures.puppet import EnablePuppet, PuppetOff, PuppetOn, puppet_reason
 from fleet.procedures.steps import NodeStep
+from fleet.procedures.units import RestartUnit
 from hosts_sessions import Lock, carry_out
 from hosts_world import World
 
@@ -282,5 +284,5 @@ def test_an_order_that_may_be_on_its_way_is_waited_for_before_a_host_is_given_ba
 def test_a_reason_tells_the_run_with_or_without_a_task(world):
     cluster = world.cluster(["cp1"])
     bare: Any = SimpleNamespace(run=replace(cluster.run, task=""))
-    assert hosts.puppet_reason(cluster) == REASON
-    assert hosts.puppet_reason(bare) == "why - run r1 - ann@here"
+    assert puppet_reason(cluster) == REASON
+    assert puppet_reason(bare) == "why - run r1 - ann@here"

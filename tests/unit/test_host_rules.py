@@ -16,10 +16,10 @@ from fleet.maintenance.journal import Journal
 from fleet.maintenance.model import Unit, UnitState
 from fleet.procedures import control_plane
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.control_plane import API, LED, ControlPlane
 from fleet.procedures.control_plane_runs import _ending
 from fleet.procedures.host_runs import HostRuns
 from fleet.procedures.hosts import HostMaintenance, Work
+from fleet.procedures.plane import API, LED, ControlPlane
 from hosts_sessions import Lock, MortalJournal, carry_out
 from hosts_world import Killed, World
 

@@ -25,13 +25,15 @@ from fleet.maintenance.model import StepSpec
 from fleet.maintenance.report import WATCHDOG
 from fleet.maintenance.runner import Procedure
 from fleet.procedures import control_plane
+from fleet.procedures.balancing import REPOOL, Repool, forget_put_back
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.control_plane import API, LED, REPOOL, ControlPlane, Forget, Repool
+from fleet.procedures.control_plane import Forget
 from fleet.procedures.etcd import Etcd
 from fleet.procedures.findings import Finding, ask, note, stop
 from fleet.procedures.host_runs import HostRuns
 from fleet.procedures.hosts import API_DEADLINE, HostMaintenance, States, Work
 from fleet.procedures.maintenance import Step
+from fleet.procedures.plane import API, LED, ControlPlane
 
 
 class ControlPlaneRuns(HostRuns):
@@ -84,7 +86,7 @@ class ControlPlaneRuns(HostRuns):
     @contextmanager
     def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Procedure]:
         """Yield the restarts, with the watchdog beside them; what it saw is written to the journal."""
-        control_plane.forget_put_back(book)
+        forget_put_back(book)
         config = cluster.config
         watchdog = Watchdog(config.kubeconfig, config.lease.namespace, cluster.run.id)
         watchdog.start()
@@ -113,7 +115,7 @@ class ControlPlaneRuns(HostRuns):
 
     def give_back(self, cluster: Cluster, book: Journal) -> Procedure:
         """Return what gives back the hosts that are in flight or held."""
-        control_plane.forget_put_back(book)
+        forget_put_back(book)
         return super().give_back(cluster, book)
 
     def tidying(self, cluster: Cluster) -> Sequence[Step]:

@@ -25,9 +25,10 @@ from fleet.procedures import hosts
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, note, stop
 from fleet.procedures.host_runs import HostRuns
-from fleet.procedures.hosts import API_DEADLINE, POLL, HostMaintenance, RestartUnit, Work
+from fleet.procedures.hosts import API_DEADLINE, POLL, HostMaintenance, Work
 from fleet.procedures.maintenance import Step
 from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
+from fleet.procedures.units import RestartUnit
 
 MEMBERS, SNAPSHOT = "etcd", "snapshot"
 """The stages: the members, and before them a snapshot of what they hold."""

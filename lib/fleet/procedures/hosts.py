@@ -7,9 +7,6 @@ from a host (alerts, Puppet, connections) stands in the journal before it is tak
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fleet.hosts import probe, puppet, services
-from fleet.hosts.probe import HostState, Unreachable
-from fleet.hosts.remote import Result
 from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import (
     Limits,
@@ -22,16 +19,17 @@ from fleet.maintenance.model import (
     Verdict,
     When,
     done,
-    failed,
     pending,
 )
 from fleet.maintenance.runner import Effects
 from fleet.procedures import steps, units
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.maintenance import ABORT, Step, effects_of, specs
-from fleet.procedures.once import Life, Once, Settled
-from fleet.procedures.steps import NodeStep, Tell, Verdicts, each, each_host
+from fleet.procedures.once import Once, Settled
+from fleet.procedures.puppet import EnablePuppet, PuppetOff, PuppetOn
+from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
 from fleet.procedures.traces import EndSilences, Known
+from fleet.procedures.units import Guard, RestartUnit
 
 API_DEADLINE = 120.0
 """Seconds for one change at Alertmanager, at Puppet or at a load balancer, outages of them included."""
@@ -40,8 +38,6 @@ ABORT_PATIENCE = 120.0
 POLL = 0.5
 """Seconds between two questions to hosts."""
 
-Guard = Callable[[str], str]
-"""Says why a host must not be taken out of service now; nothing if all others can do without it."""
 States = Callable[[str], Mapping[str, UnitState]]
 """Reads the states of a stage's units in the journal, from any thread."""
 Blocked = Callable[[], str]
@@ -64,98 +60,6 @@ class Spared(NodeStep):
             return pending(problem) if problem else done()
 
         return each(units, judge)
-
-
-class RestartUnit(Once):
-    """The unit runs as another start than when this run first looked; never ordered while the others are not well."""
-
-    fact = "invocation"
-    words = ("restarted", "not restarted yet")
-
-    def __init__(self, cluster: Cluster, unit: str, guard: Guard, *, patient: bool) -> None:
-        """Restart a unit, guarded up to the moment of the order.
-
-        Args:
-            cluster: the cluster.
-            unit: the unit of systemd.
-            guard: asked right before the order.
-            patient: whether to wait until the others are well: the host is in service meanwhile.
-        """
-        super().__init__(cluster)
-        self._unit = unit
-        self._guard = guard
-        self._patient = patient
-
-    def lives(self, hosts: Sequence[str]) -> Mapping[str, Life | Unreachable]:
-        """Ask hosts for the unit's last start."""
-        return units.lives(self.cluster, hosts, self._unit)
-
-    def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
-        """Order the restart."""
-        return services.restart(self.cluster.remote, self._unit, ids)
-
-    def safe(self, state: UnitState) -> Verdict:
-        """Ask the guard once more."""
-        problem = self._guard(self.cluster.hosts[state.unit.name])
-        if not problem:
-            return done()
-        return pending(f"not now: {problem}") if self._patient else failed(f"not restarted: {problem}")
-
-
-def puppet_reason(cluster: Cluster) -> str:
-    """Return the reason with which a run disables Puppet: it tells its locks from others'."""
-    task = f" - {cluster.run.task}" if cluster.run.task else ""
-    return f"{cluster.run.reason}{task} - run {cluster.run.id} - {cluster.run.operator}"
-
-
-class PuppetOff(NodeStep):
-    """Puppet is disabled, by this run or by somebody before it."""
-
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """Look at Puppet's lock on all hosts at once."""
-        reason = puppet_reason(self.cluster)
-
-        def judge(_state: UnitState, host: HostState) -> Verdict:
-            if host.puppet_disabled is None:
-                return pending("Puppet is enabled", puppet_off=True)
-            if host.puppet_disabled == reason:
-                return done(puppet_off=True)
-            return done(f"was disabled before, and stays so: {host.puppet_disabled}", puppet_off=False)
-
-        return each_host(self.cluster, units, probe.probe(self.cluster.remote, self.hosts(units)), judge)
-
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
-        """Disable it with the run's reason."""
-        results = puppet.disable(self.cluster.remote, self.hosts(units), puppet_reason(self.cluster))
-        return _of_puppet(self.cluster, results)
-
-
-class PuppetOn(NodeStep):
-    """Puppet is not disabled by this run."""
-
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """Look at Puppet's lock on all hosts at once."""
-        reason = puppet_reason(self.cluster)
-
-        def judge(_state: UnitState, host: HostState) -> Verdict:
-            if host.puppet_disabled == reason:
-                return pending("Puppet is disabled by this run")
-            left = "" if host.puppet_disabled is None else f"left disabled, by others: {host.puppet_disabled}"
-            return done(left, puppet_off=False)
-
-        return each_host(self.cluster, units, probe.probe(self.cluster.remote, self.hosts(units)), judge)
-
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
-        """Enable it where the run's reason is in force."""
-        results = puppet.enable(self.cluster.remote, self.hosts(units), puppet_reason(self.cluster))
-        return _of_puppet(self.cluster, results)
-
-
-def _of_puppet(cluster: Cluster, results: Mapping[str, puppet.PuppetResult]) -> Verdicts:
-    names = cluster.by_host(cluster.hosts)
-    return {
-        names[host]: pending(f"Puppet: {result.error}") if result.error else done() for host, result in results.items()
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,35 +265,6 @@ def _of_touched(act: Once, step: Step) -> Step:
 def _is_begun(state: UnitState) -> bool:
     """Say whether a run has something to give back on a unit; one that was sent back to waiting may have."""
     return state.status in (Status.RUNNING, Status.HELD) or (state.status is Status.PENDING and bool(state.facts))
-
-
-class EnablePuppet(NodeStep):
-    """Puppet is disabled by this run on no host but held ones."""
-
-    def __init__(self, cluster: Cluster, known: Known) -> None:
-        """Look after the hosts that ``known`` has as disabled by this run."""
-        super().__init__(cluster)
-        self._known = known
-        self._on = PuppetOn(cluster)
-
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """Look at the hosts that went back to waiting after Puppet was disabled there."""
-        left = [state for state in self._left() if self._on.check([state])[state.unit.name].kind != "done"]
-        names = ", ".join(state.unit.name for state in left)
-        return {unit.unit.name: pending(f"Puppet is disabled on {names}") if left else done() for unit in units}
-
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
-        """Enable it there."""
-        left = self._left()
-        problems = [v.detail for v in self._on.apply(left, tell).values() if v.kind != "done"] if left else []
-        return {state.unit.name: pending("; ".join(problems)) if problems else done() for state in units}
-
-    def _left(self) -> list[UnitState]:
-        return [
-            state
-            for state in self._known().values()
-            if state.facts.get("puppet_off") and state.status is not Status.HELD
-        ]
 
 
 def known_of(works: Sequence[Work], states: States) -> Known:

@@ -1,14 +1,18 @@
 """Units of systemd on the hosts of a run: their lives, their restart, and whether they are active."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from fleet.hosts import services
 from fleet.hosts.probe import Unreachable
+from fleet.hosts.remote import Result
 from fleet.hosts.services import ServiceState
 from fleet.maintenance.model import UnitState, Verdict, done, failed, pending
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.once import Life
+from fleet.procedures.once import Life, Once
 from fleet.procedures.steps import NodeStep, Verdicts, each_host
+
+Guard = Callable[[str], str]
+"""Says why a host must not be taken out of service now; nothing if all others can do without it."""
 
 
 def lives(cluster: Cluster, hosts: Sequence[str], unit: str) -> dict[str, Life | Unreachable]:
@@ -43,3 +47,39 @@ class Active(NodeStep):
 
         answers = services.state(self.cluster.remote, self.hosts(units), self._unit)
         return each_host(self.cluster, units, answers, judge)
+
+
+class RestartUnit(Once):
+    """The unit runs as another start than when this run first looked; never ordered while the others are not well."""
+
+    fact = "invocation"
+    words = ("restarted", "not restarted yet")
+
+    def __init__(self, cluster: Cluster, unit: str, guard: Guard, *, patient: bool) -> None:
+        """Restart a unit, guarded up to the moment of the order.
+
+        Args:
+            cluster: the cluster.
+            unit: the unit of systemd.
+            guard: asked right before the order.
+            patient: whether to wait until the others are well: the host is in service meanwhile.
+        """
+        super().__init__(cluster)
+        self._unit = unit
+        self._guard = guard
+        self._patient = patient
+
+    def lives(self, hosts: Sequence[str]) -> Mapping[str, Life | Unreachable]:
+        """Ask hosts for the unit's last start."""
+        return lives(self.cluster, hosts, self._unit)
+
+    def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
+        """Order the restart."""
+        return services.restart(self.cluster.remote, self._unit, ids)
+
+    def safe(self, state: UnitState) -> Verdict:
+        """Ask the guard once more."""
+        problem = self._guard(self.cluster.hosts[state.unit.name])
+        if not problem:
+            return done()
+        return pending(f"not now: {problem}") if self._patient else failed(f"not restarted: {problem}")

@@ -1,0 +1,191 @@
+"""Out of the load balancer and back: the steps of kube-apiserver's restart that are about its connections."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fleet.load_balancer.model import LoadBalancer
+from fleet.maintenance import decide
+from fleet.maintenance.journal import Journal
+from fleet.maintenance.model import Stage, Status, UnitState, Verdict, done, failed, pending
+from fleet.procedures.hosts import Work
+from fleet.procedures.maintenance import specs
+from fleet.procedures.plane import API, ControlPlane, PlaneStep
+from fleet.procedures.steps import Tell, Verdicts, each
+from fleet.procedures.traces import Known
+
+logger = logging.getLogger(__name__)
+
+REPOOL = "repool"
+"""The stage at the end of a session in which the load balancer is told of hosts that are left."""
+
+
+class _BalancerStep(PlaneStep):
+    """Base of the steps that are about the load balancer."""
+
+    def __init__(self, plane: ControlPlane, balancer: LoadBalancer) -> None:
+        super().__init__(plane)
+        self._balancer = balancer
+
+
+class Depool(_BalancerStep):
+    """The host gets no new connections from the load balancer."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask the load balancer; who sends connections here is noted before it is told otherwise."""
+        states = self._balancer.states(self.hosts(units))
+
+        def judge(state: UnitState) -> Verdict:
+            server = states[self.cluster.hosts[state.unit.name]]
+            at = state.facts.get("pooled_at", list(server.pooled_at))
+            if server.out:
+                return done(server.detail, pooled_at=at)
+            # It may have been out before, and be back: then connections get their time again.
+            return pending(server.detail, pooled_at=at, draining_since=None)
+
+        return each(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Tell it, if the others are still well."""
+
+        def depool(state: UnitState) -> Verdict:
+            host = self.cluster.hosts[state.unit.name]
+            if problem := self._plane.problem(API, host):
+                return pending(f"not now: {problem}")
+            self._balancer.depool(host, state.facts["pooled_at"])
+            return done()
+
+        return each(units, depool)
+
+
+class Connections(_BalancerStep):
+    """No connection is open through the load balancer any more, or those that are have had their time."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Count connections; watches stay until the apiserver ends them itself, as it does when it is stopped.
+
+        Others that are not well meanwhile end it: nobody may serve while this host is out.
+        """
+        states = self._balancer.states(self.hosts(units))
+        now = time.time()
+
+        def judge(state: UnitState) -> Verdict:
+            if problem := self._plane.problem(API, self.cluster.hosts[state.unit.name]):
+                return failed(f"not gone on with: {problem}")
+            open_ones = states[self.cluster.hosts[state.unit.name]].connections
+            since = min(float(state.facts.get("draining_since") or now), now)
+            if open_ones == 0:
+                return done("none is left")
+            counted = "it is not known how many" if open_ones is None else str(open_ones)
+            if now - since >= self.cluster.config.control_plane.load_balancer.drain:
+                return done(f"left for the apiserver to end: {counted}")
+            return pending(f"still open: {counted}", draining_since=since)
+
+        return each(units, judge)
+
+
+class Pool(_BalancerStep):
+    """The host gets connections from the load balancer again, unless it got none before the run."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask the load balancer whether it uses the host."""
+        states = self._balancer.states(self.hosts(units))
+
+        def judge(state: UnitState) -> Verdict:
+            server = states[self.cluster.hosts[state.unit.name]]
+            before = set(state.facts.get("pooled_at", ()))
+            if not before:
+                return done("left out of the load balancer, as it was found")
+            return done(server.detail) if server.up and before <= set(server.pooled_at) else pending(server.detail)
+
+        return each(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Tell it to those that were told to depool it."""
+
+        def pool(state: UnitState) -> Verdict:
+            self._balancer.pool(self.cluster.hosts[state.unit.name], state.facts["pooled_at"])
+            return done()
+
+        return each(units, pool)
+
+
+class Watched(_BalancerStep):
+    """The load balancer looks after the host's health by itself, as it did before the run."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look whether it was told so."""
+        return {s.unit.name: done() if s.facts.get("watched") else pending("not told yet") for s in units}
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Tell it."""
+
+        def watch(state: UnitState) -> Verdict:
+            if state.facts.get("pooled_at"):  # Otherwise its checks are as others want them.
+                self._balancer.watch_again(self.cluster.hosts[state.unit.name])
+            return done(watched=True)
+
+        return each(units, watch)
+
+
+class Repool(_BalancerStep):
+    """Of hosts that a session leaves, those not restarted are in the load balancer again; it looks after the others.
+
+    A host that runs what it ran before must not stay out: it may be the last one that serves.
+    """
+
+    def __init__(self, plane: ControlPlane, balancer: LoadBalancer, work: Work, known: Known) -> None:
+        """Look after the hosts that ``known`` has as held, or sent back to waiting, in the stage of kube-apiserver."""
+        super().__init__(plane, balancer)
+        self._stage = Stage(work.name, (), specs(work.steps))
+        self._known = known
+        self._told: set[str] = set()
+        self._back: list[str] = []
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look for hosts of which the load balancer was not told yet."""
+        left = ", ".join(sorted(state.unit.name for state in self._left()))
+        return {state.unit.name: pending(f"for {left}") if left else done() for state in units}
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Tell it; whom it got back is noted for :func:`forget_put_back`."""
+        for left in self._left():
+            host = self.cluster.hosts[left.unit.name]
+            if self._is_as_before(left):
+                self._balancer.pool(host, left.facts["pooled_at"])
+                self._back.append(left.unit.name)
+                logger.warning("%s was not restarted, and is back in the load balancer.", host)
+            else:
+                self._balancer.watch_again(host)
+            self._told.add(left.unit.name)
+        return {state.unit.name: done(back=self._back) for state in units}
+
+    def _is_as_before(self, state: UnitState) -> bool:
+        """Say whether no restart of a host was ordered."""
+        if state.status is Status.PENDING:
+            return True
+        return decide.before_pivot(self._stage, state) and not state.facts.get("unconfirmed")
+
+    def _left(self) -> list[UnitState]:
+        return [
+            state
+            for name, state in self._known().items()
+            if state.status in (Status.HELD, Status.PENDING) and state.facts.get("pooled_at") and name not in self._told
+        ]
+
+
+def forget_put_back(book: Journal) -> None:
+    """Forget that hosts were in the load balancer which an earlier session has put back: from then on others decide."""
+    told = book.states(REPOOL)
+    back = {name for state in told.values() for name in state.facts.get("back", ())}
+    taken = ("pooled_at", "draining_since")
+    states = {
+        REPOOL: [replace(state, facts={}) for state in told.values()],
+        API: [
+            replace(state, facts={key: value for key, value in state.facts.items() if key not in taken})
+            for name, state in book.states(API).items()
+            if name in back
+        ],
+    }
+    book.rewrite(states, book.info().options)

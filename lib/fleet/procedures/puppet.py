@@ -1,0 +1,95 @@
+"""Puppet on the hosts of a run: disabled in the name of the run, and enabled again."""
+
+from collections.abc import Mapping, Sequence
+
+from fleet.hosts import probe, puppet
+from fleet.hosts.probe import HostState
+from fleet.maintenance.model import Status, UnitState, Verdict, done, pending
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.steps import NodeStep, Tell, Verdicts, each_host
+from fleet.procedures.traces import Known
+
+
+def puppet_reason(cluster: Cluster) -> str:
+    """Return the reason with which a run disables Puppet: it tells its locks from others'."""
+    task = f" - {cluster.run.task}" if cluster.run.task else ""
+    return f"{cluster.run.reason}{task} - run {cluster.run.id} - {cluster.run.operator}"
+
+
+class PuppetOff(NodeStep):
+    """Puppet is disabled, by this run or by somebody before it."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look at Puppet's lock on all hosts at once."""
+        reason = puppet_reason(self.cluster)
+
+        def judge(_state: UnitState, host: HostState) -> Verdict:
+            if host.puppet_disabled is None:
+                return pending("Puppet is enabled", puppet_off=True)
+            if host.puppet_disabled == reason:
+                return done(puppet_off=True)
+            return done(f"was disabled before, and stays so: {host.puppet_disabled}", puppet_off=False)
+
+        return each_host(self.cluster, units, probe.probe(self.cluster.remote, self.hosts(units)), judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Disable it with the run's reason."""
+        results = puppet.disable(self.cluster.remote, self.hosts(units), puppet_reason(self.cluster))
+        return _of_puppet(self.cluster, results)
+
+
+class PuppetOn(NodeStep):
+    """Puppet is not disabled by this run."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look at Puppet's lock on all hosts at once."""
+        reason = puppet_reason(self.cluster)
+
+        def judge(_state: UnitState, host: HostState) -> Verdict:
+            if host.puppet_disabled == reason:
+                return pending("Puppet is disabled by this run")
+            left = "" if host.puppet_disabled is None else f"left disabled, by others: {host.puppet_disabled}"
+            return done(left, puppet_off=False)
+
+        return each_host(self.cluster, units, probe.probe(self.cluster.remote, self.hosts(units)), judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Enable it where the run's reason is in force."""
+        results = puppet.enable(self.cluster.remote, self.hosts(units), puppet_reason(self.cluster))
+        return _of_puppet(self.cluster, results)
+
+
+def _of_puppet(cluster: Cluster, results: Mapping[str, puppet.PuppetResult]) -> Verdicts:
+    names = cluster.by_host(cluster.hosts)
+    return {
+        names[host]: pending(f"Puppet: {result.error}") if result.error else done() for host, result in results.items()
+    }
+
+
+class EnablePuppet(NodeStep):
+    """Puppet is disabled by this run on no host but held ones."""
+
+    def __init__(self, cluster: Cluster, known: Known) -> None:
+        """Look after the hosts that ``known`` has as disabled by this run."""
+        super().__init__(cluster)
+        self._known = known
+        self._on = PuppetOn(cluster)
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look at the hosts that went back to waiting after Puppet was disabled there."""
+        left = [state for state in self._left() if self._on.check([state])[state.unit.name].kind != "done"]
+        names = ", ".join(state.unit.name for state in left)
+        return {unit.unit.name: pending(f"Puppet is disabled on {names}") if left else done() for unit in units}
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
+        """Enable it there."""
+        left = self._left()
+        problems = [v.detail for v in self._on.apply(left, tell).values() if v.kind != "done"] if left else []
+        return {state.unit.name: pending("; ".join(problems)) if problems else done() for state in units}
+
+    def _left(self) -> list[UnitState]:
+        return [
+            state
+            for state in self._known().values()
+            if state.facts.get("puppet_off") and state.status is not Status.HELD
+        ]
