@@ -20,7 +20,8 @@ from fleet.config import EtcdConfig
 from fleet.etcd import health, members
 from fleet.hosts.remote import Result, mark, parse
 from fleet_lab.pki import Authority
-from integration.support import eventually, free_port
+from integration.ports import free_port
+from integration.support import eventually
 
 HOSTS = ("etcd1", "etcd2", "etcd3")
 _PORT = "2379"

@@ -21,15 +21,10 @@ import yaml
 from fleet.k8s.client import JSON, Api, ApiError
 from fleet.k8s.reflector import Reflector
 from fleet_lab import binaries
+from integration.ports import free_port
 
 TOKEN = "integration"
 MAINTENANCE_TOKEN = "maintenance"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 15.0) -> Any:

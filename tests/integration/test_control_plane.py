@@ -22,7 +22,8 @@ from fleet.k8s.leader import Election, Judgement
 from fleet.k8s.watchdog import Watchdog
 from fleet_lab import kubeconfig
 from fleet_lab.pki import Authority
-from integration.support import Address, Cluster, World, eventually, free_port
+from integration.ports import free_port
+from integration.support import Address, Cluster, World, eventually
 
 ADDRESSES = {"cp1": "127.0.0.2", "cp2": "127.0.0.3"}
 _DURATION = 4.0  # seconds of a Lease of the tests' schedulers

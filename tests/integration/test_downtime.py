@@ -11,7 +11,8 @@ from spicerack._cookbook import main
 
 from fleet.hosts.matchers import Matcher
 from fleet.hosts.silences import Silences
-from integration.alertmanager import fire, free_port, running_alertmanager
+from integration.alertmanager import fire, running_alertmanager
+from integration.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 Cookbook = Callable[..., int]

@@ -14,7 +14,8 @@ import pytest
 
 from fleet.k8s.client import JSON, Api, ApiError, KubernetesError
 from fleet.k8s.drain import DrainPolicy, DrainResult, drain, pods_left
-from integration.support import Address, Cluster, FakeKubelet, World, eventually, free_port
+from integration.ports import free_port
+from integration.support import Address, Cluster, FakeKubelet, World, eventually
 
 POLICY = DrainPolicy()
 

@@ -14,7 +14,8 @@ from fleet.k8s.client import Api, ApiError, KubernetesError
 from fleet.k8s.drain import DrainPolicy, drain, pods_left
 from fleet.k8s.nodes import NodeWatch, Owner, clear_pending_taint, cordon, set_pending_taint, uncordon
 from fleet.k8s.watchdog import Watchdog
-from integration.support import MAINTENANCE_TOKEN, Cluster, FakeKubelet, World, eventually, free_port
+from integration.ports import free_port
+from integration.support import MAINTENANCE_TOKEN, Cluster, FakeKubelet, World, eventually
 
 PERMISSIONS = Path(__file__).parents[2] / "config" / "kubernetes-rbac.yaml"
 

@@ -4,7 +4,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -24,15 +23,10 @@ from fleet.hosts import puppet
 from fleet.hosts.probe import HostState, Unreachable, probe
 from fleet.hosts.reboot import reboot
 from fleet.hosts.remote import Remote, RemoteError, Result
+from integration.ports import free_port
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 HOSTS = Path(__file__).parents[2] / "config" / "hosts"
-
-
-def free_port() -> int:
-    with socket.socket() as probe_socket:
-        probe_socket.bind(("127.0.0.1", 0))
-        return int(probe_socket.getsockname()[1])
 
 
 @dataclass

@@ -7,7 +7,8 @@ import pytest
 
 from fleet.hosts.matchers import parse_matcher
 from fleet.hosts.silences import NoSuchSilenceError, SilenceError, Silences
-from integration.alertmanager import fire, free_port, running_alertmanager
+from integration.alertmanager import fire, running_alertmanager
+from integration.ports import free_port
 
 HOSTS = ["worker1.example.org", "worker2"]
 
