@@ -59,7 +59,7 @@ class Cluster:
         )
         self.start_apiserver()
         authority = self.directory / "certificates" / "apiserver.crt"
-        eventually(authority.exists)
+        eventually(authority.with_suffix(".key").exists, 60)  # Written after the certificate, which is whole then.
         self.kubeconfig.write_text(
             yaml.safe_dump(
                 {
@@ -164,17 +164,24 @@ class Cluster:
     def wait_ready(self) -> None:
         api = self.api(patience=0)
 
+        last: list[str] = []
+
         def ready() -> bool:
             assert self.apiserver
             if self.apiserver.poll() is not None:
                 pytest.fail((self.directory / f"apiserver-127.0.0.1-{self.port}.log").read_text()[-2000:])
             try:
                 api.get("/api/v1/namespaces/default")
-            except Exception:
+            except Exception as error:
+                last[:] = [repr(error), repr(error.__cause__)]
                 return False
             return True
 
-        eventually(ready, 60)
+        try:
+            eventually(ready, 60)
+        except AssertionError:
+            etcd = (self.directory / "etcd.log").read_text()[-500:]
+            pytest.fail(f"The API server is not ready: {last}; etcd says: {etcd}")
 
     def api(self, *, port: int | None = None, token: str = TOKEN, timeout: float = 10.0, patience: float = 10.0) -> Api:
         """Make a client, of the cluster's API server or of what listens on another port."""
