@@ -22,9 +22,10 @@ from wmflib.interactive import ask_confirmation
 from fleet.bgp.junos import Routers
 from fleet.config import ClusterConfig, Config
 from fleet.errors import FleetError
+from fleet.etcd import health, members
 from fleet.hosts.remote import Remote
 from fleet.hosts.silences import Silences
-from fleet.k8s.client import Api
+from fleet.k8s.client import Api, KubernetesError
 from fleet.k8s.nodes import NodeWatch
 from fleet.maintenance import decide, journal, report
 from fleet.maintenance.journal import Journal, RunInfo
@@ -307,7 +308,10 @@ class Session:
         remote = Remote(self._spicerack)
         api = Api.from_kubeconfig(config.kubeconfig)
         routers = Routers(config.bgp) if config.bgp else None
-        watch = NodeWatch(api, on_change=lambda: self._events.put(None))
+        try:
+            watch = NodeWatch(api, on_change=lambda: self._events.put(None))
+        except KubernetesError as error:
+            raise Refused(f"{error}{_of_etcd(config, remote)}") from error
         try:
             alerts = config.alerts
             silences = Silences.from_spicerack(self._spicerack, instance=alerts.instance, label=alerts.label)
@@ -333,6 +337,17 @@ class Session:
             yield lock
         finally:
             lock.release()
+
+
+def _of_etcd(config: ClusterConfig, remote: Remote) -> str:
+    """Return what is wrong with the etcd behind an API that does not answer: the first that is looked for."""
+    if config.etcd is None:
+        return ""
+    try:
+        problem = health.problem(members.view(remote, remote.query(config.etcd.hosts), config.etcd))
+    except FleetError as error:
+        problem = str(error)
+    return f"\nThe etcd behind it: {problem}." if problem else "\nThe etcd behind it is well."
 
 
 def _names(states: Sequence[UnitState]) -> str:

