@@ -187,11 +187,11 @@ def successor(view: View, host: str) -> Status | None:
     Returns:
         What that member says about itself; ``None`` if there is none that could.
     """
-    answers = _answers(view)
+    others = _answers({other: answer for other, answer in view.items() if other != host})
     able = [
         answer.status
-        for other, answer in sorted(answers.items())
-        if other != host and not answer.status.is_learner and not _member_problem(other, answer, answers)
+        for other, answer in sorted(others.items())
+        if not answer.status.is_learner and not _member_problem(other, answer, others)
     ]
     return max(able, key=lambda status: (status.raft_applied_index, status.raft_index), default=None)
 
