@@ -199,11 +199,12 @@ def of_balancer(plane: ControlPlane, components: Sequence[str]) -> list[Finding]
     if plane.balancer is None:
         return _of_delays(plane, targets)
     findings = []
-    states = plane.balancer.states(targets)
+    # Those that are left alone as well: what a single one is pooled at says nothing of where it is not.
+    states = plane.balancer.states(plane.hosts)
     everywhere = {name for state in states.values() for name in state.pooled_at}
-    for host, state in states.items():
-        missing = sorted(everywhere - set(state.pooled_at))
-        if state.pooled_at and missing:
+    for host in targets:
+        pooled_at = states[host].pooled_at
+        if pooled_at and (missing := sorted(everywhere - set(pooled_at))):
             todo = "Pool it everywhere or nowhere first: the run could not tell whether it is back."
             findings.append(stop(f"{host} gets no connections from {', '.join(missing)}, but from others.", todo))
     return findings
