@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.config import HaproxyConfig
+from fleet.hosts.names import known_as
 from fleet.hosts.remote import RemoteError, Result
 from fleet.load_balancer import pybal, runtime_socket
 from fleet.load_balancer.conftool import NAME, judge
 from fleet.load_balancer.haproxy import Haproxy, combine
-from fleet.load_balancer.model import LoadBalancerError, server_name
+from fleet.load_balancer.model import LoadBalancerError
 from fleet.load_balancer.runtime_socket import Server
 
 DATA = Path(__file__).parent / "data" / "haproxy"
@@ -306,5 +307,5 @@ def test_what_conftool_says_is_proven_by_pybal(pooled, said, out, up):
 
 
 def test_names_of_servers():
-    assert server_name("cp1.example.org", "short") == "cp1"
-    assert server_name("cp1.example.org", "fqdn") == "cp1.example.org"
+    assert known_as("cp1.example.org", "short") == "cp1"
+    assert known_as("cp1.example.org", "fqdn") == "cp1.example.org"

@@ -13,8 +13,9 @@ from conftool.drivers import BackendError
 from spicerack.confctl import Confctl, ConfctlError, ConftoolEntity
 
 from fleet.config import ConftoolConfig
+from fleet.hosts.names import known_as
 from fleet.load_balancer import pybal
-from fleet.load_balancer.model import LoadBalancerError, ServerState, server_name
+from fleet.load_balancer.model import LoadBalancerError, ServerState
 
 NAME = "conftool"
 """Stands for it in :attr:`fleet.load_balancer.model.ServerState.pooled_at`."""
@@ -97,7 +98,7 @@ class Conftool:
             raise LoadBalancerError(f"Conftool did not set {node.pprint()} to pooled={pooled}: {error}") from error
 
     def _find(self, nodes: Sequence[Node], host: str) -> Node:
-        name = server_name(host, self._config.names)
+        name = known_as(host, self._config.names)
         found = [node for node in nodes if node.name == name]
         if len(found) == 1:
             return found[0]

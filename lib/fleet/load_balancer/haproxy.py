@@ -6,10 +6,11 @@ What is told is kept until HAProxy is reloaded or restarted: then its configurat
 from collections.abc import Callable, Mapping, Sequence
 
 from fleet.config import HaproxyConfig
+from fleet.hosts.names import known_as
 from fleet.hosts.probe import TIMEOUT
 from fleet.hosts.remote import RemoteError, Runner, failures
 from fleet.load_balancer import runtime_socket
-from fleet.load_balancer.model import LoadBalancerError, ServerState, server_name
+from fleet.load_balancer.model import LoadBalancerError, ServerState
 from fleet.load_balancer.runtime_socket import Server
 
 _Order = Callable[[str, str, str], str]
@@ -60,7 +61,7 @@ class Haproxy:
         return answers
 
     def _find(self, load_balancer: str, servers: Mapping[str, Server], host: str) -> Server:
-        name = server_name(host, self._config.server_names)
+        name = known_as(host, self._config.server_names)
         place = f"backend {self._config.backend} of HAProxy on {load_balancer}"
         if name not in servers:
             raise LoadBalancerError(
@@ -80,7 +81,7 @@ class Haproxy:
                 f"{', '.join(unknown)} is no load balancer of load_balancer.haproxy.hosts: "
                 f"these are {', '.join(self._load_balancers)}."
             )
-        name = server_name(host, self._config.server_names)
+        name = known_as(host, self._config.server_names)
         outputs = self._run(at, order(str(self._config.socket), self._config.backend, name), safe=False)
         # HAProxy says nothing when it has done as it was told.
         refused = [f"{name}: {' '.join(output.split())}" for name, output in outputs.items() if output.strip()]

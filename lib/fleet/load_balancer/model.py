@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from fleet.errors import FleetError
 
@@ -68,13 +68,3 @@ class LoadBalancer(Protocol):
         Raises:
             LoadBalancerError: one could not be told.
         """
-
-
-def server_name(host: str, naming: Literal["fqdn", "short"]) -> str:
-    """Return the name that a load balancer has for a host.
-
-    Args:
-        host: its name, as Cumin knows it.
-        naming: how the load balancer names hosts.
-    """
-    return host if naming == "fqdn" else host.split(".", 1)[0]

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
+from fleet.hosts.names import Naming, known_as
 from fleet.procedures.findings import Finding, note, stop
 
 
@@ -20,14 +20,7 @@ class Targets:
     findings: tuple[Finding, ...] = field(default=())
 
 
-def node_name(host: str, naming: Literal["fqdn", "short"]) -> str:
-    """Return the name that Kubernetes has for a host."""
-    return host if naming == "fqdn" else host.split(".", 1)[0]
-
-
-def match(
-    hosts: Collection[str], known: Collection[str], excluded: Collection[str], naming: Literal["fqdn", "short"]
-) -> Targets:
+def match(hosts: Collection[str], known: Collection[str], excluded: Collection[str], naming: Naming) -> Targets:
     """Match hosts with nodes.
 
     Args:
@@ -36,9 +29,9 @@ def match(
         excluded: names of hosts or nodes to leave out.
         naming: how Kubernetes names hosts.
     """
-    by_node = {node_name(host, naming): host for host in sorted(hosts)}
+    by_node = {known_as(host, naming): host for host in sorted(hosts)}
     findings = []
-    if twins := sorted(host for host in hosts if by_node[node_name(host, naming)] != host):
+    if twins := sorted(host for host in hosts if by_node[known_as(host, naming)] != host):
         findings.append(
             stop(
                 f"Several hosts would be the same node: {', '.join(twins)} and others of that name.",
@@ -63,7 +56,7 @@ def compare(
     known: Collection[str],
     workers: Collection[str],
     control_plane: Collection[str],
-    naming: Literal["fqdn", "short"],
+    naming: Naming,
 ) -> list[Finding]:
     """Compare the chosen nodes, and all that Kubernetes knows, with the configuration's queries.
 
@@ -74,7 +67,7 @@ def compare(
         control_plane: the hosts of the control plane's query.
         naming: how Kubernetes names hosts.
     """
-    masters = {node_name(host, naming) for host in control_plane}
+    masters = {known_as(host, naming) for host in control_plane}
     findings = []
     if asked := sorted(set(chosen) & masters):
         findings.append(
@@ -84,7 +77,7 @@ def compare(
                 f"--exclude {','.join(asked)}.",
             )
         )
-    if unknown := sorted(set(known) - masters - {node_name(host, naming) for host in workers}):
+    if unknown := sorted(set(known) - masters - {known_as(host, naming) for host in workers}):
         findings.append(
             note(
                 f"Kubernetes has nodes that the configuration's queries do not give: {', '.join(unknown)}.",

@@ -10,6 +10,7 @@ from ClusterShell.NodeSet import NodeSet, NodeSetException
 
 from fleet.errors import FleetError
 from fleet.hosts import probe
+from fleet.hosts.names import known_as
 from fleet.hosts.probe import HostState
 from fleet.hosts.remote import Remote
 from fleet.k8s.nodes import ownership
@@ -131,7 +132,7 @@ class NodeRuns:
 
     def _limits(self, cluster: Cluster, workers: Collection[str]) -> Limits:
         config, chosen = cluster.config, self._selection
-        names = {inventory.node_name(host, config.node_names) for host in workers}
+        names = {known_as(host, config.node_names) for host in workers}
         nodes = [node for node in cluster.nodes.snapshot().values() if node.name in names]
         amount = config.limits.max_unavailable if chosen.max_unavailable is None else chosen.max_unavailable
         try:
