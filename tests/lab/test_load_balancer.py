@@ -3,8 +3,7 @@
 import http.client
 import ssl
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import yaml
@@ -17,17 +16,9 @@ from fleet.load_balancer.model import LoadBalancer, LoadBalancerError, ServerSta
 from fleet_lab import operator
 from fleet_lab.lab import Lab
 from fleet_lab.roles.load_balancer import BACKEND, SOCKET
+from rehearsal import eventually
 
 CP1, CP2 = "cp1", "cp2"
-
-
-def eventually(check: Callable[[], Any], *, within: float = 20.0) -> Any:
-    """Return what the check returns as soon as that is true."""
-    deadline = time.monotonic() + within
-    while not (result := check()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.1)
-    return result
 
 
 def spicerack(lab: Lab, *, dry_run: bool = False) -> Spicerack:

@@ -135,9 +135,7 @@ def _function(config: EtcdConfig) -> str:
     options.pop("ETCDCTL_COMMAND_TIMEOUT", None)
     names = {key: key.removeprefix("ETCDCTL_").lower().replace("_", "-") for key in options if key != "ETCDCTL_API"}
     words = " ".join(f"--{name}={shlex.quote(options[key])}" for key, name in names.items())
-    # Over SSH, what goes to standard error may come after the end of all that goes to standard output.
     return f"""\
-exec 2>&1
 unset "${{!ETCDCTL_@}}"
 export ETCDCTL_API=3
 ask() {{

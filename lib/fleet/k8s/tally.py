@@ -35,13 +35,6 @@ class Report:
     reconnects: int
     events_lost: int
 
-    def __str__(self) -> str:
-        """Return the account in a line."""
-        return (
-            f"{self.requests} requests, {self.failed} failed, longest gap {self.longest_gap:.1f} s, "
-            f"{self.reconnects} watches opened again, {self.events_lost} events lost"
-        )
-
 
 class Tally:
     """Counts, from when it is made until it is told to end.

@@ -75,7 +75,7 @@ class HostRuns(ABC):
         options = {**self.options(cluster), "hosts": hosts}
         cluster = replace(cluster, hosts=hosts, run=replace(cluster.run, options=options))
         works = self.works(cluster)
-        findings = self._examine(cluster, state_dir)
+        findings = self._examine(cluster, works, state_dir)
         orders = {work.name: list(work.order()) for work in works}
         shown = plan.HostPlan(
             title=plan.title(cluster.run),
@@ -108,8 +108,8 @@ class HostRuns(ABC):
         """Return what else is to be done when a run is aborted, each step a stage of its own."""
         return ()
 
-    def _examine(self, cluster: Cluster, state_dir: Path) -> list[Finding]:
-        names = {step.spec.name for steps in self.steps(cluster).values() for step in steps}
+    def _examine(self, cluster: Cluster, works: Sequence[Work], state_dir: Path) -> list[Finding]:
+        names = {step.spec.name for work in works for step in work.steps}
         checks = [
             lambda: preflight.of_api(cluster.api, len(cluster.nodes.snapshot())),
             lambda: preflight.of_runs(cluster, state_dir),

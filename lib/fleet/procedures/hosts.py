@@ -5,7 +5,8 @@ from a host (alerts, Puppet, connections) stands in the journal before it is tak
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import (
@@ -24,10 +25,10 @@ from fleet.maintenance.model import (
 from fleet.maintenance.runner import Effects
 from fleet.procedures import steps, units
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.maintenance import ABORT, Step, effects_of, specs
+from fleet.procedures.maintenance import ABORT, Step, effects_of, proof_of, specs
 from fleet.procedures.once import Once, Settled
 from fleet.procedures.puppet import EnablePuppet, PuppetOff, PuppetOn
-from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
+from fleet.procedures.steps import NodeStep, Verdicts, each
 from fleet.procedures.traces import EndSilences, Known
 from fleet.procedures.units import Guard, RestartUnit
 
@@ -138,7 +139,7 @@ class HostMaintenance:
         works: Sequence[Work],
         lock: ClusterLock,
         states: States,
-        blocked: Blocked = str,
+        blocked: Blocked = lambda: "",
         ending: Sequence[Step] = (),
     ) -> None:
         self._cluster = cluster
@@ -206,7 +207,9 @@ class GiveBack:
                 continue
             stop = cluster.config.deadlines.restart + Settled.GRACE
             settle = Step(StepSpec("settle", stop, gate=True), Settled(work.act, ordered(work)))
-            own = self._steps[f"{ABORT}{work.name}"] = [settle, *(_of_touched(work.act, step) for step in work.back)]
+            touched = partial(_is_touched, work.act)
+            back = [proof_of(step, touched, ABORT_PATIENCE) if step.spec.gate else step for step in work.back]
+            own = self._steps[f"{ABORT}{work.name}"] = [settle, *back]
             units = tuple(state.unit for state in found)
             facts = {state.unit.name: state.facts for state in found}
             renew = cluster.config.alerts.silence / 3
@@ -235,31 +238,9 @@ class GiveBack:
         return steps.extend(self._cluster, units, self._cluster.config.alerts.silence)
 
 
-class OfTouched:
-    """A proof that is asked only of hosts that the run has touched: others are in service, whatever their state is."""
-
-    def __init__(self, act: Once, proof: Effects) -> None:
-        """Ask for a proof."""
-        self._act = act
-        self._proof = proof
-
-    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
-        """Ask for the proof of those that were restarted, perhaps restarted, or taken out of the load balancer."""
-        facts = ("pooled_at", "ordered", f"new_{self._act.fact}")
-        touched = [state for state in units if any(state.facts.get(fact) for fact in facts)]
-        verdicts = {state.unit.name: done("not asked: the run has not touched it") for state in units}
-        return {**verdicts, **(self._proof.check(touched) if touched else {})}
-
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Mapping[str, Verdict]:
-        """Do what the proof does: nothing."""
-        return self._proof.apply(units, tell)
-
-
-def _of_touched(act: Once, step: Step) -> Step:
-    """Return a step of an abort: gates are proofs, and who aborts wants to know soon."""
-    if not step.spec.gate:
-        return step
-    return Step(replace(step.spec, timeout=min(step.spec.timeout, ABORT_PATIENCE)), OfTouched(act, step.effects))
+def _is_touched(act: Once, state: UnitState) -> bool:
+    """Say whether a host was restarted, perhaps restarted, or taken out of the load balancer."""
+    return any(state.facts.get(fact) for fact in ("pooled_at", "ordered", f"new_{act.fact}"))
 
 
 def _is_begun(state: UnitState) -> bool:

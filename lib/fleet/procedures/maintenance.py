@@ -1,8 +1,8 @@
 """What a session needs of a kind of maintenance: a plan, the work itself, and the way back."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.lock import ClusterLock
-from fleet.maintenance.model import StepSpec, UnitState
+from fleet.maintenance.model import StepSpec, UnitState, Verdict, done
 from fleet.maintenance.runner import Effects, Procedure
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding
@@ -109,6 +109,41 @@ class Maintenance(Protocol):
             cluster: the cluster.
             book: the run's journal.
         """
+
+
+class Proof:
+    """A proof that is asked only of units that a run has taken out of service: others are taken as they are."""
+
+    def __init__(self, proof: Effects, concerns: Callable[[UnitState], bool]) -> None:
+        """Ask for a proof.
+
+        Args:
+            proof: a step without an effect.
+            concerns: says whether a unit has to be proven.
+        """
+        self._proof = proof
+        self._concerns = concerns
+
+    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
+        """Ask for the proof of those that it concerns."""
+        asked = [state for state in units if self._concerns(state)]
+        verdicts = {state.unit.name: done("not asked: it is in service, and taken as it is") for state in units}
+        return {**verdicts, **(self._proof.check(asked) if asked else {})}
+
+    def apply(self, units: Sequence[UnitState], tell: Callable[[str, str], None]) -> Mapping[str, Verdict]:
+        """Do what the proof does: nothing."""
+        return self._proof.apply(units, tell)
+
+
+def proof_of(step: Step, concerns: Callable[[UnitState], bool], patience: float) -> Step:
+    """Return a gate as an abort has it: asked of some units only, and not for long: who aborts wants to know soon.
+
+    Args:
+        step: the gate.
+        concerns: says whether a unit has to be proven.
+        patience: seconds, where the gate itself waits for longer.
+    """
+    return Step(replace(step.spec, timeout=min(step.spec.timeout, patience)), Proof(step.effects, concerns))
 
 
 def specs(steps: Sequence[Step]) -> tuple[StepSpec, ...]:

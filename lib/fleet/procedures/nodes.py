@@ -6,7 +6,7 @@ run: its taints, and its silences except those of held nodes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fleet.errors import FleetError
 from fleet.k8s.nodes import Node
@@ -27,7 +27,7 @@ from fleet.maintenance.model import (
 from fleet.maintenance.runner import Effects
 from fleet.procedures import bgp, steps
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.maintenance import ABORT, Step, effects_of, specs
+from fleet.procedures.maintenance import ABORT, Step, effects_of, proof_of, specs
 from fleet.procedures.once import Once, Settled
 from fleet.procedures.traces import EndSilences, Known, TaintPending, Untaint
 
@@ -196,12 +196,14 @@ class Abort:
         proofs = (ready_step(cluster), *bgp_steps(cluster))
         patience = _ABORT_DEADLINE + (cluster.config.bgp.stable if cluster.config.bgp else 0.0)
         settled = Settled(act, ordered)
+
+        def is_closed(state: UnitState) -> bool:
+            cluster.check_current()
+            return steps.is_closed(cluster, state.unit.name)
+
         give_back = [
             Step(StepSpec("settle", Settled.GRACE + 5.0, gate=True), settled),
-            *(
-                Step(replace(s.spec, timeout=min(s.spec.timeout, patience)), OfClosed(cluster, s.effects))
-                for s in proofs
-            ),
+            *(proof_of(step, is_closed, patience) for step in proofs),
             *giving_steps(cluster),
         ]
         ending = _ending(cluster, known)
@@ -224,26 +226,6 @@ class Abort:
     def renew(self, stage: str, units: Sequence[UnitState]) -> Mapping[str, Verdict]:  # noqa: ARG002
         """Renew nothing: an abort takes a minute."""
         return {state.unit.name: done() for state in units}
-
-
-class OfClosed:
-    """A proof that is asked only of nodes that this run has closed: others are in service, whatever their state is."""
-
-    def __init__(self, cluster: Cluster, proof: Effects) -> None:
-        """Ask for a proof."""
-        self._cluster = cluster
-        self._proof = proof
-
-    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
-        """Look which nodes carry this run's annotation, and ask for the proof of those."""
-        self._cluster.check_current()
-        closed = [state for state in units if steps.is_closed(self._cluster, state.unit.name)]
-        verdicts = {state.unit.name: done("not asked: it is in service, and taken as it is") for state in units}
-        return {**verdicts, **(self._proof.check(closed) if closed else {})}
-
-    def apply(self, units: Sequence[UnitState], tell: steps.Tell) -> Mapping[str, Verdict]:
-        """Do what the proof does: nothing."""
-        return self._proof.apply(units, tell)
 
 
 def _ending(cluster: Cluster, known: Known) -> dict[str, list[Step]]:
