@@ -5,139 +5,74 @@ commented example of it. Every mistake in it is reported at once, each with its 
 """
 
 import os
-import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    IPvAnyAddress,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, IPvAnyAddress, ValidationError, model_validator
 
+from fleet.config_reinitialize import EtcdConfig, ReinitializeConfig
+from fleet.config_types import (
+    ALERT_LABEL,
+    DNS_LABEL,
+    NODE_LABEL,
+    AbsolutePath,
+    Amount,
+    ClusterName,
+    Duration,
+    Matcher,
+    Model,
+    Pause,
+    Query,
+    RouterName,
+    UnitName,
+    parse_amount,
+    parse_duration,
+)
 from fleet.errors import FleetError
-from fleet.hosts.matchers import parse_matcher
+
+__all__ = [
+    "COMPONENTS",
+    "DEFAULT_PATH",
+    "AlertsConfig",
+    "BgpConfig",
+    "ClusterConfig",
+    "ComponentConfig",
+    "Config",
+    "ConfigError",
+    "ConftoolConfig",
+    "ControlPlaneConfig",
+    "DrainConfig",
+    "Duration",
+    "EtcdConfig",
+    "HaproxyConfig",
+    "LeaseConfig",
+    "LoadBalancerConfig",
+    "ReinitializeConfig",
+    "default_path",
+    "load",
+    "parse_amount",
+    "parse_duration",
+    "read_yaml",
+]
 
 DEFAULT_PATH = Path("/etc/spicerack/fleet/config.yaml")
 """Where the configuration is read from, unless ``$FLEET_CONFIG`` names another file."""
-
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class ConfigError(FleetError):
     """The configuration is missing, unreadable or wrong; the text has one line for each mistake."""
 
 
-def parse_duration(value: object) -> float:
-    """Read a duration such as ``90s``, ``15m`` or ``1h30m``.
-
-    Args:
-        value: what stands in the file.
-
-    Returns:
-        Seconds, more than zero.
-
-    Raises:
-        ValueError: the value is no duration.
-    """
-    if isinstance(value, str) and re.fullmatch(f"(?:{_DURATION.pattern})+", value):
-        seconds = float(sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(value)))
-        if seconds > 0:
-            return seconds
-    raise ValueError(f"{value!r} is no duration: write a number and a unit (s, m, h, d), such as 90s or 1h30m")
-
-
-def parse_pause(value: object) -> float:
-    """Read a duration that may be none at all: ``0s``.
-
-    Args:
-        value: what stands in the file.
-
-    Returns:
-        Seconds.
-
-    Raises:
-        ValueError: the value is no duration.
-    """
-    return 0.0 if value == "0s" else parse_duration(value)
-
-
-def parse_amount(value: object) -> int | str:
-    """Read a number of units, or a share of them: ``2`` or ``"10%"``.
-
-    Args:
-        value: what stands in the file or on the command line.
-
-    Returns:
-        The number, or the percentage as a string that ends with ``%``.
-
-    Raises:
-        ValueError: the value is no amount, or not between 1 and 100 %.
-    """
-    text = str(value).strip()
-    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,9}%?", text):
-        raise ValueError(f"{value!r} is no amount: write a number such as 2, or a percentage such as 10%")
-    if int(text.rstrip("%")) < 1:
-        raise ValueError(f"{value!r} would let nothing be done: write at least 1 or 1%")
-    if text.endswith("%"):
-        if int(text[:-1]) > 100:
-            raise ValueError(f"{value!r} is above 100%")
-        return text
-    return int(text)
-
-
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError(f"{str(path)!r} must be an absolute path: begin it with /")
-    return path
-
-
-def _matcher(text: str) -> str:
-    parse_matcher(text)
-    return text
-
-
-def _no_secret(name: str) -> str:
-    if name in ("ETCDCTL_USER", "ETCDCTL_PASSWORD"):
-        raise ValueError(f"{name} would show on command lines and in logs: let etcdctl use a certificate")
-    return name
-
-
-Duration = Annotated[float, BeforeValidator(parse_duration)]
-Pause = Annotated[float, BeforeValidator(parse_pause)]
-Amount = Annotated[int | str, BeforeValidator(parse_amount)]
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-Query = Annotated[str, Field(pattern=r"\S")]
-"""A Cumin query."""
-ClusterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-"""It becomes part of the names of runs, and so of folders."""
-RouterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-UnitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9:_.@-]+\.service$")]
-_DNS_LABEL = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
-_NODE_LABEL = r"^([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"
-_ALERT_LABEL = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class HostsConfig(_Model):
+class HostsConfig(Model):
     """How to find a cluster's hosts: Cumin queries, aliases welcome (``A:lab-workers``)."""
 
     workers: Query
     control_plane: Query
 
 
-class LimitsConfig(_Model):
+class LimitsConfig(Model):
     """How much may be unavailable at once, counting what others made unavailable."""
 
     max_unavailable: Amount = 1
@@ -148,7 +83,7 @@ class LimitsConfig(_Model):
     """Failed units that a run tolerates; with one more it starts nothing new."""
 
 
-class DeadlinesConfig(_Model):
+class DeadlinesConfig(Model):
     """How long each wait may take before the unit is held."""
 
     drain: Duration = 900.0
@@ -164,7 +99,7 @@ class DeadlinesConfig(_Model):
     """How long a run waits for others to free a limit, when nothing of its own is in flight."""
 
 
-class DrainConfig(_Model):
+class DrainConfig(Model):
     """What a drain may do with pods that no controller or no budget protects."""
 
     bare_pods: Literal["refuse", "evict"] = "refuse"
@@ -175,14 +110,14 @@ class DrainConfig(_Model):
     """Terminating pods that a finalizer keeps: wait until the deadline, or go on without them."""
 
 
-class AlertsConfig(_Model):
+class AlertsConfig(Model):
     """Alertmanager: where it is and which alerts are a host's."""
 
     instance: str = ""
     """Name of the instance in spicerack's ``alertmanager/config.yaml``; empty for its default."""
-    label: str = Field(default="instance", pattern=_ALERT_LABEL)
+    label: str = Field(default="instance", pattern=ALERT_LABEL)
     """The label that names the host, with or without domain and port."""
-    matchers: tuple[Annotated[str, AfterValidator(_matcher)], ...] = ()
+    matchers: tuple[Matcher, ...] = ()
     """Further matchers of every silence, such as ``site="eqiad"``."""
     silence: Duration = 900.0
     """How long a silence lasts unless it is extended; the time until it goes after a crash."""
@@ -192,14 +127,14 @@ class AlertsConfig(_Model):
     """Names of alerts that are no reason to hold a node."""
 
 
-class PuppetConfig(_Model):
+class PuppetConfig(Model):
     """Puppet on the hosts."""
 
     enabled: bool = True
     """Whether a successful Puppet run since the boot is asked for before a node takes pods."""
 
 
-class RouterConfig(_Model):
+class RouterConfig(Model):
     """A router and where its NETCONF server listens."""
 
     address: str = ""
@@ -207,7 +142,7 @@ class RouterConfig(_Model):
     port: int = Field(default=830, ge=1, le=65535)
 
 
-class BgpConfig(_Model):
+class BgpConfig(Model):
     """The core routers, and the BGP sessions that every node keeps with each of them."""
 
     routers: dict[RouterName, RouterConfig] = Field(min_length=1)
@@ -222,7 +157,7 @@ class BgpConfig(_Model):
     """The AS number of the nodes."""
     families: tuple[Literal["ipv4", "ipv6"], ...] = Field(default=("ipv4", "ipv6"), min_length=1)
     """The address families in which nodes have sessions, where they have an address of that family."""
-    addresses: dict[str, tuple[IPvAnyAddress, ...]] = {}
+    addresses: dict[str, tuple[IPvAnyAddress, ...]] = Field(default_factory=dict)
     """The addresses of nodes that keep their sessions with others than Kubernetes or Calico knows."""
     stable: Pause = 10.0
     """How long a session must have been up before it counts as proven."""
@@ -239,7 +174,7 @@ class BgpConfig(_Model):
 
     @model_validator(mode="after")
     def _are_several(self) -> "BgpConfig":
-        places: dict[tuple[str, int], str] = {}
+        places: dict[tuple[str, int], str] = Field(default_factory=dict)
         for name, router in self.routers.items():
             other = places.setdefault((router.address or name, router.port), name)
             if other != name:
@@ -247,7 +182,7 @@ class BgpConfig(_Model):
         return self
 
 
-class HaproxyConfig(_Model):
+class HaproxyConfig(Model):
     """HAProxy before the apiservers, told over its runtime socket on the load balancers themselves."""
 
     hosts: Query
@@ -259,7 +194,7 @@ class HaproxyConfig(_Model):
     """Whether HAProxy knows a host by the name Cumin has for it, or by that name's first label."""
 
 
-class ConftoolConfig(_Model):
+class ConftoolConfig(Model):
     """Conftool's objects, which PyBal follows: ``pooled=yes`` and ``pooled=no``."""
 
     config_file: AbsolutePath = Path("/etc/conftool/config.yaml")
@@ -272,7 +207,7 @@ class ConftoolConfig(_Model):
     """The pool at the instrumentation of each PyBal, such as ``http://lvs1:9090/pools/kubemaster_6443``."""
 
 
-class LoadBalancerConfig(_Model):
+class LoadBalancerConfig(Model):
     """What is before the apiservers; neither of the two where its own health checks are all there is."""
 
     haproxy: HaproxyConfig | None = None
@@ -287,7 +222,7 @@ class LoadBalancerConfig(_Model):
         return self
 
 
-class ComponentConfig(_Model):
+class ComponentConfig(Model):
     """A unit of systemd on control-plane hosts, and how to tell that it is well."""
 
     unit: UnitName | None = None
@@ -300,15 +235,17 @@ COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 """What every control plane has, in the order of restarts; the project itself knows how to tell that it is well."""
 
 
-class ControlPlaneConfig(_Model):
+class ControlPlaneConfig(Model):
     """The control plane: how to reach each apiserver, what is before them, and what else may be restarted there."""
 
     port: int = Field(default=6443, ge=1, le=65535)
     """Where every kube-apiserver listens on its host's own address."""
-    addresses: dict[str, IPvAnyAddress] = {}
+    addresses: dict[str, IPvAnyAddress] = Field(default_factory=dict)
     """The addresses of control-plane hosts that cannot be reached by the name Cumin has for them."""
     load_balancer: LoadBalancerConfig = LoadBalancerConfig()
-    components: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], ComponentConfig] = {}
+    components: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], ComponentConfig] = Field(
+        default_factory=dict
+    )
     """Further units that may be restarted, and the names of the known components' units if they are others."""
     settle: Pause = 10.0
     """How long all must have been well, and no request failed, after kube-apiserver's restart on a host."""
@@ -324,27 +261,15 @@ class ControlPlaneConfig(_Model):
         return self
 
 
-class EtcdConfig(_Model):
-    """The etcd cluster behind Kubernetes; ``etcdctl`` is run on its members."""
-
-    hosts: Query
-    """The members' hosts."""
-    unit: UnitName = "etcd.service"
-    environment: dict[Annotated[str, Field(pattern=r"^ETCDCTL_[A-Z_]+$"), AfterValidator(_no_secret)], str] = {}
-    """What etcdctl is given on each member to reach that member: ``ETCDCTL_ENDPOINTS``, ``ETCDCTL_CACERT`` …"""
-    snapshots: AbsolutePath = Path("/var/backups/etcd")
-    """The folder on the members for snapshots."""
-
-
-class LeaseConfig(_Model):
+class LeaseConfig(Model):
     """The Kubernetes Lease that a run holds on its cluster as long as it lives."""
 
-    namespace: str = Field(default="kube-system", pattern=_DNS_LABEL)
-    name: str = Field(default="fleet-maintenance", pattern=_DNS_LABEL)
+    namespace: str = Field(default="kube-system", pattern=DNS_LABEL)
+    name: str = Field(default="fleet-maintenance", pattern=DNS_LABEL)
     duration: Duration = 60.0
 
 
-class ClusterConfig(_Model):
+class ClusterConfig(Model):
     """A cluster: its hosts, limits, deadlines, alerts and Puppet."""
 
     kubeconfig: AbsolutePath
@@ -352,7 +277,7 @@ class ClusterConfig(_Model):
     hosts: HostsConfig
     node_names: Literal["fqdn", "short"] = "fqdn"
     """Whether Kubernetes knows a host by the name Cumin has for it, or by that name's first label."""
-    domain_label: str = Field(default="topology.kubernetes.io/zone", pattern=_NODE_LABEL)
+    domain_label: str = Field(default="topology.kubernetes.io/zone", pattern=NODE_LABEL)
     """The node label that names the failure domain."""
     limits: LimitsConfig = LimitsConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
@@ -364,6 +289,8 @@ class ClusterConfig(_Model):
     control_plane: ControlPlaneConfig = ControlPlaneConfig()
     etcd: EtcdConfig | None = None
     """Nothing where its members are not to be maintained."""
+    reinitialize: ReinitializeConfig | None = None
+    """Nothing where the cluster is not to be moved onto a new etcd."""
     lease: LeaseConfig = LeaseConfig()
 
     @model_validator(mode="after")
@@ -372,10 +299,12 @@ class ClusterConfig(_Model):
             raise ValueError("bgp.stable must be shorter than deadlines.bgp: no session could be proven in time")
         if self.control_plane.settle >= self.deadlines.ready:
             raise ValueError("control_plane.settle must be shorter than deadlines.ready: no host could settle in time")
+        if self.reinitialize and (self.etcd is None or not self.etcd.endpoints):
+            raise ValueError("reinitialize needs etcd.endpoints: that of today is proven to be left, and gone back to")
         return self
 
 
-class Config(_Model):
+class Config(Model):
     """The whole file."""
 
     state_dir: AbsolutePath
