@@ -174,7 +174,7 @@ class BgpConfig(Model):
 
     @model_validator(mode="after")
     def _are_several(self) -> "BgpConfig":
-        places: dict[tuple[str, int], str] = Field(default_factory=dict)
+        places: dict[tuple[str, int], str] = {}
         for name, router in self.routers.items():
             other = places.setdefault((router.address or name, router.port), name)
             if other != name:
