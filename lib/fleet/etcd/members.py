@@ -86,7 +86,7 @@ def move_leader(remote: Runner, host: str, config: EtcdConfig, to: int) -> None:
         EtcdError: it did not; perhaps it is the leader no more.
         fleet.hosts.remote.RemoteError: Cumin could not run anything.
     """
-    command = f"{_function(config)}\nask {_MOVE} move-leader {to:x}\n"
+    command = f"{ask_function(config)}\nask {_MOVE} move-leader {to:x}\n"
     results = remote.run([host], command, timeout=MOVE_TIMEOUT, safe=False)
     for reason in failures(results).values():
         raise EtcdError(
@@ -124,11 +124,16 @@ def snapshot(remote: Runner, host: str, config: EtcdConfig, name: str) -> Snapsh
     return parse_snapshot(host, path, results[host].output) if results else None
 
 
-def _function(config: EtcdConfig) -> str:
+def ask_function(config: EtcdConfig) -> str:
     """Return a shell function: ``ask SECONDS WORDS`` runs etcdctl as it is configured, no longer than that.
+
+    It prints JSON, and what goes wrong on standard error.
 
     What is configured as variables is given as options: with any of those ``move-leader`` of 3.5 fails, as it takes its
     options for a conflict with them.
+
+    Args:
+        config: what etcdctl is given on each member.
     """
     options = {"ETCDCTL_ENDPOINTS": "127.0.0.1:2379", **config.environment}
     options |= {"ETCDCTL_WRITE_OUT": "json", "ETCDCTL_DIAL_TIMEOUT": "2s"}
@@ -149,7 +154,7 @@ ask() {{
 def _view_command(config: EtcdConfig) -> str:
     # The last one says in JSON whether the member is healthy, and fails if it is not: what it says is what counts.
     return f"""\
-{_function(config)}
+{ask_function(config)}
 status=$(ask {_QUESTION} endpoint status) || exit
 echo "fleet-etcd-status=$status"
 members=$(ask {_QUESTION} member list) || exit
@@ -165,7 +170,7 @@ def _snapshot_command(config: EtcdConfig, path: Path) -> str:
     # is kept by an etcdctl that lives longer than its shell.
     unverified = shlex.quote(str(path.parent / ".unverified"))
     return f"""\
-{_function(config)}
+{ask_function(config)}
 fail() {{ echo "$1"; exit 1; }}
 verify() {{
     # The server ends a snapshot with the SHA-256 of all that is before it, which is a multiple of 512.
