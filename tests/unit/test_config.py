@@ -35,7 +35,19 @@ def test_the_example_is_right_and_shows_the_defaults() -> None:
             "hosts": True,
             "bgp": {"routers", "username", "ssh_key", "known_hosts", "asn"},
             "control_plane": {"load_balancer": {"haproxy": {"hosts", "backend"}}},
-            "etcd": {"hosts", "environment"},
+            "etcd": {"hosts", "environment", "endpoints"},
+            "reinitialize": {
+                "etcds": {"lab-b": {"hosts", "endpoints"}},
+                "kubeconfig": True,
+                "puppet_change": True,
+                "discovery": {"datacenter", "services", "traffic"},
+                "managed": True,
+                "initialize": True,
+                "initialized": True,
+                "components": True,
+                "services": {"names", "deploy", "check"},
+                "silences": True,
+            },
         }
     )
 
