@@ -163,11 +163,15 @@ class RunRunner(FleetRunner):
         settings = config.load(config.default_path(self._spicerack.config_dir))
         if args.resume or args.abort:
             self._check_alone()
-            session = Session(self._spicerack, settings, self._cookbook.maintenance(args))
+            session = self._session(settings)
             again = session.resume if args.resume else session.abort
             return again(args.resume or args.abort, args.cluster)
         request = _request(args, self._cookbook.options(args))
-        return Session(self._spicerack, settings, self._cookbook.maintenance(args)).start(request)
+        return self._session(settings).start(request)
+
+    def _session(self, settings: config.Config) -> Session:
+        maintenance = self._cookbook.maintenance(self._args)
+        return Session(self._spicerack, settings, maintenance, unattended=self._args.unattended)
 
     def _check_alone(self) -> None:
         """Refuse what says what a new run is about beside a run that has its own."""
@@ -190,4 +194,4 @@ def _request(args: argparse.Namespace, options: Mapping[str, Any]) -> Request:
         raise FleetError(f"A new run needs {' and '.join(missing)}.")
     if not args.reason.isprintable():
         raise FleetError(f"The reason {args.reason!r} must be one line of text.")
-    return Request(args.cluster, args.reason, args.task_id, args.unattended, options)
+    return Request(args.cluster, args.reason, args.task_id, options)

@@ -9,7 +9,7 @@ import queue
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from spicerack import Spicerack
 from spicerack.exceptions import SpicerackError
 from wmflib.exceptions import WmflibError
-from wmflib.interactive import ask_confirmation
+from wmflib.interactive import InputError, ask_confirmation, ask_input
 
 from fleet.bgp.junos import Routers
 from fleet.config import ClusterConfig, Config
@@ -25,8 +25,8 @@ from fleet.errors import FleetError
 from fleet.etcd import health, members
 from fleet.hosts.remote import Remote
 from fleet.hosts.silences import Silences
-from fleet.k8s.client import Api, KubernetesError
-from fleet.k8s.nodes import NodeWatch
+from fleet.k8s.client import Api, ApiUnreachable, KubernetesError
+from fleet.k8s.nodes import NodeView, NodeWatch, NoNodes
 from fleet.maintenance import decide, journal, report
 from fleet.maintenance.journal import Journal, RunInfo
 from fleet.maintenance.lock import ClusterLock, Holder
@@ -35,7 +35,7 @@ from fleet.maintenance.runner import STOPPED_BY_OPERATOR, Events, Interrupted, P
 from fleet.procedures import plan
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Level
-from fleet.procedures.maintenance import ABORT, Maintenance, Nothing, Proposal, specs
+from fleet.procedures.maintenance import ABORT, Asking, Maintenance, Nothing, Proposal, Question, specs
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +55,12 @@ class Request:
         cluster: the cluster's name.
         reason: why.
         task: the ticket, or empty.
-        unattended: never ask; every question takes its safe answer.
         options: what the steps depend on beside the configuration; plain JSON values, kept with the run.
     """
 
     cluster: str
     reason: str
     task: str = ""
-    unattended: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -73,13 +71,17 @@ class Session:
         spicerack: the cookbook runner.
         config: this project's configuration.
         maintenance: what is done.
+        unattended: never ask; every question takes its safe answer.
     """
 
-    def __init__(self, spicerack: Spicerack, config: Config, maintenance: Maintenance) -> None:
+    def __init__(
+        self, spicerack: Spicerack, config: Config, maintenance: Maintenance, *, unattended: bool = False
+    ) -> None:
         self._spicerack = spicerack
         self._config = config
         self._maintenance = maintenance
         self._console = report.console()
+        self._unattended = unattended
         self._events: Events = queue.SimpleQueue()
 
     def start(self, request: Request) -> int:
@@ -112,12 +114,12 @@ class Session:
             worst = plan.worst(proposal.plan.findings)
             if worst is Level.STOP:
                 raise Refused("The preflight found what has to be put right first (see [stop] above).")
-            if request.unattended and worst is Level.ASK:
+            if self._unattended and worst is Level.ASK:
                 raise Refused("An unattended run does not start with open questions (see [ask] above).")
             if self._spicerack.dry_run:
                 self._console.print("Dry run: this is what a real run would do. Nothing was touched.")
                 return DONE
-            if not request.unattended:
+            if not self._unattended:
                 self._ask(proposal)
             cluster = self._with_steps(proposal.cluster)
             with (
@@ -215,7 +217,7 @@ class Session:
                 )
             if before[stage] != now[stage]:
                 logger.warning("The configuration has changed: the steps were %s; now %s.", before[stage], now[stage])
-                pivot = next(spec.name for spec in specs(steps) if spec.pivot)
+                pivot = next((spec.name for spec in specs(steps) if spec.pivot), None)
                 units = book.states(stage).values()
                 states[stage] = [decide.translate(state, before[stage], now[stage], pivot) for state in units]
         book.rewrite(states, {**options, "steps": now})
@@ -225,9 +227,9 @@ class Session:
             raise Refused("There is no terminal to ask on; use --unattended to start without a question.")
         asked = plan.worst(proposal.plan.findings) is Level.ASK
         names = [state.unit.name for states in proposal.states.values() for state in states]
-        first = next(name for name in names if name in proposal.cluster.hosts)
+        begin = next((f"Start with {name}" for name in names if name in proposal.cluster.hosts), "Start")
         try:
-            ask_confirmation(f"Start with {first}{' in spite of the findings marked [ask]' if asked else ''}?")
+            ask_confirmation(f"{begin}{' in spite of the findings marked [ask]' if asked else ''}?")
         except WmflibError as error:
             raise Refused(f"Not started: {error or 'the answer was no'}.") from error
 
@@ -258,8 +260,35 @@ class Session:
         return DONE
 
     def _run(self, procedure: Procedure, book: Journal, cluster: Cluster) -> str:
-        with report.view() as view:
-            return Runner(procedure, book, view, cluster.cancel, self._events).run()
+        while True:
+            with report.view() as view:
+                incomplete = Runner(procedure, book, view, cluster.cancel, self._events).run()
+            if incomplete or not isinstance(procedure, Asking):
+                return incomplete
+            question = procedure.question()
+            if question is None:
+                return ""
+            if problem := self._decide(question):
+                return problem
+            procedure.answered()
+
+    def _decide(self, question: Question) -> str:
+        """Ask an operator in the middle of a run; return why it does not go on, nothing if it does."""
+        self._console.print(f"\n{question.text}", markup=False, soft_wrap=True)
+        if self._unattended or not sys.stdout.isatty():
+            return (
+                f"an operator has to type {question.answer!r} to go on; resume it on a terminal, without --unattended"
+            )
+
+        def check(answer: str) -> None:
+            if answer != question.answer:
+                raise InputError(f"{answer!r} is not {question.answer!r}")
+
+        try:
+            ask_input(f'Type "{question.answer}" to go on; ^C stops here', choices=(), validator=check)
+        except (WmflibError, KeyboardInterrupt, EOFError):
+            return f"the operator did not type {question.answer!r}"
+        return ""
 
     def _report(self, book: Journal) -> None:
         record = journal.read(book.folder)
@@ -306,20 +335,21 @@ class Session:
     @contextmanager
     def _connect(self, info: RunInfo, config: ClusterConfig, hosts: Mapping[str, str]) -> Iterator[Cluster]:
         remote = Remote(self._spicerack)
-        api = Api.from_kubeconfig(config.kubeconfig)
-        routers = Routers(config.bgp) if config.bgp else None
-        try:
-            watch = NodeWatch(api, on_change=lambda: self._events.put(None))
-        except KubernetesError as error:
-            raise Refused(f"{error}{_of_etcd(config, remote)}") from error
-        try:
+        api = Api.from_kubeconfig(self._maintenance.kubeconfig(config))
+        with ExitStack() as stack:
+            nodes: NodeView = (
+                stack.enter_context(self._watch(api, config, remote)) if self._maintenance.needs_api else NoNodes()
+            )
+            routers = stack.enter_context(closing(Routers(config.bgp))) if config.bgp else None
             alerts = config.alerts
             silences = Silences.from_spicerack(self._spicerack, instance=alerts.instance, label=alerts.label)
-            yield Cluster(info.cluster, config, api, watch, remote, silences, hosts, info, routers)
-        finally:
-            watch.stop()
-            if routers:
-                routers.close()
+            yield Cluster(info.cluster, config, api, nodes, remote, silences, hosts, info, routers)
+
+    def _watch(self, api: Api, config: ClusterConfig, remote: Remote) -> NodeWatch:
+        try:
+            return NodeWatch(api, on_change=lambda: self._events.put(None))
+        except KubernetesError as error:
+            raise Refused(f"{error}{_of_etcd(config, remote)}") from error
 
     @contextmanager
     def _locked(self, cluster: Cluster) -> Iterator[ClusterLock]:
@@ -330,7 +360,12 @@ class Session:
         try:
             # Two that start at the same moment are kept apart by spicerack's lock; see fleet.maintenance.lock.
             with self._spicerack.lock().acquired(f"fleet:{cluster.name}", concurrency=1, ttl=60):
-                lock.acquire()
+                try:
+                    lock.acquire()
+                except ApiUnreachable:
+                    if self._maintenance.needs_api:
+                        raise
+                    lock.suspend()
         except SpicerackError as error:
             raise Refused(f"Spicerack's lock could not be taken: {error}; see etcd_config, or --no-locks.") from error
         try:

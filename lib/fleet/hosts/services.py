@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from fleet.hosts.probe import TIMEOUT, Unreachable
 from fleet.hosts.remote import RemoteError, Result, Runner
@@ -76,6 +77,32 @@ def restart(remote: Runner, unit: str, invocations: Mapping[str, str]) -> dict[s
         if not _INVOCATION.fullmatch(invocation):
             raise RemoteError(f"{unit} is not restarted on {host}: {invocation!r} is no invocation; ask again.")
     return remote.run(list(invocations), _restart_command(unit, invocations), timeout=ORDER_TIMEOUT, safe=False)
+
+
+def order(
+    remote: Runner, verb: Literal["start", "stop", "restart"], units: Mapping[str, Sequence[str]]
+) -> dict[str, Result]:
+    """Order units to be started or stopped, in one execution for all hosts that have the same; it is not waited for.
+
+    Args:
+        remote: runs the command; in a dry-run nothing is run.
+        verb: what is ordered; a unit that is as it should be stays so, unless it is restarted.
+        units: the units' full names, by host.
+
+    Raises:
+        RemoteError: Cumin could not run anything.
+    """
+    return {
+        host: result
+        for names in dict.fromkeys(map(tuple, units.values()))
+        if names
+        for host, result in remote.run(
+            [host for host, its in units.items() if tuple(its) == names],
+            f"systemctl {verb} --no-block -- {shlex.join(names)}",
+            timeout=ORDER_TIMEOUT,
+            safe=False,
+        ).items()
+    }
 
 
 def _state_command(unit: str) -> str:

@@ -125,14 +125,14 @@ class Silences:
     def create(
         self, hosts: Sequence[str], *, comment: str, author: str, duration: float, matchers: Sequence[Matcher] = ()
     ) -> str:
-        """Silence all alerts of hosts.
+        """Silence all alerts of hosts, or all that match.
 
         Args:
-            hosts: their names, as Cumin knows them.
+            hosts: their names, as Cumin knows them; none if the matchers alone are to say what is silenced.
             comment: why; with the run's id, by which :meth:`find` finds it.
             author: who.
             duration: for how long, in seconds.
-            matchers: what else must hold of the alerts.
+            matchers: what else must hold of the alerts; one at least where there are no hosts.
 
         Returns:
             The silence's id; an empty string in a dry-run.
@@ -140,10 +140,11 @@ class Silences:
         Raises:
             SilenceError: no Alertmanager could be asked, or it refused.
         """
+        of_hosts = [host_matcher(hosts, label=self._label)] if hosts or not matchers else []
         now = time.time()
         return self._post(
             {
-                "matchers": [matcher.to_api() for matcher in (host_matcher(hosts, label=self._label), *matchers)],
+                "matchers": [matcher.to_api() for matcher in (*of_hosts, *matchers)],
                 "startsAt": _timestamp(now - _SKEW),  # a start in the past is taken as now
                 "endsAt": _timestamp(now + duration),
                 "comment": comment,

@@ -5,13 +5,14 @@ itself. Only a cordon that this run made is ever undone.
 """
 
 import json
+import math
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from fleet.k8s.client import JSON, Api, ApiError
 from fleet.k8s.model import Node, Taint, parse_node
@@ -21,7 +22,9 @@ __all__ = [
     "OWNER_ANNOTATION",
     "PENDING_TAINT",
     "CordonOutcome",
+    "NoNodes",
     "Node",
+    "NodeView",
     "NodeWatch",
     "Owner",
     "Ownership",
@@ -97,6 +100,28 @@ class NodeWatch(Reflector[Node]):
 
     def __init__(self, api: Api, on_change: Callable[[], None] | None = None) -> None:
         super().__init__(api, _NODES, parse_node, key=lambda node: str(node["metadata"]["name"]), on_change=on_change)
+
+
+class NodeView(Protocol):
+    """What is known of all nodes."""
+
+    def snapshot(self) -> Mapping[str, Node]:
+        """Return all nodes by name; the mapping never changes."""
+
+    def age(self) -> float:
+        """Return for how many seconds the snapshot may have missed changes."""
+
+
+class NoNodes:
+    """Stands for the live view where the API goes away, and comes back with other data: nothing is known of nodes."""
+
+    def snapshot(self) -> Mapping[str, Node]:
+        """Return nothing."""
+        return {}
+
+    def age(self) -> float:
+        """Return that it never was of any use."""
+        return math.inf
 
 
 def list_nodes(api: Api) -> list[Node]:

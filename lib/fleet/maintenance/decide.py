@@ -213,7 +213,7 @@ def resume(stage: Stage, state: UnitState, now: float) -> UnitState:
     return enter(stage, state, 0, now)
 
 
-def translate(state: UnitState, before: Sequence[str], now: Sequence[str], pivot: str) -> UnitState:
+def translate(state: UnitState, before: Sequence[str], now: Sequence[str], pivot: str | None) -> UnitState:
     """Say where a unit stands when its stage has other steps than when its run was interrupted.
 
     A unit that was before the pivot is to start over, one that was past it is to be asked everything after it again.
@@ -222,11 +222,13 @@ def translate(state: UnitState, before: Sequence[str], now: Sequence[str], pivot
         state: the unit's state among the steps of then.
         before: the names of the steps of then.
         now: the names of the steps of today.
-        pivot: the step that must happen at most once; it is among both.
+        pivot: the step that must happen at most once; it is among both. None if there is none: then a unit starts over.
     """
-    old, new = before.index(pivot), now.index(pivot)
     if state.status is Status.DONE:
         return replace(state, step=len(now))
+    if pivot is None:
+        return replace(state, step=0, phase=Phase.CHECK)
+    old, new = before.index(pivot), now.index(pivot)
     if state.step == old:
         return replace(state, step=new)
     return replace(state, step=0 if state.step < old else new + 1, phase=Phase.CHECK)

@@ -71,6 +71,7 @@ class ClusterLock:
         self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{config.namespace}/leases"
         self._renewed = 0.0
         self._taken_by = ""
+        self._suspended = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
@@ -85,10 +86,21 @@ class ClusterLock:
             self._take()
         except _Conflict:
             self._take()  # The next look tells whether it was another run, or an answer to ourselves that was lost.
-        self._thread.start()
+        self._suspended.clear()
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def suspend(self) -> None:
+        """Hold it without the Lease, while nobody could take that either: there is, or soon will be, no API.
+
+        Until :meth:`acquire` is called (again), in the API that there is then.
+        """
+        self._suspended.set()
 
     def problem(self) -> str:
         """Return why the lock is not held, or an empty string while it is."""
+        if self._suspended.is_set():
+            return ""
         if self._taken_by:
             return f"the lock of the cluster was lost: {self._taken_by}"
         age = time.monotonic() - self._renewed
@@ -99,13 +111,15 @@ class ClusterLock:
     @property
     def lost(self) -> bool:
         """Whether someone else has the lock, so that waiting is of no use."""
-        return bool(self._taken_by)
+        return bool(self._taken_by) and not self._suspended.is_set()
 
     def release(self) -> None:
         """Give the Lease back; one that cannot be given back expires by itself."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=self._config.duration)
+        if self._suspended.is_set():
+            return
         try:
             lease = self._api.get(f"{self._leases}/{self._config.name}")
             if lease["spec"].get("holderIdentity") == self._holder.identity:
@@ -154,6 +168,8 @@ class ClusterLock:
     def _keep(self) -> None:
         was_fine = True
         while not self._stop.wait(self._config.duration / 4):
+            if self._suspended.is_set():
+                continue
             try:
                 self._take()
             except _Conflict:

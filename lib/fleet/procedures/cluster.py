@@ -10,7 +10,7 @@ from fleet.errors import FleetError
 from fleet.hosts.remote import Remote
 from fleet.hosts.silences import Silences
 from fleet.k8s.client import Api
-from fleet.k8s.nodes import Node, NodeWatch, Owner
+from fleet.k8s.nodes import Node, NodeView, Owner
 from fleet.maintenance.journal import RunInfo
 
 STALE = 30.0
@@ -29,7 +29,7 @@ class Cluster:
         name: its name in the configuration.
         config: its configuration.
         api: its API.
-        nodes: a live view of its nodes.
+        nodes: a live view of its nodes; one that knows nothing where a run goes on without an API.
         remote: its hosts, over SSH.
         silences: its Alertmanager.
         hosts: the host of each node that the run may touch.
@@ -41,7 +41,7 @@ class Cluster:
     name: str
     config: ClusterConfig
     api: Api
-    nodes: NodeWatch
+    nodes: NodeView
     remote: Remote
     silences: Silences
     hosts: Mapping[str, str]

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fleet.config import ClusterConfig
 from fleet.errors import FleetError
 from fleet.maintenance import decide, journal
 from fleet.maintenance.journal import Journal
@@ -32,6 +33,7 @@ class HostRuns(ABC):
     """The cookbook's full name."""
     keeps: ClassVar[Collection[str]] = ("depool", "pool", "puppet on")
     """The steps that a run needs to its end: they give back what it may have taken."""
+    needs_api: ClassVar[bool] = True
     promise: ClassVar[str]
     """What the plan says of what may be out of service at once."""
 
@@ -53,6 +55,10 @@ class HostRuns(ABC):
     @abstractmethod
     def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> AbstractContextManager[Procedure]:
         """Yield what a session carries out."""
+
+    def kubeconfig(self, config: ClusterConfig) -> Path:
+        """Return the kubeconfig of all maintenance."""
+        return config.kubeconfig
 
     def options(self, cluster: Cluster) -> dict[str, Any]:
         """Return the options of a new run, checked.

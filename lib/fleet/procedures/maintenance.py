@@ -4,10 +4,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 
+from fleet.config import ClusterConfig
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import StepSpec, UnitState, Verdict, done
@@ -76,8 +77,19 @@ class Maintenance(Protocol):
         """The cookbook's full name, such as ``sre.k8s.reboot-nodes``."""
 
     @property
+    def needs_api(self) -> bool:
+        """Whether there is no session without the API; if not, nothing is known of nodes (``NoNodes``)."""
+
+    @property
     def keeps(self) -> Collection[str]:
         """The names of steps that a run needs to its end: they give back what it may have taken."""
+
+    def kubeconfig(self, config: ClusterConfig) -> Path:
+        """Return the kubeconfig that the run uses.
+
+        Raises:
+            FleetError: the configuration has none.
+        """
 
     def propose(self, cluster: Cluster, state_dir: Path) -> Proposal | Nothing:
         """Look at everything and change nothing.
@@ -109,6 +121,30 @@ class Maintenance(Protocol):
             cluster: the cluster.
             book: the run's journal.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Something that only an operator may decide, in the middle of a run.
+
+    Attributes:
+        text: what they have to know, in lines.
+        answer: the word that has to be typed to go on.
+    """
+
+    text: str
+    answer: str
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """A procedure whose stages end where an operator has to decide, and go on once that is answered."""
+
+    def question(self) -> Question | None:
+        """Return what is to be decided before the next stage; None if nothing is, or no stage is left."""
+
+    def answered(self) -> None:
+        """Take note that the answer was given: for good, also for a later session."""
 
 
 class Proof:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ClusterShell.NodeSet import NodeSet, NodeSetException
 
+from fleet.config import ClusterConfig
 from fleet.errors import FleetError
 from fleet.hosts import probe
 from fleet.hosts.names import known_as
@@ -61,6 +62,15 @@ class NodeRuns:
     def name(self) -> str:
         """The cookbook's full name."""
         return self._procedure.name
+
+    @property
+    def needs_api(self) -> bool:
+        """It does: nodes are drained through it."""
+        return True
+
+    def kubeconfig(self, config: ClusterConfig) -> Path:
+        """Return the kubeconfig of all maintenance."""
+        return config.kubeconfig
 
     @property
     def keeps(self) -> Collection[str]:

@@ -106,7 +106,7 @@ class Once(NodeStep):
         The order carries the old id, and nothing happens where another one runs: it is carried out at most once,
         however often it is given.
         """
-        self._silence_again(units)
+        self.silence_again(units)
         # At the same time, so that the first answer is not old when the last one comes.
         with ThreadPoolExecutor(len(units)) as pool:
             checks = pool.map(lambda state: each([state], self._safely), units)
@@ -154,7 +154,7 @@ class Once(NodeStep):
     def _proven(self, life: Life) -> Verdict:
         return done(**{f"new_{self.fact}": life.id}, **life.facts)
 
-    def _silence_again(self, units: Sequence[UnitState]) -> None:
+    def silence_again(self, units: Sequence[UnitState]) -> None:
         """Make sure that no alert pages for what is ordered now: somebody may have removed the silence."""
         active = silences_of(self.cluster)
         for state in units:
