@@ -1,8 +1,9 @@
-"""Conftool's objects of the lab's apiservers, written with conftool itself."""
+"""Conftool's objects of the lab, written with conftool itself: of its apiservers, and of its services' records."""
 
 import logging
 
-from fleet_lab import operator
+from fleet_lab import deployment, operator
+from fleet_lab.charts.objects import SERVICES
 from fleet_lab.errors import LabError
 from fleet_lab.roles import Context, pybal
 
@@ -23,14 +24,20 @@ def write(context: Context) -> None:
     from conftool.drivers import BackendError
 
     # Its audit trail is for those who share objects.
-    logging.getLogger("conftool.audit").disabled = True
+    logging.getLogger("ConftoolAudit").disabled = True
     folder = operator.conftool_folder(context)
     files = {"configfile": str(folder / "config.yaml"), "schemafile": str(folder / "schema.yaml")}
-    kind = ConftoolClient(**files, irc_logging=False).get("node")
+    client = ConftoolClient(**files, irc_logging=False)
+    node, record = client.get("node"), client.get("discovery")
+    server = {"pooled": "yes", "weight": _WEIGHT}
+    service = {"pooled": True, "references": [], "ttl": deployment.TTL}
     try:
-        for host in context.topology.with_role("control-plane"):
-            node = kind(*pybal.TAGS.values(), host.name)
-            if not node.exists:
-                node.update({"pooled": "yes", "weight": _WEIGHT})
+        objects = [
+            *((node(*pybal.TAGS.values(), host.name), server) for host in context.topology.with_role("control-plane")),
+            *((record(name, datacenter), service) for name in SERVICES for datacenter in deployment.DATACENTERS),
+        ]
+        for item, values in objects:
+            if not item.exists:
+                item.update(values)
     except BackendError as error:
         raise LabError(f"Conftool's objects cannot be written: {error}") from error
