@@ -1,0 +1,131 @@
+"""What is exported of a real API server's objects, and what cannot be asked."""
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleet.k8s import resources
+from fleet.k8s.client import Api, KubernetesError
+from fleet.k8s.export import export
+from integration.support import World, eventually
+
+APISERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
+
+
+@pytest.fixture
+def broken(api: Api) -> Iterator[str]:
+    """A group of the API that another server is responsible for, which is not there."""
+    name = "v1beta1.absent.example.org"
+    spec = {
+        "group": "absent.example.org",
+        "version": "v1beta1",
+        "service": {"namespace": "default", "name": "nobody"},
+        "insecureSkipTLSVerify": True,
+        "groupPriorityMinimum": 100,
+        "versionPriority": 100,
+    }
+    api.create(APISERVICES, {"metadata": {"name": name}, "spec": spec})
+    eventually(lambda: "Available" in json.dumps(api.get(f"{APISERVICES}/{name}").get("status")))
+    yield "absent.example.org"
+    api.delete(f"{APISERVICES}/{name}")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_object_is_there_once_and_can_be_created_again(world: World, tmp_path: Path) -> None:
+    api, path = world.api, tmp_path / "objects.jsonl"
+    path.write_text("an older one")
+    base = f"/api/v1/namespaces/{world.namespace}"
+    api.create(f"{base}/secrets", {"metadata": {"name": "key"}, "stringData": {"token": "hush"}})
+    job = {"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}}
+    spec = {"schedule": "0 0 * * *", "jobTemplate": job}
+    beta = f"/apis/batch/v1beta1/namespaces/{world.namespace}/cronjobs"
+    api.create(beta, {"metadata": {"name": "nightly"}, "spec": spec})
+    backend = {"service": {"name": "web", "port": {"number": 80}}}
+    api.create(
+        f"/apis/networking.k8s.io/v1/namespaces/{world.namespace}/ingresses",
+        {"metadata": {"name": "web"}, "spec": {"defaultBackend": backend}},
+    )
+    event = {"metadata": {"name": "e"}, "involvedObject": {"namespace": world.namespace}}
+    api.create(f"{base}/events", event)
+    other = f"{world.namespace}-managed"
+    api.create("/api/v1/namespaces", {"metadata": {"name": other}})
+    api.create(f"/api/v1/namespaces/{other}/configmaps", {"metadata": {"name": "left-out"}})
+
+    exported = export(api, path, without=[other])
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [entry.name for entry in tmp_path.iterdir()] == ["objects.jsonl"]
+    assert exported.problems == ()
+    objects = read(path)
+    assert len(objects) == exported.objects
+    assert len({item["metadata"]["uid"] for item in objects}) == exported.objects
+    assert len({(item["apiVersion"], item["kind"]) for item in objects}) == exported.kinds
+    own = {
+        (item["apiVersion"], item["kind"], item["metadata"]["name"])
+        for item in objects
+        if item["metadata"].get("namespace") == world.namespace
+    }
+    assert own >= {
+        ("v1", "Secret", "key"),
+        ("batch/v1beta1", "CronJob", "nightly"),  # batch/v1 is preferred, and has none of them
+        ("networking.k8s.io/v1", "Ingress", "web"),  # not that of the group extensions as well
+    }
+    assert not [item for item in objects if item["kind"] == "Event"]
+    assert not [item for item in objects if item["metadata"].get("namespace") == other]
+    assert [item for item in objects if item["kind"] == "Namespace" and item["metadata"]["name"] == other]
+
+    secret = next(item for item in objects if item["kind"] == "Secret" and item["metadata"]["name"] == "key")
+    api.delete(f"{base}/secrets/key")
+    del secret["metadata"]["resourceVersion"]
+    again = api.create(f"{base}/secrets", secret)
+    assert again["data"] == {"token": "aHVzaA=="}
+    api.delete(f"/api/v1/namespaces/{other}")
+
+
+def test_lists_are_read_page_by_page_and_an_expired_one_writes_nothing_twice(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(5):
+        world.api.create(f"/api/v1/namespaces/{world.namespace}/configmaps", {"metadata": {"name": f"m{index}"}})
+    monkeypatch.setattr("fleet.k8s.client.PAGE", 2)
+
+    export(world.api, tmp_path / "objects", without=())
+
+    names = [item["metadata"]["name"] for item in read(tmp_path / "objects") if item["kind"] == "ConfigMap"]
+    assert {"m0", "m1", "m2", "m3", "m4"} <= set(names)
+
+
+def test_a_group_that_does_not_answer_is_a_problem_and_the_rest_is_exported(
+    world: World, broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.api, "_patience", 0.0)
+
+    exported = export(world.api, tmp_path / "objects", without=())
+
+    assert len(exported.problems) == 1
+    assert broken in exported.problems[0]
+    assert exported.objects == len(read(tmp_path / "objects")) > 0
+
+
+def test_a_file_that_cannot_be_written_is_said_and_leaves_nothing(api: Api, tmp_path: Path) -> None:
+    (tmp_path / "objects").mkdir()
+    with pytest.raises(KubernetesError, match=r"cannot be written to .*objects"):
+        export(api, tmp_path / "objects", without=())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["objects"]
+
+
+def test_resources_are_found_once_and_without_subresources(api: Api) -> None:
+    found, problems = resources.listable(api)
+    assert problems == []
+    assert len({(each.group, each.name) for each in found}) == len(found)
+    deployments = next(each for each in found if str(each) == "deployments.apps")
+    assert deployments.path("web") == "/apis/apps/v1/namespaces/web/deployments"
+    assert next(each for each in found if str(each) == "nodes").path() == "/api/v1/nodes"
+    assert not [each for each in found if "/" in each.name]
