@@ -44,7 +44,7 @@ class Resource:
 def listable(api: Api) -> tuple[list[Resource], list[str]]:
     """Return all resources whose objects are kept, each in one version, and what could not be asked.
 
-    Those can be listed and watched. What is computed when it is asked for (ComponentStatuses, metrics) cannot be watched.
+    Those can be listed and watched; what is computed when it is asked for (ComponentStatuses, metrics) cannot.
 
     A resource is taken in the version that the API prefers for its group, or in the first other one that has it: in
     Kubernetes 1.20 CronJobs are in ``batch/v1beta1`` alone, although ``batch/v1`` is preferred.
