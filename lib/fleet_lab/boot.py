@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fleet_lab import binaries, cgroups, image, objects, operator, preflight, topology
+from fleet_lab import binaries, cgroups, datastore, deployment, image, objects, operator, preflight, topology
 from fleet_lab.container import Spec
 from fleet_lab.context import make as make_context
 from fleet_lab.errors import LabError
@@ -19,7 +19,7 @@ from fleet_lab.guest.kubelet.api import TROUBLE
 from fleet_lab.lab import Lab
 from fleet_lab.machine import Machine
 from fleet_lab.paths import Paths
-from fleet_lab.roles import ROLES, Context, common, netconf, packages, puppet
+from fleet_lab.roles import ROLES, Context, common, control_plane, netconf, packages, puppet, puppet_code
 from fleet_lab.roles.alertmanager import PORT
 from fleet_lab.topology import Host, RoleName
 from fleet_lab.waiting import is_listening, wait_for
@@ -66,6 +66,7 @@ def up(paths: Paths, say: Say, *, topology_file: Path | None = None) -> Lab:
         context = make_context(paths, topology.load(paths.topology))
         context.ssh.write_config(context.topology)
         operator.write(context)
+        puppet_code.create(context, _puppet_settings(context))
         Machine(paths.state).create_bridge(context.topology.network)
         new = [host for host in context.topology.hosts.values() if lab.supervisor(host.name) is None]
         timed(f"starting {len(new)} hosts" if new else "all hosts have been started")
@@ -142,6 +143,16 @@ def _settle_kubernetes(paths: Paths, say: Say) -> None:
         link.symlink_to(path.absolute())
 
 
+def _puppet_settings(context: Context) -> dict[str, dict[str, object]]:
+    """Return what Puppet's code says of single hosts."""
+    settings: dict[str, dict[str, object]] = {}
+    for host in context.topology.bgp_nodes:
+        settings[host.name] = {"calico": True}
+        if host.role == "control-plane":
+            settings[host.name]["kube_apiserver::flags"] = control_plane.apiserver_flags(context, host)
+    return settings
+
+
 def _start(context: Context, host: Host, base: Path) -> None:
     """Write a host's disk and start its supervisor."""
     paths = context.paths.host(host.name)
@@ -183,6 +194,12 @@ def _wait(lab: Lab, say: Say) -> None:
         say(f"not waiting for {', '.join(sorted(faulty))}: faults are injected (`fleet-lab heal` undoes them)")
     lab.wait_for_ssh([name for name in lab.hosts if name not in faulty], timeout=_SSH)
     say("all hosts answer")
+    control_planes = [name for name in lab.names("control-plane") if name not in faulty]
+    if control_planes:
+        wait_for(
+            lambda: _unfilled(lab, control_planes[0]), what="Calico's datastore", timeout=_API, trouble=(LabError,)
+        )
+        say("Calico's datastore is filled")
     wait_for(
         lambda: "" if lab.api().request("GET", "/version") else "no version",
         what="the Kubernetes API",
@@ -190,7 +207,7 @@ def _wait(lab: Lab, say: Say) -> None:
         trouble=TROUBLE,
     )
     say("the Kubernetes API answers")
-    wait_for(lambda: _ungranted(lab), what="the cluster's roles", timeout=_API, trouble=TROUBLE)
+    wait_for(lambda: _uninitialized(lab), what="the cluster to be initialised", timeout=_API, trouble=TROUBLE)
     lab.wait_for_nodes([name for name in lab.names("worker") if name not in faulty], timeout=_NODES)
     say("all nodes are Ready")
     if lab.names("router"):
@@ -222,8 +239,13 @@ def _wait(lab: Lab, say: Say) -> None:
         wait_for(lambda: _unwritten(lab), what="the load balancer's objects", timeout=_SSH, trouble=(LabError,))
 
 
-def _ungranted(lab: Lab) -> str:
-    operator.grant(lab.api())
+def _uninitialized(lab: Lab) -> str:
+    deployment.initialize(lab.api())
+    return ""
+
+
+def _unfilled(lab: Lab, host: str) -> str:
+    datastore.fill(lab, host)
     return ""
 
 

@@ -8,7 +8,7 @@ from fleet_lab import supervisor
 from fleet_lab.errors import LabError
 from fleet_lab.guest import netconf
 from fleet_lab.guest.kubelet import faults as kubelet
-from fleet_lab.roles import calico, control_plane_faults, etcd, router
+from fleet_lab.roles import calico, control_plane_faults, etcd, puppet, router
 from fleet_lab.roles import netconf as server
 from fleet_lab.roles.common import SSH_REFUSED
 from fleet_lab.roles.control_plane import APISERVER_STOPPED
@@ -35,7 +35,8 @@ class Fault:
 _WORKERS: frozenset[RoleName] = frozenset({"worker"})
 _NODES: frozenset[RoleName] = frozenset({"control-plane", "worker"})
 _ROUTERS: frozenset[RoleName] = frozenset({"router"})
-_ETCD: frozenset[RoleName] = frozenset({"etcd"})
+_ETCD: frozenset[RoleName] = frozenset({"etcd", "new-etcd"})
+_PUPPET: frozenset[RoleName] = _NODES | _ETCD
 _CONTROL_PLANES: frozenset[RoleName] = frozenset({"control-plane"})
 
 # At once, as an apiserver would wait for its watchers; its main process only, as open SSH sessions are not the fault.
@@ -115,6 +116,7 @@ FAULTS: Mapping[str, Fault] = {
             _ETCD,
             heal=f"systemctl start {etcd.UNIT}",
         ),
+        Fault(puppet.FAILS, "runs of Puppet fail on this host", _PUPPET),
         Fault(
             etcd.SLOW,
             "etcd is paused: it takes connections and answers nothing",

@@ -13,15 +13,25 @@ from typing import Any
 
 import yaml
 
-from fleet_lab import kubeconfig
+from fleet_lab import deployment, kubeconfig
 from fleet_lab.errors import LabError
 from fleet_lab.guest.kubelet.api import Api, ApiError
-from fleet_lab.roles import Context, etcd, load_balancer, netconf, pybal
+from fleet_lab.roles import Context, control_plane, etcd, load_balancer, netconf, puppet_code, pybal
 from fleet_lab.roles.alertmanager import PORT
+from fleet_lab.topology import RoleName
 
 CLUSTER = "lab"
 """The cluster's name for ``--cluster``."""
 
+NEW_ETCD = "lab-b"
+"""The name of the other etcd cluster for ``--new-etcd``."""
+
+_ALIASES: Mapping[str, RoleName] = {
+    "lab-control-plane": "control-plane",
+    "lab-workers": "worker",
+    "lab-etcd": "etcd",
+    "lab-etcd-b": "new-etcd",
+}
 _HERE = Path(__file__).resolve()
 
 # Faults are to show in minutes, not in half an hour.
@@ -106,14 +116,19 @@ def write(context: Context) -> None:
     example = yaml.safe_load((examples() / "fleet.yaml").read_text(encoding="utf-8"))
     cluster = next(iter(example["clusters"].values()))
     del cluster["bgp"]
-    cluster |= _bgp(context) | {
-        "kubeconfig": str(_maintenance_kubeconfig(context)),
-        "hosts": {"workers": "A:lab-workers", "control_plane": "A:lab-control-plane"},
-        "etcd": {"hosts": "A:lab-etcd", "environment": dict(etcd.ETCDCTL), "snapshots": "/var/backups/etcd"},
-        "node_names": "short",
-        "deadlines": _DEADLINES,
-        "control_plane": _control_plane(context),
-    }
+    section = cluster.pop("reinitialize")
+    cluster |= (
+        _bgp(context)
+        | _reinitialize(context, section)
+        | {
+            "kubeconfig": str(_maintenance_kubeconfig(context)),
+            "hosts": {"workers": "A:lab-workers", "control_plane": "A:lab-control-plane"},
+            "etcd": _etcd(context, "A:lab-etcd", "etcd"),
+            "node_names": "short",
+            "deadlines": _DEADLINES,
+            "control_plane": _control_plane(context),
+        }
+    )
     _render(
         "fleet.yaml",
         fleet_config(context),
@@ -141,6 +156,32 @@ def _bgp(context: Context) -> dict[str, Any]:
         "rpc_timeout": "5s",
     }
     return {"bgp": section}
+
+
+def _etcd(context: Context, hosts: str, role: RoleName) -> dict[str, Any]:
+    return {
+        "hosts": hosts,
+        "environment": dict(etcd.ETCDCTL),
+        "snapshots": "/var/backups/etcd",
+        "endpoints": context.etcd_endpoints(role),
+    }
+
+
+def _reinitialize(context: Context, example: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section about moving to the other etcd; nothing in a lab that has none."""
+    if not context.topology.with_role("new-etcd"):
+        return {}
+    commands = {action: str(context.paths.bin / f"puppet-change-{action}") for action in ("merged", "merge", "revert")}
+    section = {
+        **example,
+        "etcds": {NEW_ETCD: _etcd(context, "A:lab-etcd-b", "new-etcd")},
+        "kubeconfig": str(admin_kubeconfig(context)),
+        "puppet_change": {action: f"{shlex.quote(path)} {{change}}" for action, path in commands.items()},
+        "admission_plugins": control_plane.admission_plugins(context),
+        "command_timeout": "2m",
+        **deployment.write(context),
+    }
+    return {"reinitialize": section}
 
 
 def _control_plane(context: Context) -> dict[str, Any]:
@@ -242,8 +283,9 @@ def _write_cumin(context: Context, folder: Path) -> None:
         clustershell=example["clustershell"] | {"ssh_options": [f"-F {context.ssh.config}", *options]},
     )
     groups: dict[str, str] = {}
-    for alias, role in (("lab-control-plane", "control-plane"), ("lab-workers", "worker"), ("lab-etcd", "etcd")):
-        groups[alias] = f"D{{{','.join(host.name for host in context.topology.hosts.values() if host.role == role)}}}"
+    for alias, role in _ALIASES.items():
+        if hosts := context.topology.with_role(role):
+            groups[alias] = f"D{{{','.join(host.name for host in hosts)}}}"
     groups["lab"] = "A:lab-control-plane or A:lab-workers"
     _write(folder / "aliases.yaml", yaml.safe_dump(groups))
 
@@ -270,10 +312,12 @@ def _write_commands(context: Context, spicerack_config: Path) -> None:
     }
     # Those of this Python's environment first: it need not be the active one where they are used.
     search = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
+    commands = dict(puppet_code.scripts(context))
     for name, words in arguments.items():
         command = shutil.which(name, path=search)
         if command is None:
             continue
-        path = context.paths.bin / name
-        _write(path, f'#!/bin/sh\nexec {shlex.join([command, *words])} "$@"\n')
-        path.chmod(0o700)
+        commands[name] = f'#!/bin/sh\nexec {shlex.join([command, *words])} "$@"\n'
+    for name, text in commands.items():
+        _write(context.paths.bin / name, text)
+        (context.paths.bin / name).chmod(0o700)

@@ -98,6 +98,11 @@ class Paths:
         return self.state / "ssh"
 
     @property
+    def puppet(self) -> Path:
+        """Puppet's code: a git repository, which hosts see as it is checked out."""
+        return self.state / "puppet"
+
+    @property
     def operator(self) -> Path:
         """What an operator of the lab's fleet has on a cluster-management host."""
         return self.state / "operator"

@@ -12,6 +12,7 @@ from fleet_lab.errors import LabError
 _PROGRAMS = {
     "systemd-nspawn": "apt-get install systemd-container",
     "mmdebstrap": "apt-get install mmdebstrap",
+    "git": "apt-get install git",
     "ip": "apt-get install iproute2",
     "ssh": "apt-get install openssh-client",
     "nsenter": "apt-get install util-linux",

@@ -13,7 +13,10 @@ from fleet_lab.errors import LabError
 DEFAULT = Path(__file__).with_name("topology.yaml")
 """The topology of a lab that is made without naming one."""
 
-RoleName = Literal["control-plane", "etcd", "load-balancer", "worker", "alertmanager", "lock-store", "router"]
+RoleName = Literal[
+    "control-plane", "etcd", "new-etcd", "load-balancer", "worker", "alertmanager", "lock-store", "router"
+]
+"""``new-etcd`` is a member of an etcd cluster that is empty, and that Kubernetes may be moved to."""
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,8}$")]
 """A host's name: nine characters, so that the lab's mark and it fit into the name of a network interface."""
 

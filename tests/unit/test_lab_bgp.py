@@ -14,16 +14,27 @@ from fleet_lab.context import make
 from fleet_lab.faults import FAULTS
 from fleet_lab.files import File
 from fleet_lab.paths import Paths
-from fleet_lab.roles import ROLES, Context, calico
+from fleet_lab.roles import ROLES, Context, calico, puppet_code
 from fleet_lab.roles.router import bgpd, neighbours
-from fleet_lab.topology import DEFAULT, Bgp, load
+from fleet_lab.topology import DEFAULT, Bgp, Topology, load
 
 from .test_lab_topology import SMALL
 
 
+def make_context(folder: Path, topology: Topology) -> Context:
+    """A lab as it is before its hosts are started."""
+    context = make(Paths(folder / "state", folder / "cache"), topology)
+    context.paths.kubernetes.mkdir()
+    apiserver = context.paths.kubernetes / "kube-apiserver"
+    apiserver.write_text("#!/bin/sh\necho Kubernetes v1.20.2\n", encoding="ascii")
+    apiserver.chmod(0o755)
+    puppet_code.create(context, {})
+    return context
+
+
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
-    return make(Paths(tmp_path / "state", tmp_path / "cache"), load(DEFAULT))
+    return make_context(tmp_path, load(DEFAULT))
 
 
 def files(context: Context, name: str) -> dict[str, File]:
@@ -155,7 +166,7 @@ def test_the_operator_knows_the_routers(context: Context) -> None:
 def test_a_lab_without_routers(tmp_path: Path) -> None:
     small = tmp_path / "topology.yaml"
     small.write_text(SMALL, encoding="utf-8")
-    context = make(Paths(tmp_path / "state", tmp_path / "cache"), load(small))
+    context = make_context(tmp_path, load(small))
     operator.write(context)
     assert config.load(operator.fleet_config(context)).cluster("lab").bgp is None
     assert files(context, "worker1")["/etc/calico/sessions-ipv4.conf"].content == ""

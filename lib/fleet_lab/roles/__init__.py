@@ -10,6 +10,7 @@ from fleet_lab.topology import RoleName
 ROLES: Mapping[RoleName, Role] = {
     "control-plane": control_plane.ROLE,
     "etcd": etcd.MEMBER,
+    "new-etcd": etcd.MEMBER,
     "load-balancer": load_balancer.ROLE,
     "worker": worker.ROLE,
     "alertmanager": alertmanager.ROLE,

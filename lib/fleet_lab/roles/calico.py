@@ -8,10 +8,11 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from fleet_lab.container import FAULTS
 from fleet_lab.files import File
+from fleet_lab.roles import calico_datastore
 from fleet_lab.roles.context import Context
 from fleet_lab.topology import Bgp, Host
 
-PACKAGES = ("bird2",)
+PACKAGES = ("bird2", "etcd-client", "python3-yaml")
 UNIT = "calico-node.service"
 UNITS = (UNIT,)
 
@@ -88,6 +89,7 @@ StartLimitIntervalSec=0
 Type=forking
 RuntimeDirectory=calico-node
 ExecStartPre=/bin/sh -c 'test ! -e {FAULTS}/{FAILS} || {{ echo "calico-node cannot start (injected fault)"; exit 1; }}'
+ExecStartPre={calico_datastore.CHECK}
 ExecStartPre={_SELECT}
 ExecStart=/usr/sbin/bird -R -c {_FOLDER}/bird.conf -s /run/calico-node/bird.ctl
 ExecReload={_SELECT}
@@ -137,5 +139,6 @@ def files(context: Context, host: Host) -> Iterable[File]:
     topology = context.topology
     for name, text in configuration(host, topology.with_role("router"), topology.bgp).items():
         yield File(f"{_FOLDER}/{name}", text)
+    yield from calico_datastore.files(context)
     yield File(_SELECT, _SELECT_SCRIPT, mode=0o755)
     yield File(f"/etc/systemd/system/{UNIT}", _UNIT + (_KILLED if topology.bgp.graceful_restart else ""))

@@ -7,7 +7,7 @@ from pathlib import Path
 from fleet_lab.paths import Paths
 from fleet_lab.pki import Authority
 from fleet_lab.ssh import Ssh
-from fleet_lab.topology import Host, Topology
+from fleet_lab.topology import Host, RoleName, Topology
 
 LOCALHOST = IPv4Address("127.0.0.1")
 
@@ -29,9 +29,9 @@ class Context:
         """The address of the Kubernetes API, behind the load balancer."""
         return f"https://{self.topology.api_host.ipv4}:6443"
 
-    def etcd_endpoints(self) -> str:
-        """The client URLs of the etcd members, with commas between them."""
-        return ",".join(f"https://{host.ipv4}:2379" for host in self.topology.with_role("etcd"))
+    def etcd_endpoints(self, role: RoleName) -> list[str]:
+        """Return the client URLs of an etcd cluster's members: of those with a role."""
+        return [f"https://{host.ipv4}:2379" for host in self.topology.with_role(role)]
 
     def machine_id(self, host: Host) -> str:
         """Return a host's machine id: its own, the same after every boot."""

@@ -9,9 +9,10 @@ from ipaddress import IPv4Address
 
 from fleet_lab import kubeconfig, pki
 from fleet_lab.binaries import CONTROL_PLANE
+from fleet_lab.command import run
 from fleet_lab.container import FAULTS
 from fleet_lab.files import File, Link
-from fleet_lab.roles import calico, control_plane_faults, puppet
+from fleet_lab.roles import calico, control_plane_faults, puppet, puppet_code
 from fleet_lab.roles.context import LOCALHOST, Context
 from fleet_lab.roles.role import Role
 from fleet_lab.topology import Host
@@ -41,7 +42,8 @@ def _defaults(component: str, flags: Mapping[str, str]) -> File:
     return File(f"/etc/default/{component}", f'# Flags of {component}.\nDAEMON_ARGS="{text}"\n')
 
 
-def _apiserver_flags(context: Context, host: Host) -> dict[str, str]:
+def apiserver_flags(context: Context, host: Host) -> dict[str, str]:
+    """Return the flags of a host's kube-apiserver, but for ``etcd-servers``: that is Puppet's to say."""
     return {
         "advertise-address": str(host.ipv4),
         "bind-address": "0.0.0.0",
@@ -49,12 +51,11 @@ def _apiserver_flags(context: Context, host: Host) -> dict[str, str]:
         "tls-cert-file": f"{_PKI}/apiserver.pem",
         "tls-private-key-file": f"{_PKI}/apiserver.key",
         "client-ca-file": f"{_PKI}/ca.pem",
-        "etcd-servers": context.etcd_endpoints(),
         "etcd-cafile": f"{_PKI}/etcd-ca.pem",
         "etcd-certfile": f"{_PKI}/etcd-client.pem",
         "etcd-keyfile": f"{_PKI}/etcd-client.key",
         "authorization-mode": "Node,RBAC",
-        "enable-admission-plugins": "NodeRestriction",
+        "enable-admission-plugins": ",".join(["NodeRestriction", *admission_plugins(context)]),
         "service-cluster-ip-range": str(context.topology.network.services),
         "service-account-issuer": "https://kubernetes.default.svc",
         "service-account-key-file": f"{_PKI}/service-account.key",
@@ -64,6 +65,12 @@ def _apiserver_flags(context: Context, host: Host) -> dict[str, str]:
         # That is also how long a stop waits for watches: 60 s unless it is said otherwise.
         "request-timeout": "10s",
     }
+
+
+def admission_plugins(context: Context) -> list[str]:
+    """Return the plugins that let no pod be created in an empty cluster; Kubernetes has had none since 1.25."""
+    version = run([str(context.paths.kubernetes / "kube-apiserver"), "--version"])
+    return ["PodSecurityPolicy"] if int(version.split(".")[1]) < 25 else []
 
 
 def _leader_flags(component: str) -> dict[str, str]:
@@ -106,7 +113,8 @@ class ControlPlane(Role):
                 service=f"Type=notify\nTimeoutStartSec=infinity\n{control_plane_faults.APISERVER}",
             ),
         )
-        yield _defaults("kube-apiserver", _apiserver_flags(context, host))
+        defaults = puppet_code.apiserver_defaults(context.paths, apiserver_flags(context, host))
+        yield File("/etc/default/kube-apiserver", defaults)
         flags = {"kube-controller-manager": _CONTROLLER_MANAGER, "kube-scheduler": _leader_flags("kube-scheduler")}
         for name, what in (("kube-controller-manager", "controller manager"), ("kube-scheduler", "scheduler")):
             yield File(
@@ -164,8 +172,9 @@ class ControlPlane(Role):
         )
 
     def binds(self, context: Context) -> Mapping[str, str]:
-        """Return the binaries: the machine's, not copied."""
-        return {str((context.paths.kubernetes / name).resolve()): f"/usr/local/bin/{name}" for name in CONTROL_PLANE}
+        """Return the binaries, the machine's, not copied, and Puppet's code."""
+        paths = {name: (context.paths.kubernetes / name).resolve() for name in CONTROL_PLANE}
+        return {**puppet.binds(context), **{str(path): f"/usr/local/bin/{name}" for name, path in paths.items()}}
 
 
 ROLE = ControlPlane(

@@ -76,7 +76,9 @@ def files(context: Context) -> Iterable[File]:
         "etcd_cut": ETCD_CUT,
         "balancer_cut": BALANCER_CUT,
         "leader_stuck": LEADER_STUCK,
-        "etcd": " ".join(str(host.ipv4) for host in context.topology.with_role("etcd")),
+        "etcd": " ".join(
+            str(host.ipv4) for host in context.topology.hosts.values() if host.role in ("etcd", "new-etcd")
+        ),
         "balancer": f"{context.topology.api_host.ipv4} {context.topology.api_host.ipv6}",
     }
     text = _SCRIPT

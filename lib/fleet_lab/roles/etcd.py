@@ -1,4 +1,4 @@
-"""etcd: the members of the cluster behind Kubernetes, and the store of spicerack's locks."""
+"""etcd: the cluster behind Kubernetes, another one that it may be moved to, and the store of spicerack's locks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,6 +98,10 @@ class Etcd(Role):
         yield File("/etc/profile.d/etcdctl.sh", _PROFILE)
         yield from puppet.files(context)
         yield unit_override(UNIT, _FAULTS)
+
+    def binds(self, context: Context) -> Mapping[str, str]:
+        """Return Puppet's code."""
+        return puppet.binds(context)
 
 
 MEMBER = Etcd(packages=(*puppet.PACKAGES, "etcd-server", "etcd-client"), units=(UNIT,))

@@ -1,9 +1,10 @@
-"""Puppet on the hosts that are maintained: the real agent's package, a small local manifest, the four host commands."""
+"""Puppet on the hosts that are maintained: the real agent's package, the four host commands, the fleet's code."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fleet_lab.files import File
+from fleet_lab.roles import puppet_code
 from fleet_lab.roles.context import Context
 
 PACKAGES = ("puppet-agent",)
@@ -11,12 +12,8 @@ UNITS = ("lab-puppet.service",)
 
 _COMMANDS = ("reboot-host", "disable-puppet", "enable-puppet", "run-puppet-agent")
 
-_MANIFEST = """\
-# What Puppet keeps as it is on every host of the lab.
-file { '/etc/motd':
-  content => "A host of fleet-lab, configured by Puppet.\\n",
-}
-"""
+FAILS = "puppet-fails"
+"""Fault: runs of Puppet fail on this host. The code itself looks for it."""
 
 _BOOT = """\
 [Unit]
@@ -37,7 +34,7 @@ _VARDIR = "/var/cache/puppet"
 _DEFAULTS = f"""\
 # Read by run-puppet-agent and its companions.
 VARDIR={_VARDIR}
-PUPPET_COMMAND='puppet apply /etc/puppet/lab.pp'
+PUPPET_COMMAND='puppet apply {puppet_code.FOLDER}/manifests'
 """
 
 
@@ -50,11 +47,15 @@ def has_run(upper: Path) -> bool:
     return (upper / _VARDIR.lstrip("/") / "public" / "last_run_summary.yaml").exists()
 
 
+def binds(context: Context) -> Mapping[str, str]:
+    """Return where a host sees the code, which may change while the host runs."""
+    return {str(context.paths.puppet): puppet_code.FOLDER}
+
+
 def files(context: Context) -> Iterable[File]:
-    """Return the manifest, the host commands and the unit that runs Puppet once after each boot."""
+    """Return the host commands and the unit that runs Puppet once after each boot."""
     for name in _COMMANDS:
         yield File(f"/usr/local/sbin/{name}", (context.host_files / name).read_bytes(), mode=0o755)
     yield File("/usr/local/share/bash/puppet-common.sh", (context.host_files / "puppet-common.sh").read_bytes())
     yield File("/etc/default/fleet-puppet", _DEFAULTS)
-    yield File("/etc/puppet/lab.pp", _MANIFEST)
     yield File("/etc/systemd/system/lab-puppet.service", _BOOT)

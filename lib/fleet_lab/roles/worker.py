@@ -1,7 +1,7 @@
 """A worker: a node of the Kubernetes cluster, run by the lab's kubelet."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 
@@ -61,6 +61,10 @@ class Worker(Role):
         for source in (resources.files("fleet_lab.guest") / "kubelet").iterdir():
             if source.name.endswith(".py"):
                 yield File(f"{_FOLDER}/{source.name}", source.read_bytes())
+
+    def binds(self, context: Context) -> Mapping[str, str]:
+        """Return Puppet's code."""
+        return puppet.binds(context)
 
 
 ROLE = Worker(
