@@ -178,8 +178,10 @@ def _workload(name: str, pod: Json, *, replicas: int | None = None) -> Json:
         "ports": [{"containerPort": 8080, "protocol": "TCP"}],
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
     }
+    # Short, as a namespace that is deleted waits for half of it before it looks again whether its pods are gone.
+    grace = {"terminationGracePeriodSeconds": 2}
     spec = {
         "selector": {"matchLabels": {"app": name}},
-        "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container], **pod}},
+        "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container], **grace, **pod}},
     }
     return spec if replicas is None else spec | {"replicas": replicas}
