@@ -1,0 +1,1 @@
+"""Calico: its datastore in etcd, and how it is moved into another one."""
