@@ -269,6 +269,9 @@ class Session:
             if question is None:
                 return ""
             if problem := self._decide(question):
+                procedure.declined()
+                with report.view() as view:
+                    Runner(procedure, book, view, cluster.cancel, self._events).run()
                 return problem
             procedure.answered()
 

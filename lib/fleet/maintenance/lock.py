@@ -97,6 +97,11 @@ class ClusterLock:
         """
         self._suspended.set()
 
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it is held without the Lease."""
+        return self._suspended.is_set()
+
     def problem(self) -> str:
         """Return why the lock is not held, or an empty string while it is."""
         if self._suspended.is_set():

@@ -144,7 +144,10 @@ class Asking(Protocol):
         """Return what is to be decided before the next stage; None if nothing is, or no stage is left."""
 
     def answered(self) -> None:
-        """Take note that the answer was given: for good, also for a later session."""
+        """Take note that the answer was given."""
+
+    def declined(self) -> None:
+        """Take note that it was not: what is left is to end the session."""
 
 
 class Proof:

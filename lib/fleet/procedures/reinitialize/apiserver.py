@@ -1,0 +1,279 @@
+"""Stages 12, 13 and 16, and back: kube-apiserver's admission plugins, and on which etcd it serves."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from fleet.errors import FleetError
+from fleet.etcd import keys
+from fleet.hosts import defaults, processes, services, textfile
+from fleet.hosts.probe import Unreachable
+from fleet.hosts.textfile import Missing, TextFile
+from fleet.k8s.apiserver import Health, url
+from fleet.k8s.client import Api, ApiError
+from fleet.load_balancer.model import LoadBalancer
+from fleet.maintenance.lock import ClusterLock
+from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone, unknown
+from fleet.procedures.plane import of_health
+from fleet.procedures.reinitialize.data import Say, WorldStep
+from fleet.procedures.reinitialize.machines import of_results
+from fleet.procedures.reinitialize.world import Store, World
+
+PLUGINS = "plugins"
+"""The fact which admission plugins the run has taken out."""
+_FLAG = "enable-admission-plugins"
+_NAMESPACE = "kube-system"
+
+
+class AdmissionOpen(WorldStep):
+    """The configured admission plugins are not among kube-apiserver's flags; its file of flags is kept beside."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Read the file; which plugins are taken out is noted before."""
+        file = read_defaults(self.world, state.unit.name)
+        out = [name for name in self.world.config.admission_plugins if name in plugins_of(file.text)]
+        known = list(dict.fromkeys([*state.facts.get(PLUGINS, []), *out]))
+        if not out:
+            return done(f"without {', '.join(known)}" if known else "none of them is in force", **{PLUGINS: known})
+        return pending(f"{', '.join(out)} in {self.world.config.apiserver_defaults}", **{PLUGINS: known})
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Take them out of the file."""
+        path, backup = self.world.config.apiserver_defaults, backup_of(self.world)
+        file = read_defaults(self.world, state.unit.name)
+        content = defaults.without_plugins(file.text, self.world.config.admission_plugins)
+        textfile.replace(self.cluster.remote, state.unit.name, path, before=file.sha256, content=content, backup=backup)
+        say(f"{path} is changed; as it was: {backup}")
+        return done()
+
+
+class AdmissionBack(WorldStep):
+    """The admission plugins that the run has taken out are among kube-apiserver's flags again."""
+
+    def __init__(self, world: World, stage: str) -> None:
+        """Bring back what the named stage has taken out."""
+        super().__init__(world)
+        self._stage = stage
+
+    def look(self, state: UnitState) -> Verdict:
+        """Read the file, which Puppet may have put right; then the copy of it is of no more use."""
+        taken = taken_out(self.world, self._stage, state.unit.name)
+        if not taken:
+            return done()
+        backup = backup_of(self.world)
+        file = read_defaults(self.world, state.unit.name)
+        missing = [name for name in taken if name not in plugins_of(file.text)]
+        left = isinstance(read_file(self.world, state.unit.name, backup), TextFile)
+        if missing:
+            return pending(f"{', '.join(missing)} not in {self.world.config.apiserver_defaults}")
+        return pending(f"{backup} is there") if left else done()
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Restore the file to the byte where Puppet did not write it anew; remove the copy."""
+        host, path, backup = state.unit.name, self.world.config.apiserver_defaults, backup_of(self.world)
+        taken = taken_out(self.world, self._stage, host)
+        if set(taken) <= set(plugins_of(read_defaults(self.world, host).text)):
+            command = f"rm -f -- {shlex.quote(str(backup))}"
+            results = self.cluster.remote.run([host], command, timeout=services.ORDER_TIMEOUT, safe=False)
+            return of_results(results, [state])[host]
+        textfile.restore(self.cluster.remote, host, path, backup)
+        say(f"{path} is restored")
+        return done()
+
+
+def taken_out(world: World, stage: str, host: str) -> list[str]:
+    """Return the admission plugins that a stage has taken out on a host."""
+    return list(world.facts(stage).get(host, {}).get(PLUGINS, []))
+
+
+def backup_of(world: World) -> Path:
+    """Return where the file of flags is kept as it was, on its host."""
+    path = world.config.apiserver_defaults
+    return path.with_name(f"{path.name}.{world.cluster.run.id}")
+
+
+def read_file(world: World, host: str, path: Path) -> TextFile | Missing | Unreachable:
+    """Read a file on a host."""
+    return textfile.read(world.cluster.remote, [host], path)[host]
+
+
+def read_defaults(world: World, host: str) -> TextFile:
+    """Read the file of kube-apiserver's flags.
+
+    Raises:
+        FleetError: it cannot be read.
+    """
+    found = read_file(world, host, world.config.apiserver_defaults)
+    if isinstance(found, TextFile):
+        return found
+    raise FleetError(f"{world.config.apiserver_defaults} on {host} cannot be read: {found.reason}")
+
+
+def plugins_of(text: str) -> list[str]:
+    """Return the admission plugins that a file of flags enables beside the default ones."""
+    return [name for name in (defaults.flag(text, _FLAG) or "").split(",") if name]
+
+
+class Serves(WorldStep):
+    """The running kube-apiserver has the endpoints of one etcd and no others, and the admission plugins it should."""
+
+    def __init__(self, world: World, store: Store, *, without: Sequence[str] = (), admission: str = "") -> None:
+        """Have it run.
+
+        Args:
+            world: the world.
+            store: the etcd.
+            without: admission plugins that it must not have.
+            admission: the stage whose plugins it must have again; empty for none.
+        """
+        super().__init__(world)
+        self._store = store
+        self._without = frozenset(without)
+        self._admission = admission
+
+    def look(self, state: UnitState) -> Verdict:
+        """Read with which arguments its process was started."""
+        host = state.unit.name
+        words = processes.arguments(self.cluster.remote, [host], self._unit())[host]
+        if isinstance(words, Unreachable):
+            return unknown(f"{host} does not answer: {words.reason}")
+        if not words:
+            return undone("it does not run")
+        servers = (processes.flag(words, "etcd-servers") or "").split(",")
+        enabled = set((processes.flag(words, _FLAG) or "").split(","))
+        back = taken_out(self.world, self._admission, host) if self._admission else []
+        if set(servers) != set(self._store.config.endpoints):
+            return undone(f"it runs on {', '.join(servers)}")
+        if still := sorted(enabled & self._without):
+            return undone(f"it runs with {', '.join(still)}")
+        if missing := sorted(set(back) - enabled):
+            return undone(f"it runs without {', '.join(missing)}")
+        return done()
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Order its start, anew if it runs with other arguments."""
+        results = services.order(self.cluster.remote, "restart", {state.unit.name: [self._unit()]})
+        return of_results(results, [state])[state.unit.name]
+
+    def _unit(self) -> str:
+        return self.world.component_units()[0]
+
+
+class Ready(WorldStep):
+    """kube-apiserver is ready, asked on the host's own address, and the API's address leads to a ready one."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Ask both."""
+        host = state.unit.name
+        found: Health | Unreachable = self.world.apiservers().examine([host])[host]
+        if problem := of_health(host, found):
+            return pending(problem)
+        if failing := self.cluster.api.not_ready():
+            return pending(f"{self.cluster.api.server} is not ready: {failing}")
+        return done()
+
+
+class Balanced(WorldStep):
+    """The load balancer itself says that it uses the host."""
+
+    def __init__(self, world: World, balancer: LoadBalancer) -> None:
+        """Ask a load balancer."""
+        super().__init__(world)
+        self._balancer = balancer
+
+    def look(self, state: UnitState) -> Verdict:
+        """Ask it."""
+        host = state.unit.name
+        server = self._balancer.states([host])[host]
+        return done(server.detail) if server.up else pending(server.detail)
+
+
+class Leased(WorldStep):
+    """The cluster's Lease is held in the API that there is now."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Ask the lock."""
+        return pending("not yet") if self._lock().is_suspended else done()
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Take it."""
+        self._lock().acquire()
+        return done()
+
+    def _lock(self) -> ClusterLock:
+        if self.world.lock is None:
+            raise FleetError("There is no lock to take.")
+        return self.world.lock
+
+
+class Marked(WorldStep):
+    """What is written through the host's kube-apiserver is in the etcd that it should be in, and not in the other."""
+
+    def __init__(self, world: World, store: Store, other: Store) -> None:
+        """Prove an etcd."""
+        super().__init__(world)
+        self._store = store
+        self._other = other
+
+    def look(self, state: UnitState) -> Verdict:
+        """Look for the marker in both."""
+        name = marker(self.world, self._store)
+        key = f"{self.world.config.etcd_prefix}/configmaps/{_NAMESPACE}/{name}"
+        if self._read(self._other, key):
+            return failed(f"what the API writes is in {self._other.name}: {key}")
+        return done(f"writes to {self._store.name}") if self._read(self._store, key) else undone("no marker yet")
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Write the marker, through the host's own address."""
+        server = url(state.unit.name, self.cluster.config.control_plane)
+        api = Api.from_kubeconfig(self.world.config.kubeconfig, server=server)
+        path = f"/api/v1/namespaces/{_NAMESPACE}/configmaps"
+        data = {"run": self.cluster.run.id, "etcd": json.dumps(list(self._store.config.endpoints))}
+        try:
+            api.create(path, {"metadata": {"name": marker(self.world, self._store)}, "data": data})
+        except ApiError as error:
+            if error.status != 409:
+                raise
+        finally:
+            api.disconnect()
+        return done()
+
+    def _read(self, store: Store, key: str) -> bytes | None:
+        return keys.read(self.cluster.remote, store.asked(self.cluster), store.config, key)
+
+
+class Unmarked(WorldStep):
+    """The markers of the run are gone."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Look for them through the API."""
+        left = [name for name in self._names() if self._there(name)]
+        return undone(f"{', '.join(left)} in {_NAMESPACE}") if left else done()
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Delete them."""
+        for name in self._names():
+            try:
+                self.cluster.api.delete(f"/api/v1/namespaces/{_NAMESPACE}/configmaps/{name}")
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+        return done()
+
+    def _names(self) -> list[str]:
+        return [marker(self.world, store) for store in (self.world.old, self.world.new)]
+
+    def _there(self, name: str) -> bool:
+        try:
+            self.cluster.api.get(f"/api/v1/namespaces/{_NAMESPACE}/configmaps/{name}")
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+
+def marker(world: World, store: Store) -> str:
+    """Return the name of the ConfigMap by which a run proves an etcd."""
+    return f"fleet-{world.cluster.run.id}-{'old' if store is world.old else 'new'}".lower().replace("_", "-")

@@ -1,0 +1,302 @@
+"""Stages 8, 14, 15 and 17 to 19, and back: an organisation's own commands, nodes that register, the last proofs."""
+
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from fleet.bgp import verify
+from fleet.etcd import keys
+from fleet.etcd.keys import Fingerprint
+from fleet.k8s import workloads
+from fleet.k8s.client import ApiError
+from fleet.k8s.model import Node
+from fleet.k8s.nodes import list_nodes
+from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone
+from fleet.procedures import bgp
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.once import Life
+from fleet.procedures.reinitialize.data import Say, WorldStep, is_merged
+from fleet.procedures.reinitialize.machines import BASELINE, nodes_by_host
+from fleet.procedures.reinitialize.world import CLUSTER, World
+from fleet.procedures.steps import NodeStep, Verdicts, each
+from fleet.procedures.units import RestartUnit
+
+FINGERPRINT = "fingerprint"
+"""The fact what the old etcd was when nothing used it any more, and which member was asked."""
+KUBELET, CALICO = "kubelet", "calico"
+"""The facts of the units that are restarted on nodes: which start was found; with ``_at``, when the new one was."""
+RAN = "ran"
+"""The fact that a command was successful in this run."""
+
+
+class Fingerprinted(WorldStep):
+    """It is remembered what the old etcd holds, now that nothing writes to it."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Look whether it was noted."""
+        return done() if FINGERPRINT in state.facts else pending("not yet")
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Ask a member."""
+        host = self.world.old.asked(self.cluster)
+        found = keys.fingerprint(self.cluster.remote, host, self.world.old.config)
+        line = f"revision {found.revision}, hash {found.hash:x}"
+        say(f"{host}: {line}")
+        fact = {"host": host, "of": [found.cluster, found.revision, found.hash, found.compacted]}
+        return done(line, **{FINGERPRINT: fact})
+
+
+class Untouched(WorldStep):
+    """The old etcd is as it was when nothing used it any more."""
+
+    def __init__(self, world: World, stage: str) -> None:
+        """Compare with what the named stage has noted."""
+        super().__init__(world)
+        self._stage = stage
+
+    def look(self, state: UnitState) -> Verdict:
+        """Ask the same member again."""
+        noted = self.world.facts(self._stage).get(CLUSTER, {}).get(FINGERPRINT)
+        if noted is None:
+            return done("it is not known what it was")
+        found = keys.fingerprint(self.cluster.remote, str(noted["host"]), self.world.old.config)
+        changed = keys.touched(Fingerprint(*noted["of"]), found)
+        return failed(f"the old etcd was written to: {changed}") if changed else done(f"revision {found.revision}")
+
+
+class Merged(WorldStep):
+    """The change of Puppet's code is merged."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Run the configured command."""
+        return done() if is_merged(self.world) else undone(f"{self.world.change} is not merged")
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Merge it, where a command is configured; otherwise the operator was asked for it."""
+        return _change(self.world, self.world.config.puppet_change.merge, say, "is not merged")
+
+
+class Reverted(WorldStep):
+    """The change of Puppet's code is not merged, or reverted."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Run the configured command."""
+        return undone(f"{self.world.change} is merged") if is_merged(self.world) else done()
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Revert it, where a command is configured; otherwise the operator was asked for it."""
+        return _change(self.world, self.world.config.puppet_change.revert, say, "is not reverted")
+
+
+def _change(world: World, command: str | None, say: Say, what: str) -> Verdict:
+    if command is None:
+        return failed(f"the change {world.change} {what}")
+    return _run(world, world.fill(command, change=world.change), "puppet-change.log", say)
+
+
+def _run(world: World, command: str, log: str, say: Say) -> Verdict:
+    """Run a command; whoever has repaired what it stumbled over lets it run again with --resume."""
+    code = world.run(command, log, say)
+    if code == 0:
+        return done("", **{RAN: True})
+    return failed(f"`{command}` ended with {code}; its output is in {world.place(log)}")
+
+
+class Initialized(WorldStep):
+    """The cluster is initialised: the command was successful, and the objects exist that it has to make."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Ask the API for the objects."""
+        missing = [path for path in self.world.config.initialized if not self._there(path)]
+        if not state.facts.get(RAN):
+            return undone("not initialised yet")
+        return pending(f"not there: {', '.join(missing[:5])}") if missing else done()
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Run the command."""
+        return _run(self.world, self.world.fill(self.world.config.initialize), "initialize.log", say)
+
+    def _there(self, path: str) -> bool:
+        try:
+            self.cluster.api.get(path)
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+
+class ComponentsDeployed(WorldStep):
+    """The command for the cluster's own workloads was successful, and all of them are Ready."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Ask the API for what is not Ready."""
+        if not state.facts.get(RAN):
+            return undone("not deployed yet")
+        left = workloads.unready(self.cluster.api, self.world.config.components.namespaces)
+        return pending("; ".join(left[:5])) if left else done()
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Run the command."""
+        return _run(self.world, self.world.fill(self.world.config.components.command), "components.log", say)
+
+
+class Deployed(WorldStep):
+    """The service is deployed."""
+
+    def __init__(self, world: World, turn: threading.BoundedSemaphore) -> None:
+        """Deploy services, as many at once as have a turn."""
+        super().__init__(world)
+        self._turn = turn
+
+    def look(self, state: UnitState) -> Verdict:
+        """Look whether the command was successful in this run."""
+        return done() if state.facts.get(RAN) else undone("not deployed yet")
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Run the command."""
+        name = state.unit.name
+        while not self._turn.acquire(timeout=1.0):
+            if self.cluster.cancel.is_set():
+                return pending("interrupted before its turn")
+        try:
+            command = self.world.fill(self.world.config.services.deploy, service=name)
+            return _run(self.world, command, f"deploy-{name}.log", say)
+        finally:
+            self._turn.release()
+
+
+class Answers(WorldStep):
+    """The service answers."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Run the configured check."""
+        check, name = self.world.config.services.check, state.unit.name
+        if check is None:
+            return done("no check is configured")
+        log = f"check-{name}.log"
+        code = self.world.run(self.world.fill(check, service=name), log)
+        return done() if code == 0 else pending(f"its check fails ({code}), see {self.world.place(log)}")
+
+
+class RestartedAnew(RestartUnit):
+    """A unit of systemd was started after the run first looked at it; nothing is in service that could suffer."""
+
+    def __init__(self, cluster: Cluster, unit: str, fact: str) -> None:
+        """Restart a unit; its invocation is remembered under a name of its own."""
+        super().__init__(cluster, unit, lambda _host: "", patient=True)
+        self.fact = fact
+
+    def _proven(self, life: Life) -> Verdict:
+        # Two units of a host are restarted in one stage: each has its own time.
+        return done(**{f"new_{self.fact}": life.id, f"{self.fact}_at": life.facts["replaced_at"]})
+
+    def silence_again(self, units: Sequence[UnitState]) -> None:
+        """Do nothing: all hosts are silenced together."""
+
+
+class Registered(NodeStep):
+    """The node is registered in the API, Ready, with a heartbeat that is newer than its kubelet's start."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """List the nodes, freshly: a watch of before the exchange would tell of the old etcd."""
+        known = nodes_by_host(list_nodes(self.cluster.api), self.cluster)
+
+        def judge(state: UnitState) -> Verdict:
+            node = known.get(state.unit.name)
+            if node is None:
+                return pending("the API does not know it")
+            since = datetime.fromtimestamp(float(state.facts.get(f"{KUBELET}_at", 0)) - 1, UTC)
+            if problem := unready(node, self.cluster.config.domain_label):
+                return pending(problem)
+            if node.ready_heartbeat is None or node.ready_heartbeat < since:
+                return pending("no heartbeat since its kubelet's start")
+            return done()
+
+        return each(units, judge)
+
+
+def unready(node: Node, label: str) -> str:
+    """Return why a node is not as it should be; nothing if it is Ready and labelled."""
+    if not node.ready:
+        return "NotReady"
+    return "" if node.labels.get(label) else f"it has no label {label}"
+
+
+class SessionsBack(NodeStep):
+    """The node's BGP sessions are back at every router, as they were, or as they must be where nothing is known."""
+
+    def __init__(self, world: World, stage: str) -> None:
+        """Compare with what the named stage has noted."""
+        super().__init__(world.cluster)
+        self._world = world
+        self._stage = stage
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask the routers."""
+        config, routers = bgp.configured(self.cluster)
+        known = nodes_by_host(list_nodes(self.cluster.api), self.cluster)
+        readings = routers.summaries()
+        noted = self._world.facts(self._stage)
+
+        def judge(state: UnitState) -> Verdict:
+            name = state.unit.name
+            if baseline := noted.get(name, {}).get(BASELINE):
+                since = state.facts.get(f"{CALICO}_at")
+                left = verify.unproven(baseline, readings, config.asn, since=since, stable=config.stable)
+            elif name in known:
+                sessions = bgp.sessions_of(known[name], config)
+                left = [f"{session} {why}" for session, why in verify.missing(sessions, readings, config.asn)]
+            else:
+                left = []
+            return pending("; ".join(left)) if left else done()
+
+        return each(units, judge)
+
+
+class NodesWell(WorldStep):
+    """All nodes are Ready and labelled, but for those that were left out."""
+
+    def __init__(self, world: World, left_out: str) -> None:
+        """Look at all nodes but those that the named stage has left out."""
+        super().__init__(world)
+        self._left_out = left_out
+
+    def look(self, state: UnitState) -> Verdict:
+        """List them."""
+        known = nodes_by_host(list_nodes(self.cluster.api), self.cluster)
+        facts = self.world.facts(self._left_out)
+        problems = []
+        for host in self.world.workers:
+            if facts.get(host, {}).get("absent"):
+                continue
+            problem = unready(known[host], self.cluster.config.domain_label) if host in known else "is not registered"
+            problems += [f"{host}: {problem}"] if problem else []
+        return pending("; ".join(problems[:5])) if problems else done(f"{len(known)} nodes")
+
+
+class Wiped(WorldStep):
+    """What the run has written to the new etcd is gone; one that was in use before is left as it is."""
+
+    def __init__(self, world: World, prefixes: Sequence[str]) -> None:
+        """Delete what is below prefixes."""
+        super().__init__(world)
+        self._prefixes = prefixes
+
+    def look(self, state: UnitState) -> Verdict:
+        """Count the keys."""
+        if self.cluster.run.options.get("reuse"):
+            return done("it was not empty before, and is left as it is")
+        left = keys.count(self.cluster.remote, self._host(), self.world.new.config)
+        return undone(f"{left} keys") if left else done()
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Delete them."""
+        for prefix in self._prefixes:
+            deleted = keys.delete_prefix(self.cluster.remote, self._host(), self.world.new.config, prefix)
+            if deleted:
+                say(f"{deleted} keys below {prefix} deleted from {self.world.new.name}")
+        return done()
+
+    def _host(self) -> str:
+        return self.world.new.asked(self.cluster)

@@ -1,0 +1,193 @@
+"""Stages 0 to 3: what is kept of the old cluster, Calico's data in the new etcd, silences."""
+
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from fleet.calico import contents
+from fleet.calico.contents import Contents
+from fleet.calico.datastore import Datastore
+from fleet.errors import FleetError
+from fleet.hosts.matchers import parse_matcher
+from fleet.hosts.silences import Silence
+from fleet.k8s import export
+from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.reinitialize.world import World
+from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
+
+CALICO, OBJECTS = "calico.json", "objects.jsonl"
+"""Files in the run's folder."""
+HOSTS, SERVICES = "hosts", "services"
+"""The units of the stage of silences: all hosts, and those of the configuration, numbered."""
+
+Say = Callable[[str], None]
+
+
+class WorldStep(NodeStep):
+    """Base of the steps: they look at each unit by itself, and act on it."""
+
+    def __init__(self, world: World) -> None:
+        """Work on a world."""
+        super().__init__(world.cluster)
+        self.world = world
+
+    @abstractmethod
+    def look(self, state: UnitState) -> Verdict:
+        """Say whether the step's promise is true of a unit."""
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Make it true of a unit."""
+        return done()
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look at each unit."""
+        return each(units, self.look)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
+        """Act on each unit."""
+        return each(units, lambda state: self.act(state, partial(tell, state.unit.name)))
+
+
+class Exported(WorldStep):
+    """What Calico keeps in the old etcd, and all objects outside managed namespaces, are in the run's folder."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Look for the files, which have their names only when they are whole."""
+        missing = [name for name in (CALICO, OBJECTS) if not self.world.place(name).exists()]
+        return pending(f"{' and '.join(missing)} is missing") if missing else done(state.detail)
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Write them."""
+        if not self.world.place(CALICO).exists():
+            found = datastore(self.world, new=False).read()
+            write_private(self.world.place(CALICO), contents.to_json(found))
+            say(f"Calico: {len(found.peers)} BGP peers, {len(found.pools)} IP pools")
+        exported = export.export(self.cluster.api, self.world.place(OBJECTS), without=self.world.managed)
+        say(f"{exported.objects} objects of {exported.kinds} kinds")
+        return done()
+
+
+class NotMerged(WorldStep):
+    """The change of Puppet's code is there, and not merged."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Run the configured command."""
+        if is_merged(self.world):
+            return failed(f"the change {self.world.change} is merged already: hosts take it with their next Puppet run")
+        return done(f"{self.world.change} is not merged")
+
+
+def is_merged(world: World) -> bool:
+    """Say whether the change of Puppet's code is merged.
+
+    Raises:
+        FleetError: the configured command does not know.
+    """
+    command = world.fill(world.config.puppet_change.merged, change=world.change)
+    code = world.run(command, "puppet-change.log")
+    if code not in (0, 1):
+        raise FleetError(
+            f"It is not known whether the change {world.change} is merged: `{command}` ended with {code}, see"
+            f" {world.place('puppet-change.log')}."
+        )
+    return code == 0
+
+
+class CalicoMoved(WorldStep):
+    """The new etcd holds what Calico had in the old one, field by field, and a default profile where one is wanted."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Compare both."""
+        found = datastore(self.world, new=True).read()
+        different = contents.differences(self._wanted(), found)
+        return undone("; ".join(different[:5])) if different else done(_counts(found))
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Create what is missing in the new one."""
+        wanted = self._wanted()
+        say(_counts(wanted))
+        datastore(self.world, new=True).write(wanted)
+        return done()
+
+    def _wanted(self) -> Contents:
+        profiles = self.world.config.calico.profiles
+        try:
+            return contents.transfer(datastore(self.world, new=False).read(), profiles)
+        except FleetError:
+            if not self.world.place(CALICO).exists():
+                raise
+            # The old etcd may be what is broken.
+            return contents.transfer(contents.from_json(self.world.place(CALICO).read_text()), profiles)
+
+
+def _counts(found: Contents) -> str:
+    return (
+        f"AS {found.as_number}, {len(found.peers)} BGP peers, {len(found.pools)} IP pools,"
+        f" {len(found.profiles)} profiles"
+    )
+
+
+def datastore(world: World, *, new: bool) -> Datastore:
+    """Return Calico's data in the old or in the new etcd, through a control-plane host."""
+    endpoints = (world.new if new else world.old).config.endpoints
+    return Datastore(world.cluster.remote, world.first, world.config.calico, endpoints)
+
+
+class Silenced(WorldStep):
+    """Alerts are silenced, by silences of this run."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Look for this run's silences; one whose id was lost in a crash is found by its comment."""
+        found = silences_of(self.cluster).get(state.unit.name)
+        return done() if found else undone("not silenced")
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Create it."""
+        silences = dict(self._matchers())
+        hosts = self.world.hosts if state.unit.name == HOSTS else []
+        run, alerts = self.cluster.run, self.cluster.config.alerts
+        task = f" - {run.task}" if run.task else ""
+        self.cluster.silences.create(
+            hosts,
+            comment=f"{run.reason}{task} - run {run.id} - {state.unit.name}",
+            author=run.operator,
+            duration=alerts.silence,
+            matchers=[parse_matcher(text) for text in silences[state.unit.name]],
+        )
+        return done()
+
+    def _matchers(self) -> Sequence[tuple[str, Sequence[str]]]:
+        configured = self.world.config.silences
+        return [
+            (HOSTS, self.cluster.config.alerts.matchers),
+            *((f"{SERVICES} {number}", matchers) for number, matchers in enumerate(configured, 1)),
+        ]
+
+
+def silence_units(world: World) -> list[str]:
+    """Return the units of the stage of silences."""
+    return [HOSTS, *(f"{SERVICES} {number}" for number, _ in enumerate(world.config.silences, 1))]
+
+
+def silences_of(cluster: Cluster) -> Mapping[str, Silence]:
+    """Return this run's active silences by unit."""
+    found = {}
+    for silence in cluster.silences.find(comment_contains=cluster.run.id):
+        before, _, unit = silence.comment.rpartition(" - ")
+        if before.endswith(f" - run {cluster.run.id}"):
+            found[unit] = silence
+    return found
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:  # noqa: PTH123
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)

@@ -1,0 +1,293 @@
+"""Stages 6 to 12, and back: Puppet, units that are stopped and started, and the files that name the etcd on hosts."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from fleet.bgp import verify
+from fleet.calico import config as calicoctl
+from fleet.errors import FleetError
+from fleet.hosts import defaults, probe, puppet, services, textfile
+from fleet.hosts.names import known_as
+from fleet.hosts.probe import HostState, Unreachable
+from fleet.hosts.services import ServiceState
+from fleet.hosts.textfile import TextFile
+from fleet.k8s.model import Node
+from fleet.k8s.nodes import list_nodes
+from fleet.maintenance.model import Kind, UnitState, Verdict, done, failed, pending, undone, unknown
+from fleet.maintenance.runner import Effects
+from fleet.procedures import bgp
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.puppet import puppet_reason
+from fleet.procedures.reinitialize.world import Store, World
+from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
+
+ABSENT = "absent"
+"""The fact that a worker did not answer, and was left out."""
+STOPPED = "stopped"
+"""The fact which units of systemd the run has found active on a host, and stopped."""
+BASELINE = "bgp"
+"""The fact what the routers had of a node's sessions."""
+_QUIET = ("inactive", "failed")
+
+
+class Tolerant:
+    """A step of hosts that goes on without workers that do not answer, as long as they are few enough."""
+
+    def __init__(self, world: World, step: Effects) -> None:
+        """Ask all hosts first."""
+        self._world = world
+        self._step = step
+
+    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
+        """Check those that answer."""
+        verdicts, there = self._sort(units)
+        return {**verdicts, **(self._step.check(there) if there else {})}
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Mapping[str, Verdict]:
+        """Act on those that answer."""
+        verdicts, there = self._sort(units)
+        return {**verdicts, **(self._step.apply(there, tell) if there else {})}
+
+    def _sort(self, units: Sequence[UnitState]) -> tuple[dict[str, Verdict], list[UnitState]]:
+        world = self._world
+        silent = absent(world, world.workers)
+        verdicts, there = {}, []
+        for state in units:
+            if state.unit.name not in silent:
+                there.append(state)
+            elif len(silent) <= world.max_failed:
+                verdicts[state.unit.name] = done("it does not answer, and is left out", **{ABSENT: True})
+            else:
+                why = f"it does not answer: {silent[state.unit.name]}; {world.max_failed} workers may be away"
+                verdicts[state.unit.name] = unknown(why)
+        return verdicts, there
+
+
+def absent(world: World, hosts: Sequence[str]) -> dict[str, str]:
+    """Return the hosts that do not answer over SSH, each with why."""
+    answers = probe.probe(world.cluster.remote, hosts)
+    return {host: answer.reason for host, answer in answers.items() if isinstance(answer, Unreachable)}
+
+
+class BgpBaseline(NodeStep):
+    """It is remembered what the routers have of the nodes' sessions."""
+
+    def __init__(self, world: World) -> None:
+        """Look at the nodes of a world."""
+        super().__init__(world.cluster)
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask the routers; hosts that are no nodes have none."""
+        config, routers = bgp.configured(self.cluster)
+        known = nodes_by_host(list_nodes(self.cluster.api), self.cluster)
+        readings = routers.summaries()
+        broken = [str(reading) for reading in readings.values() if isinstance(reading, FleetError)]
+
+        def judge(state: UnitState) -> Verdict:
+            node = known.get(state.unit.name)
+            if BASELINE in state.facts or node is None:
+                return done()
+            if broken:
+                return pending("; ".join(broken))
+            sessions = bgp.sessions_of(node, config)
+            return done("", **{BASELINE: verify.baseline(sessions, readings, config.asn)})
+
+        return each(units, judge)
+
+
+def nodes_by_host(found: Sequence[Node], cluster: Cluster) -> dict[str, Node]:
+    """Return nodes by the names that Cumin has for their hosts."""
+    by_name = {node.name: node for node in found}
+    names = {host: known_as(host, cluster.config.node_names) for host in cluster.hosts.values()}
+    return {host: by_name[name] for host, name in names.items() if name in by_name}
+
+
+class Stopped(NodeStep):
+    """No unit of the host runs that uses etcd."""
+
+    def __init__(self, world: World) -> None:
+        """Stop the units of a world."""
+        super().__init__(world.cluster)
+        self.world = world
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask systemd; which units were active is noted before they are stopped."""
+        found = states_of(self.world, [state.unit.name for state in units])
+
+        def judge(state: UnitState) -> Verdict:
+            host = state.unit.name
+            if reason := silent(found[host]):
+                return unknown(f"{host} does not answer: {reason}")
+            on = [unit for unit, it in found[host].items() if isinstance(it, ServiceState) and it.loaded]
+            running = [unit for unit in on if _state(found[host], unit).active not in _QUIET]
+            moving = [unit for unit in on if _state(found[host], unit).moving]
+            stopped = [*state.facts.get(STOPPED, []), *(u for u in running if u not in state.facts.get(STOPPED, []))]
+            if not running and not moving:
+                return done(f"{len(stopped)} units stopped", **{STOPPED: stopped})
+            names = ", ".join(dict.fromkeys([*running, *moving]))
+            return Verdict(Kind.PENDING, f"running: {names}", {STOPPED: stopped}, undone=not moving)
+
+        return each(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
+        """Order their stop. The cluster's Lease goes with the API."""
+        if self.world.lock:
+            self.world.lock.suspend()
+        orders = {state.unit.name: state.facts.get(STOPPED, []) for state in units}
+        return of_results(services.order(self.cluster.remote, "stop", orders), units)
+
+
+class Started(NodeStep):
+    """The units run that the run has stopped on the host, of those that are named."""
+
+    def __init__(self, world: World, stages: Sequence[str], units: Sequence[str]) -> None:
+        """Start what the named stages have stopped."""
+        super().__init__(world.cluster)
+        self.world = world
+        self._stages = stages
+        self._units = units
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask systemd."""
+        wanted = self._wanted()
+        found = states_of(self.world, [state.unit.name for state in units])
+
+        def judge(state: UnitState) -> Verdict:
+            host = state.unit.name
+            if reason := silent(found[host]):
+                return unknown(f"{host} does not answer: {reason}")
+            left = [unit for unit in wanted.get(host, ()) if _state(found[host], unit).active != "active"]
+            idle = any(not _state(found[host], unit).moving for unit in left)
+            if not left:
+                return done()
+            return Verdict(Kind.PENDING, f"not active: {', '.join(left)}", undone=idle)
+
+        return each(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
+        """Order their start."""
+        wanted = self._wanted()
+        orders = {state.unit.name: wanted.get(state.unit.name, []) for state in units}
+        return of_results(services.order(self.cluster.remote, "start", orders), units)
+
+    def _wanted(self) -> dict[str, list[str]]:
+        found: dict[str, dict[str, None]] = {}
+        for stage in self._stages:
+            for host, facts in self.world.facts(stage).items():
+                names = [unit for unit in facts.get(STOPPED, []) if unit in self._units]
+                found.setdefault(host, {}).update(dict.fromkeys(names))
+        return {host: list(names) for host, names in found.items()}
+
+
+_States = Mapping[str, ServiceState | Unreachable]
+
+
+def states_of(world: World, hosts: Sequence[str]) -> dict[str, dict[str, ServiceState | Unreachable]]:
+    """Ask hosts for the units that must not run while etcd is exchanged; one execution for each unit."""
+    found: dict[str, dict[str, ServiceState | Unreachable]] = {host: {} for host in hosts}
+    for unit in dict.fromkeys(unit for host in hosts for unit in world.units_of(host)):
+        asked = [host for host in hosts if unit in world.units_of(host)]
+        for host, answer in services.state(world.cluster.remote, asked, unit).items():
+            found[host][unit] = answer
+    return found
+
+
+def silent(states: _States) -> str:
+    """Return why a host does not answer; nothing if it does."""
+    return next((state.reason for state in states.values() if isinstance(state, Unreachable)), "")
+
+
+def _state(states: _States, unit: str) -> ServiceState:
+    found = states[unit]
+    if isinstance(found, Unreachable):
+        raise FleetError(found.reason)
+    return found
+
+
+def of_results(results: Mapping[str, object], units: Sequence[UnitState]) -> Verdicts:
+    """Return what came of an order to hosts: one that failed is given again."""
+    failures = {host: result for host, result in results.items() if not getattr(result, "ok", True)}
+    return {
+        state.unit.name: pending(f"the order was not taken: {getattr(failures[state.unit.name], 'output', '')}")
+        if state.unit.name in failures
+        else done()
+        for state in units
+    }
+
+
+class Configured(NodeStep):
+    """Puppet is enabled, has run, and the host's files name the endpoints of one etcd and no others."""
+
+    def __init__(self, world: World, store: Store) -> None:
+        """Have hosts use an etcd."""
+        super().__init__(world.cluster)
+        self.world = world
+        self._store = store
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Read the files, and Puppet's lock."""
+        hosts = [state.unit.name for state in units]
+        problems = endpoint_problems(self.world, hosts, self._store)
+        answers = probe.probe(self.cluster.remote, hosts)
+        reason = puppet_reason(self.cluster)
+
+        def judge(state: UnitState) -> Verdict:
+            host = state.unit.name
+            answer = answers[host]
+            if not isinstance(answer, HostState):
+                return unknown(f"{host} does not answer: {answer.reason}")
+            if answer.puppet_disabled == reason:
+                return undone("Puppet is disabled by this run")
+            return undone(problems[host]) if problems[host] else done(f"uses {self._store.name}")
+
+        return each(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
+        """Enable Puppet where this run has disabled it, and run it."""
+        hosts = [state.unit.name for state in units]
+        for host, problem in endpoint_problems(self.world, hosts, self._store).items():
+            if problem:
+                tell(host, f"{problem}: running Puppet")
+        timeout = self.cluster.config.deadlines.puppet
+        reason = puppet_reason(self.cluster)
+        results = puppet.run(self.cluster.remote, hosts, timeout=timeout, enable_reason=reason)
+        return {
+            host: failed(f"Puppet: {result.error}; its log is on the host") if result.error else done()
+            for host, result in results.items()
+        }
+
+
+def endpoint_problems(world: World, hosts: Sequence[str], store: Store) -> dict[str, str]:
+    """Say which files of hosts do not name the endpoints of an etcd; nothing for hosts whose files do."""
+    wanted = set(store.config.endpoints)
+    problems = dict.fromkeys(hosts, "")
+
+    def compare(host: str, path: Path, found: set[str]) -> None:
+        if found != wanted and not problems[host]:
+            names = {
+                frozenset(world.old.config.endpoints): world.old.name,
+                frozenset(world.new.config.endpoints): world.new.name,
+            }
+            of = names.get(frozenset(found), ",".join(sorted(found)) or "no etcd")
+            problems[host] = f"{path} names {of}"
+
+    def read(those: Sequence[str], path: Path, parse: Callable[[str], Iterable[str]]) -> None:
+        for host, file in textfile.read(world.cluster.remote, those, path).items():
+            if isinstance(file, TextFile):
+                try:
+                    compare(host, path, set(parse(file.text)))
+                except FleetError as error:
+                    problems[host] = problems[host] or f"{path}: {error}"
+            else:
+                problems[host] = problems[host] or f"{path} cannot be read: {file.reason}"
+
+    planes = [host for host in hosts if host in world.control_plane]
+    if planes:
+        read(planes, world.config.apiserver_defaults, servers_of)
+    read(hosts, world.config.calico.file, lambda text: calicoctl.parse(text).endpoints)
+    return problems
+
+
+def servers_of(text: str) -> list[str]:
+    """Return the etcd servers that a file of kube-apiserver's flags names."""
+    return (defaults.flag(text, "etcd-servers") or "").split(",")

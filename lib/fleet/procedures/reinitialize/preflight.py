@@ -1,0 +1,207 @@
+"""The preflight of a re-initialisation: everything that its stages will need, looked at before anything is touched."""
+
+import shlex
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from fleet.calico import config as calicoctl
+from fleet.discovery import Discovery, last_one
+from fleet.errors import FleetError
+from fleet.etcd import health, keys, members, reach
+from fleet.etcd.certificates import Certificates
+from fleet.hosts import defaults, probe, textfile
+from fleet.hosts.textfile import TextFile
+from fleet.k8s import namespaces
+from fleet.k8s.nodes import list_nodes
+from fleet.procedures import preflight
+from fleet.procedures.findings import Finding, ask, note, stop
+from fleet.procedures.reinitialize.machines import absent, endpoint_problems, nodes_by_host
+from fleet.procedures.reinitialize.stages import Edges, Part
+from fleet.procedures.reinitialize.world import Store, World
+
+_REPAIR = "Repair that first."
+
+
+def checks(world: World, edges: Edges, parts: Sequence[Part], state_dir: Path) -> list[Callable[[], list[Finding]]]:
+    """Return all looks; all of them only read.
+
+    Args:
+        world: the world.
+        edges: what is asked beside hosts and the API.
+        parts: the stages that are to be carried out.
+        state_dir: where runs are kept.
+    """
+    cluster = world.cluster
+    numbers = {part.number for part in parts}
+    found: list[Callable[[], list[Finding]]] = [
+        partial(preflight.of_runs, cluster, state_dir),
+        partial(preflight.of_held, cluster, state_dir),
+        partial(preflight.of_alerts, cluster),
+        partial(of_hosts, world),
+        partial(of_store, world, world.new),
+        partial(of_reach, world),
+        partial(of_commands, world),
+        partial(of_calicoctl, world),
+    ]
+    if 0 in numbers:
+        found += [partial(of_store, world, world.old), partial(of_nodes, world), partial(of_use, world)]
+    if 2 in numbers:
+        found.append(partial(of_emptiness, world))
+    if 4 in numbers and edges.discovery:
+        found.append(partial(of_discovery, world, edges.discovery))
+    if 5 in numbers:
+        found.append(partial(of_namespaces, world))
+    return found
+
+
+def of_hosts(world: World) -> list[Finding]:
+    """Ask all hosts whether they can be reached, and what their Puppet does; some workers may be away."""
+    away = absent(world, world.workers)
+    findings = preflight.of_ssh(world.cluster, needs_puppet=True)
+    if not away or len(away) > world.max_failed:
+        return findings
+    kept = [
+        finding
+        for finding in findings
+        if not any(finding.what.startswith(f"No answer over SSH from {host}:") for host in away)
+    ]
+    names = ", ".join(sorted(away))
+    todo = "It is taken up in stage 15, or at the end, if it answers by then; otherwise the run ends without it."
+    return [*kept, ask(f"No answer over SSH from {names}.", todo)]
+
+
+def of_store(world: World, store: Store) -> list[Finding]:
+    """Ask the members of an etcd."""
+    view = members.view(world.cluster.remote, store.hosts, store.config)
+    if problem := health.problem(view):
+        return [stop(f"{store.name} is not well: {problem}.", _REPAIR)]
+    return [note(f"{store.name}: {len(store.hosts)} members are well, {health.leader(view)} leads.")]
+
+
+def of_emptiness(world: World) -> list[Finding]:
+    """Count the keys of the new etcd."""
+    host = world.new.asked(world.cluster)
+    there = keys.count(world.cluster.remote, host, world.new.config)
+    if not there:
+        return [note(f"{world.new.name} is empty.")]
+    some = ", ".join(keys.some(world.cluster.remote, host, world.new.config, 3))
+    what = f"{world.new.name} is not empty: {there} keys, such as {some}."
+    if world.cluster.run.options.get("reuse"):
+        return [ask(what, "As --reuse asks: what is there stays, and may be what the cluster begins with.")]
+    return [stop(what, f"Name an empty one, or say --reuse {world.new.name} if that is what you mean.")]
+
+
+def of_use(world: World) -> list[Finding]:
+    """Find out whether the hosts use the old etcd today: otherwise there would be nothing to go back to."""
+    problems = endpoint_problems(world, [*world.control_plane], world.old)
+    todo = "Correct etcd.endpoints, or run Puppet there: the way back leads to what stands in the configuration."
+    return [stop(f"{host}: {problem}.", todo) for host, problem in problems.items() if problem]
+
+
+def of_reach(world: World) -> list[Finding]:
+    """Let every host ask every member of the new etcd, with the certificates that it uses."""
+    findings = []
+    endpoints = world.new.config.endpoints
+    for what, hosts, certificates in (
+        ("kube-apiserver", list(world.control_plane), _of_apiserver(world)),
+        ("Calico", [host for host in world.hosts if host not in absent(world, world.workers)], _of_calico(world)),
+    ):
+        problems = reach.reachable(world.cluster.remote, hosts, endpoints, certificates)
+        for host, problem in problems.items():
+            if problem:
+                findings.append(stop(f"{host}, with {what}'s certificates: {problem}.", _REPAIR))
+    return findings or [note(f"All hosts reach {world.new.name} with their own certificates.")]
+
+
+def _of_apiserver(world: World) -> Certificates | None:
+    text = _text(world, world.config.apiserver_defaults)
+    files = {name: defaults.flag(text, flag) for name, flag in _FLAGS.items()}
+    if not any(files.values()):
+        return None
+    return Certificates(**{name: Path(file or "") for name, file in files.items()})
+
+
+_FLAGS = {"ca": "etcd-cafile", "cert": "etcd-certfile", "key": "etcd-keyfile"}
+
+
+def _of_calico(world: World) -> Certificates | None:
+    return calicoctl.parse(_text(world, world.config.calico.file)).certificates
+
+
+def _text(world: World, path: Path) -> str:
+    found = textfile.read(world.cluster.remote, [world.first], path)[world.first]
+    if isinstance(found, TextFile):
+        return found.text
+    raise FleetError(f"{path} on {world.first} cannot be read: {found.reason}")
+
+
+def of_commands(world: World) -> list[Finding]:
+    """Look whether the programs of all configured commands are there, and the kubeconfig."""
+    config = world.config
+    commands = {
+        "puppet_change.merged": config.puppet_change.merged,
+        "puppet_change.merge": config.puppet_change.merge,
+        "puppet_change.revert": config.puppet_change.revert,
+        "discovery.traffic": config.discovery.traffic if config.discovery else None,
+        "managed": config.managed if isinstance(config.managed, str) else None,
+        "initialize": config.initialize,
+        "components.command": config.components.command,
+        "services.deploy": config.services.deploy,
+        "services.check": config.services.check,
+    }
+    findings = []
+    for key, command in commands.items():
+        program = next(iter(shlex.split(command)), "") if command else ""
+        if program and "{" not in program and shutil.which(program) is None:
+            findings.append(stop(f"There is no {program} on this host.", f"Correct reinitialize.{key}, or install it."))
+    return findings
+
+
+def of_calicoctl(world: World) -> list[Finding]:
+    """Look whether the host has calicoctl."""
+    results = world.cluster.remote.run([world.first], "command -v calicoctl", timeout=probe.TIMEOUT, safe=True)
+    if all(result.ok for result in results.values()):
+        return []
+    return [stop(f"{world.first} has no calicoctl in its PATH.", "Install it there.")]
+
+
+def of_nodes(world: World) -> list[Finding]:
+    """Look at the nodes of today."""
+    api = world.cluster.api
+    findings = preflight.of_api(api, len(list_nodes(api)))
+    known = nodes_by_host(list_nodes(api), world.cluster)
+    if strange := sorted(set(world.workers) - set(known)):
+        what = f"Kubernetes has no node for {', '.join(strange)}."
+        findings.append(ask(what, "Correct node_names or hosts.workers, unless they are new."))
+    if away := sorted(host for host, node in known.items() if not node.ready):
+        findings.append(ask(f"NotReady: {', '.join(away)}.", "Repair them first; the run waits for each in stage 15."))
+    return findings
+
+
+def of_discovery(world: World, discovery: Discovery) -> list[Finding]:
+    """Find out whether each service is pooled in another datacenter as well."""
+    config = world.config.discovery
+    if config is None:
+        return []
+    states = discovery.pooled(config.services)
+    pooled = {name: at for name, at in states.items() if at.get(config.datacenter)}
+    findings = []
+    if alone := last_one(pooled, config.datacenter):
+        todo = "Pool them elsewhere first, or take them out of discovery.services if they may be away."
+        findings.append(stop(f"Pooled nowhere but in {config.datacenter}: {', '.join(alone)}.", todo))
+    if out := sorted(set(states) - set(pooled)):
+        findings.append(note(f"Not pooled in {config.datacenter}, which stays so: {', '.join(out)}."))
+    return findings
+
+
+def of_namespaces(world: World) -> list[Finding]:
+    """Look at the managed namespaces."""
+    namespaces.refuse(world.managed)
+    there = set(namespaces.existing(world.cluster.api))
+    findings = [note(f"Namespaces that are deleted: {', '.join(sorted(set(world.managed) & there)) or 'none'}.")]
+    if missing := sorted(set(world.managed) - there):
+        findings.append(note(f"Managed namespaces that are not there: {', '.join(missing)}."))
+    findings.append(note(f"Not managed, so only in the export: {', '.join(sorted(there - set(world.managed)))}."))
+    return findings

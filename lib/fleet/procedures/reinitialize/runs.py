@@ -1,0 +1,274 @@
+"""Runs that move a cluster onto a new etcd: what is asked for, the plan, the work and the way back."""
+
+import subprocess
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from spicerack import Spicerack
+
+from fleet import commands
+from fleet.config import ClusterConfig
+from fleet.discovery import Discovery
+from fleet.errors import FleetError
+from fleet.k8s import namespaces
+from fleet.load_balancer.connect import connect
+from fleet.maintenance.journal import Journal
+from fleet.maintenance.lock import ClusterLock
+from fleet.maintenance.model import Status, Unit, UnitState, When
+from fleet.maintenance.planner import natural
+from fleet.maintenance.runner import Procedure
+from fleet.procedures import plan
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.findings import Finding
+from fleet.procedures.maintenance import ABORT, Proposal, Question, Steps
+from fleet.procedures.preflight import carry_out, worst_first
+from fleet.procedures.reinitialize import preflight, stages, world
+from fleet.procedures.reinitialize.data import is_merged
+from fleet.procedures.reinitialize.procedure import PartsProcedure, kept_silent
+from fleet.procedures.reinitialize.stages import Edges, Part
+from fleet.procedures.reinitialize.world import World
+
+_LISTING = 60.0
+"""Seconds for the command that lists the managed namespaces."""
+_ANSWER = "answer"
+"""The kind of the journal's events that tell that an operator has typed what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What an operator asks for.
+
+    Attributes:
+        new_etcd: the etcd that the cluster is moved onto, as the configuration names it.
+        puppet_change: the change of Puppet's code that points the hosts at it.
+        reuse: the name of an etcd that need not be empty.
+        from_stage: the number of the first stage that is carried out.
+        max_failed: how many workers may be away; None for the configuration's number.
+    """
+
+    new_etcd: str | None
+    puppet_change: str | None
+    reuse: str | None = None
+    from_stage: int = 0
+    max_failed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReinitializePlan:
+    """What a run is going to do, stage by stage.
+
+    Attributes:
+        title: one line: the procedure, the cluster, the reason.
+        parts: the stages.
+        first: the number of the first that is carried out.
+        findings: what the preflight found, worst first.
+    """
+
+    title: str
+    parts: Sequence[Part]
+    first: int
+    findings: Sequence[Finding]
+
+    def render(self, console: Console) -> None:
+        """Print the plan and its findings."""
+        console.print(f"\n{self.title}", style="bold", markup=False)
+        for part in self.parts:
+            if part.number < self.first:
+                console.print(f"{part.name}: left out (--from-stage)", style="dim", markup=False)
+                continue
+            names = list(part.units())
+            where = f": {', '.join(names)}" if names and names != [world.CLUSTER] else ""
+            console.print(f"{part.name}{where}", style="bold", markup=False, soft_wrap=True)
+            console.print(f"   {' → '.join(step.spec.name for step in part.steps)}", soft_wrap=True, markup=False)
+            for line in part.what:
+                console.print(f"   - {line}", markup=False, soft_wrap=True)
+        console.print(
+            "Before stage 5 the cluster's name has to be typed. Until then --abort restores everything; from then on it"
+            " goes back to the old etcd, which nothing here deletes or changes but the API itself.",
+        )
+        plan.render_findings(self.findings, console)
+
+
+class ReinitializeRuns:
+    """Moves a cluster onto a new etcd.
+
+    Args:
+        spicerack: the cookbook runner.
+        wish: what an operator asks for in a new run.
+    """
+
+    name = "sre.k8s.reinitialize-cluster"
+    needs_api = False
+    keeps: Collection[str] = ()
+
+    def __init__(self, spicerack: Spicerack, wish: Wish) -> None:
+        self._spicerack = spicerack
+        self._wish = wish
+
+    def kubeconfig(self, config: ClusterConfig) -> Path:
+        """Return that of the identity that may do everything in an empty cluster."""
+        if config.reinitialize is None:
+            raise FleetError("The cluster has no section reinitialize in the configuration.")
+        return config.reinitialize.kubeconfig
+
+    def propose(self, cluster: Cluster, state_dir: Path) -> Proposal:
+        """Look at everything."""
+        wish = self._wish
+        if not wish.new_etcd or not wish.puppet_change:
+            raise FleetError("A new run needs --new-etcd and --puppet-change.")
+        if wish.reuse is not None and wish.reuse != wish.new_etcd:
+            raise FleetError(f"--reuse {wish.reuse} is not the etcd of --new-etcd, {wish.new_etcd}: name it twice.")
+        cluster = self._with_options(cluster)
+        seen = world.make(cluster)
+        edges = self._edges(cluster)
+        parts = stages.forth(seen, edges)
+        if wish.from_stage not in {part.number for part in parts}:
+            numbers = ", ".join(str(part.number) for part in parts)
+            raise FleetError(f"There is no stage {wish.from_stage} for this cluster: there are {numbers}.")
+        ahead = [part for part in parts if part.number >= wish.from_stage]
+        findings = carry_out(preflight.checks(seen, edges, ahead, state_dir))
+        shown = ReinitializePlan(plan.title(cluster.run), parts, wish.from_stage, worst_first(findings))
+        return Proposal(cluster, shown, {part.name: _states(part, wish.from_stage) for part in parts})
+
+    def steps(self, cluster: Cluster) -> Steps:
+        """Return the steps of each stage."""
+        parts = stages.forth(world.make(cluster), self._edges(cluster))
+        return {part.name: part.steps for part in parts}
+
+    @contextmanager
+    def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Procedure]:
+        """Yield the stages from the old etcd to the new one."""
+        seen = world.make(cluster, book.folder, lock)
+        if any(event.stage.startswith(ABORT) for event in book.events()):
+            raise FleetError(
+                f"The way back of run {cluster.run.id} was begun: it can only be gone on with, by --abort."
+            )
+        parts = stages.forth(seen, self._edges(cluster))
+        typed = {event.detail for event in book.events() if event.kind == _ANSWER}
+
+        def ask(part: Part) -> Question | None:
+            if part.name == stages.NAMESPACES and part.name not in typed:
+                return _before_the_deletion(seen)
+            if part.name == stages.MERGE and seen.config.puppet_change.merge is None and not is_merged(seen):
+                return Question(
+                    f"Merge the Puppet change {seen.change} now: hosts take it with their next run.", "done"
+                )
+            return None
+
+        with kept_silent(cluster):
+            yield PartsProcedure(seen, parts, book, When.WORK, ask)
+
+    def give_back(self, cluster: Cluster, book: Journal) -> Procedure:
+        """Return the stages back to the old etcd, as far as the run has left it."""
+        seen = world.make(cluster, book.folder)
+        edges = self._edges(cluster)
+        begun = max((part.number for part in stages.forth(seen, edges) if _is_begun(seen, part)), default=-1)
+        parts = stages.back(seen, edges, begun=begun)
+        first = parts[0].name if parts else ""
+
+        def ask(part: Part) -> Question | None:
+            if part.name == first and begun >= stages.POINT_OF_NEW_DATA:
+                return _before_the_way_back(seen)
+            revert = part.name == f"{ABORT}revert" and seen.config.puppet_change.revert is None
+            if revert and is_merged(seen):
+                return Question(
+                    f"Revert the Puppet change {seen.change} now: hosts take it with their next run.", "done"
+                )
+            return None
+
+        return PartsProcedure(seen, parts, book, When.START, ask)
+
+    def _with_options(self, cluster: Cluster) -> Cluster:
+        """Return the cluster with the run's hosts and options, which stay the same to its end."""
+        config, wish = cluster.config, self._wish
+        control_plane = sorted(cluster.remote.query(config.hosts.control_plane), key=natural)
+        workers = sorted(cluster.remote.query(config.hosts.workers), key=natural)
+        hosts = {host: host for host in (*control_plane, *workers)}
+        options: Mapping[str, Any] = {
+            **cluster.run.options,
+            "hosts": hosts,
+            "control_plane": control_plane,
+            "workers": [host for host in workers if host not in control_plane],
+            "new_etcd": wish.new_etcd,
+            "puppet_change": wish.puppet_change,
+            "reuse": wish.reuse,
+            "from_stage": wish.from_stage,
+            "max_failed": config.limits.max_failed if wish.max_failed is None else wish.max_failed,
+            "managed": _managed(cluster),
+        }
+        return replace(cluster, hosts=hosts, run=replace(cluster.run, options=options))
+
+    def _edges(self, cluster: Cluster) -> Edges:
+        config = world.configured(cluster)
+        balancer = connect(cluster.config.control_plane.load_balancer, cluster.remote, self._spicerack)
+        discovery = Discovery(config.discovery, dry_run=self._spicerack.dry_run) if config.discovery else None
+        return Edges(discovery, balancer)
+
+
+def _managed(cluster: Cluster) -> list[str]:
+    """Return the managed namespaces: those of the configuration, or what its command prints.
+
+    Raises:
+        FleetError: the command fails, prints nothing, or names one of Kubernetes' own.
+    """
+    managed = world.configured(cluster).managed
+    if isinstance(managed, str):
+        command = commands.fill(managed, cluster=cluster.name)
+        try:
+            done = subprocess.run(
+                ["bash", "-o", "pipefail", "-c", command],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_LISTING,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise FleetError(f"The managed namespaces are not known: `{command}` takes too long.") from error
+        if done.returncode:
+            why = " ".join(done.stderr.split())[-200:] or f"exit code {done.returncode}"
+            raise FleetError(f"The managed namespaces are not known: `{command}`: {why}")
+        managed = tuple(done.stdout.split())
+    if not managed:
+        raise FleetError("There are no managed namespaces: see reinitialize.managed.")
+    namespaces.refuse(managed)
+    return list(dict.fromkeys(managed))
+
+
+def _states(part: Part, first: int) -> list[UnitState]:
+    units = [Unit(name) for name in part.units()]
+    if part.number >= first:
+        return [UnitState(unit) for unit in units]
+    detail = "left out by --from-stage"
+    return [UnitState(unit, Status.DONE, step=len(part.steps), detail=detail) for unit in units]
+
+
+def _is_begun(seen: World, part: Part) -> bool:
+    states = seen.states(part.name).values()
+    return any(state.status is not Status.PENDING or state.facts for state in states)
+
+
+def _before_the_deletion(seen: World) -> Question:
+    name = seen.cluster.name
+    lines = [
+        f"From here on there is an outage of the whole cluster {name}. Stage 5 deletes the namespaces",
+        f"  {', '.join(seen.managed)}",
+        f"with all that is in them; stage 7 stops the API. The way back (--abort {seen.cluster.run.id}) leads to"
+        " the old etcd, and deploys the services of these namespaces anew.",
+    ]
+    return Question("\n".join(lines), name)
+
+
+def _before_the_way_back(seen: World) -> Question:
+    name = seen.cluster.name
+    lines = [
+        f"The cluster {name} serves from {seen.new.name} already. Going back to the old etcd means:",
+        "  - the API stops, and serves what the old etcd has: as it was in stage 7, without the managed namespaces;",
+        f"  - what was created since is lost to the cluster; it stays in {seen.new.name}, which is not touched;",
+        "  - the services of the managed namespaces are deployed anew.",
+    ]
+    return Question("\n".join(lines), name)

@@ -1,0 +1,105 @@
+"""Stages 4 and 5, and back: the services' discovery records, and the managed namespaces."""
+
+from collections.abc import Sequence
+
+from fleet.discovery import Discovery, last_one
+from fleet.k8s import namespaces
+from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone
+from fleet.procedures.reinitialize.data import Say, WorldStep
+from fleet.procedures.reinitialize.world import World
+
+POOLED = "was_pooled"
+"""The fact whether a service was pooled in the cluster's datacenter when the run came to it."""
+
+
+class Depooled(WorldStep):
+    """The service's discovery record does not lead to the cluster's datacenter, but to another one."""
+
+    def __init__(self, world: World, discovery: Discovery) -> None:
+        """Set records of a discovery."""
+        super().__init__(world)
+        self._discovery = discovery
+
+    def look(self, state: UnitState) -> Verdict:
+        """Read the record; whether it was pooled is noted before that is changed."""
+        name, datacenter = state.unit.name, datacenter_of(self.world)
+        found = self._discovery.pooled([name])
+        was = bool(state.facts.get(POOLED, found[name].get(datacenter, False)))
+        if not found[name].get(datacenter):
+            return done("it was not pooled, and stays so" if not was else "", **{POOLED: was})
+        if last_one(found, datacenter):
+            return failed(f"it is pooled in no other datacenter than {datacenter}: it would be away", **{POOLED: was})
+        return pending(f"it is pooled in {datacenter}", **{POOLED: was})
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Depool it."""
+        self._discovery.set(state.unit.name, datacenter_of(self.world), pooled=False)
+        return done()
+
+
+class TrafficGone(WorldStep):
+    """No traffic for the service comes to the cluster any more."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Run the configured check."""
+        discovery = self.world.config.discovery
+        if discovery is None or discovery.traffic is None:
+            return done("no check is configured")
+        log = f"traffic-{state.unit.name}.log"
+        code = self.world.run(self.world.fill(discovery.traffic, service=state.unit.name), log)
+        return done() if code == 0 else pending(f"there is traffic still, see {self.world.place(log)}")
+
+
+class Repooled(WorldStep):
+    """The services that the run has depooled are pooled again, and no others."""
+
+    def __init__(self, world: World, discovery: Discovery, stage: str) -> None:
+        """Pool what the named stage has noted as pooled."""
+        super().__init__(world)
+        self._discovery = discovery
+        self._stage = stage
+
+    def look(self, state: UnitState) -> Verdict:
+        """Read the records."""
+        left = self._left()
+        return undone(f"{', '.join(left)} not pooled") if left else done()
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Pool them."""
+        for name in self._left():
+            self._discovery.set(name, datacenter_of(self.world), pooled=True)
+            say(f"{name} is pooled")
+        return done()
+
+    def _left(self) -> Sequence[str]:
+        names = [name for name, facts in self.world.facts(self._stage).items() if facts.get(POOLED)]
+        found = self._discovery.pooled(names) if names else {}
+        return [name for name in names if not found[name].get(datacenter_of(self.world))]
+
+
+class NamespaceGone(WorldStep):
+    """The managed namespace is gone, with all that was in it."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Ask how far its deletion is; what hangs is named."""
+        found = namespaces.look(self.cluster.api, state.unit.name)
+        if not found.there:
+            return done()
+        if not found.terminating:
+            return undone("it is there")
+        hanging = f": a finalizer keeps {', '.join(found.hanging)}" if found.hanging else ""
+        return pending(f"it is being deleted{hanging}")
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Order its deletion; Kubernetes' own namespaces, and any that is not managed, are refused."""
+        name = state.unit.name
+        namespaces.refuse([name])
+        if name not in self.world.managed:
+            return failed(f"{name} is no managed namespace")
+        namespaces.delete(self.cluster.api, name)
+        return done()
+
+
+def datacenter_of(world: World) -> str:
+    """Return the cluster's own datacenter, as the discovery records have it."""
+    return world.config.discovery.datacenter if world.config.discovery else ""
