@@ -2,7 +2,6 @@
 
 import json
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,8 @@ import pytest
 from fleet.k8s import resources
 from fleet.k8s.client import Api, KubernetesError
 from fleet.k8s.export import export
-from integration.support import World, eventually
-
-APISERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
-
-
-@pytest.fixture
-def broken(api: Api) -> Iterator[str]:
-    """A group of the API that another server is responsible for, which is not there."""
-    name = "v1beta1.absent.example.org"
-    spec = {
-        "group": "absent.example.org",
-        "version": "v1beta1",
-        "service": {"namespace": "default", "name": "nobody"},
-        "insecureSkipTLSVerify": True,
-        "groupPriorityMinimum": 100,
-        "versionPriority": 100,
-    }
-    api.create(APISERVICES, {"metadata": {"name": name}, "spec": spec})
-    eventually(lambda: "Available" in json.dumps(api.get(f"{APISERVICES}/{name}").get("status")))
-    yield "absent.example.org"
-    api.delete(f"{APISERVICES}/{name}")
+from integration.absent_group import GROUP, absent_group
+from integration.support import Cluster, World
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -89,28 +69,48 @@ def test_every_object_is_there_once_and_can_be_created_again(world: World, tmp_p
     api.delete(f"/api/v1/namespaces/{other}")
 
 
-def test_lists_are_read_page_by_page_and_an_expired_one_writes_nothing_twice(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_list_that_expires_between_two_pages_writes_nothing_twice(
+    world: World, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    path = f"/api/v1/namespaces/{world.namespace}/configmaps"
     for index in range(5):
-        world.api.create(f"/api/v1/namespaces/{world.namespace}/configmaps", {"metadata": {"name": f"m{index}"}})
+        world.api.create(path, {"metadata": {"name": f"m{index}"}})
     monkeypatch.setattr("fleet.k8s.client.PAGE", 2)
+    call, limits = world.api._call, []
 
-    export(world.api, tmp_path / "objects", without=())
+    def compact_after_a_page(method: str, path: str, query: Any, body: Any = None) -> Any:
+        answer = call(method, path, query, body)
+        if path == "/api/v1/configmaps":
+            limits.append(query["limit"])
+            if limits == [2]:
+                call("PATCH", f"/api/v1/namespaces/{world.namespace}", {}, {"metadata": {"labels": {"a": "b"}}})
+                cluster.compact()
+        return answer
 
-    names = [item["metadata"]["name"] for item in read(tmp_path / "objects") if item["kind"] == "ConfigMap"]
-    assert {"m0", "m1", "m2", "m3", "m4"} <= set(names)
-
-
-def test_a_group_that_does_not_answer_is_a_problem_and_the_rest_is_exported(
-    world: World, broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(world.api, "_patience", 0.0)
+    monkeypatch.setattr(world.api, "_call", compact_after_a_page)
 
     exported = export(world.api, tmp_path / "objects", without=())
 
+    assert limits == [2, 0]  # the second page had expired: all at once
+    assert exported.problems == ()
+    names = [
+        item["metadata"]["name"]
+        for item in read(tmp_path / "objects")
+        if item["kind"] == "ConfigMap" and item["metadata"]["namespace"] == world.namespace
+    ]
+    assert sorted(name for name in names if name.startswith("m")) == ["m0", "m1", "m2", "m3", "m4"]
+
+
+def test_a_group_that_does_not_answer_is_a_problem_and_the_rest_is_exported(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.api, "_patience", 0.0)
+    with absent_group(world.api):
+        exported = export(world.api, tmp_path / "objects", without=())
+        assert resources.listable(world.api, groups=["", "apps"])[1] == []
+
     assert len(exported.problems) == 1
-    assert broken in exported.problems[0]
+    assert GROUP in exported.problems[0]
     assert exported.objects == len(read(tmp_path / "objects")) > 0
 
 

@@ -1,6 +1,7 @@
 """Namespaces that are deleted on a real API server, by the real namespace controller."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from fleet.k8s import namespaces
 from fleet.k8s.client import Api, ApiError, KubernetesError
 from fleet.k8s.namespaces import NamespaceState
+from integration.absent_group import GROUP, absent_group
 from integration.support import Cluster, World, eventually
 
 FINALIZER = "example.org/never"
@@ -68,6 +70,17 @@ def test_a_finalizer_of_the_namespace_itself_hangs(controller: None, world: Worl
     namespaces.delete(api, world.namespace)
     api.patch(path, {"metadata": {"finalizers": None}})
     eventually(lambda: not namespaces.look(api, world.namespace).there)
+
+
+def test_an_api_that_does_not_answer_is_named_and_not_waited_for(controller: None, stuck: str, api: Api) -> None:
+    with absent_group(api):
+        namespaces.delete(api, stuck)
+        found = eventually(lambda: (state := namespaces.look(api, stuck)).problems and state.hanging and state, 60)
+        started = time.monotonic()
+        namespaces.look(api, stuck)
+        assert time.monotonic() - started < 3
+    assert GROUP in found.problems[0]
+    assert f"configmaps/thing ({FINALIZER})" in found.hanging
 
 
 @pytest.mark.parametrize("name", sorted(namespaces.PROTECTED))

@@ -70,9 +70,8 @@ def delete(api: Api, name: str) -> None:
     try:
         api.delete(_path(name))
     except ApiError as error:
-        if error.status == 404 or (error.status == 409 and _is_terminating(api, name)):
-            return
-        raise
+        if error.status != 404:
+            raise
 
 
 def look(api: Api, name: str) -> NamespaceState:
@@ -115,9 +114,9 @@ def _conditions(namespace: JSON, types: tuple[str, ...]) -> Iterator[JSON]:
 
 
 def _hanging(api: Api, name: str, left: list[tuple[str, str]]) -> Iterator[str]:
-    if not left:
-        return
-    resources: dict[tuple[str, str], Resource] = {(each.name, each.group): each for each in listable(api)[0]}
+    # No other groups are asked: one that does not answer is waited for.
+    found, _ = listable(api, groups={group for _, group in left})
+    resources: dict[tuple[str, str], Resource] = {(each.name, each.group): each for each in found}
     for key in left:
         if key not in resources:  # it is served no more, or not now: then Kubernetes says so among the problems
             continue
@@ -134,10 +133,6 @@ def _hanging(api: Api, name: str, left: list[tuple[str, str]]) -> Iterator[str]:
 
 def _waiting(resource: str, metadata: JSON) -> str:
     return f"{resource}/{metadata['name']} ({', '.join(metadata['finalizers'])})"
-
-
-def _is_terminating(api: Api, name: str) -> bool:
-    return look(api, name) != NamespaceState(there=True, terminating=False)
 
 
 def _path(name: str) -> str:

@@ -1,6 +1,6 @@
 """What kinds of objects a cluster's API serves, asked of the API itself."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from fleet.k8s.client import JSON, Api, ApiError
@@ -41,13 +41,17 @@ class Resource:
         return f"{self.name}.{self.group}" if self.group else self.name
 
 
-def listable(api: Api) -> tuple[list[Resource], list[str]]:
+def listable(api: Api, *, groups: Collection[str] | None = None) -> tuple[list[Resource], list[str]]:
     """Return all resources whose objects are kept, each in one version, and what could not be asked.
 
     Those can be listed and watched; what is computed when it is asked for (ComponentStatuses, metrics) cannot.
 
     A resource is taken in the version that the API prefers for its group, or in the first other one that has it: in
     Kubernetes 1.20 CronJobs are in ``batch/v1beta1`` alone, although ``batch/v1`` is preferred.
+
+    Args:
+        api: the cluster's API.
+        groups: those that are of interest, the core group as an empty string; None for all.
 
     Returns:
         The resources, and a sentence for each version of a group that did not answer: one that another server is
@@ -59,6 +63,8 @@ def listable(api: Api) -> tuple[list[Resource], list[str]]:
     found: dict[tuple[str, str], Resource] = {}
     problems = []
     for group, version in _versions(api):
+        if groups is not None and group not in groups:
+            continue
         path = f"/apis/{group}/{version}" if group else f"/api/{version}"
         try:
             answer = api.get(path)
