@@ -31,6 +31,9 @@ Nice=10
 
 _VARDIR = "/var/cache/puppet"
 
+DISABLED = f"{_VARDIR}/state/agent_disabled.lock"
+"""Puppet's own mark that it is disabled."""
+
 _DEFAULTS = f"""\
 # Read by run-puppet-agent and its companions.
 VARDIR={_VARDIR}
