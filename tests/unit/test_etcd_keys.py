@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.config import EtcdConfig
@@ -128,11 +128,13 @@ def test_a_failure_is_told():
 
 
 @given(FINGERPRINTS)
+@settings(deadline=None)
 def test_nothing_is_touched_while_nothing_happens(before):
     assert keys.touched(before, before) == ""
 
 
 @given(FINGERPRINTS, FINGERPRINTS)
+@settings(deadline=None)
 def test_only_a_compaction_may_change_the_hash(before, after):
     untouched = keys.touched(before, after) == ""
     same = (before.cluster, before.revision) == (after.cluster, after.revision)
