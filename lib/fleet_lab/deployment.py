@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fleet_lab.charts import cluster, objects
-from fleet_lab.charts.__main__ import COMMANDS
+from fleet_lab.charts import COMMANDS, cluster, objects
 from fleet_lab.guest.kubelet.api import TROUBLE, Api, ApiError
 from fleet_lab.pki import Authority
 from fleet_lab.roles import Context, pybal

@@ -6,22 +6,10 @@ import sys
 from pathlib import Path
 
 from fleet.errors import FleetError
-from fleet_lab.charts import cluster, traffic
+from fleet_lab.charts import COMMANDS, OF_SERVICES, cluster, traffic
 from fleet_lab.charts.objects import MANAGED, SERVICES
 from fleet_lab.errors import LabError
 from fleet_lab.guest.kubelet.api import TROUBLE, Api, Json
-
-COMMANDS = {
-    "managed-namespaces": "print the managed namespaces, one a line",
-    "initialize-cluster": "create what an empty cluster needs; may be run again",
-    "cluster-helmfile": "deploy the cluster's components, and wait until they are Ready",
-    "deploy-service": "deploy a service, and wait until it is Ready; may be run again",
-    "check-service": "succeed if all replicas of a service are Ready",
-    "traffic-gone": "succeed once no client uses a service in this datacenter",
-}
-"""What can be done, by name."""
-OF_SERVICES = ("deploy-service", "check-service", "traffic-gone")
-"""The commands that are for one service."""
 
 
 def _say(text: str) -> None:
