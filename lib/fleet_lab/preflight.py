@@ -53,7 +53,7 @@ def missing(state: Path, cache: Path, *, hosts: int, bridge: str) -> list[str]:
         found.append(
             f"{memory:.1f} GB of memory are free, {hosts * _MEMORY:.1f} are needed: end other programs, or add memory"
         )
-    allowed, used = _inotify_instances()
+    allowed, used = inotify_instances()
     if used + hosts * _INOTIFY > allowed:
         found.append(
             f"{allowed - used} inotify instances are free, {hosts} hosts need {hosts * _INOTIFY}: "
@@ -94,7 +94,7 @@ def _available_memory() -> float:
     return kilobytes * 1024 / 1e9
 
 
-def _inotify_instances() -> tuple[int, int]:
+def inotify_instances() -> tuple[int, int]:
     """Return how many instances a user may have, and how many root has."""
     allowed = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text(encoding="ascii"))
     used = 0

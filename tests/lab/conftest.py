@@ -23,6 +23,10 @@ _LABS = 2
 """How many labs two cores carry: their hosts mostly wait."""
 _SMALL = 6
 """The hosts of the small lab that the tests of up and down make beside them."""
+_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+"""The kernel's default is enough for one lab, but not for two and the small one."""
+_INSTANCES = 512
+_BEFORE = pytest.StashKey[int]()
 _NOT_RUN = pytest.StashKey[list[str]]()
 _EXISTED = pytest.StashKey[bool]()
 _OURS = pytest.StashKey[list[Paths]]()
@@ -46,8 +50,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"They need root. Not run: {', '.join(not_run)}.", red=True, bold=True)
 
 
-def pytest_xdist_auto_num_workers() -> int:
+def _allow_hosts(config: pytest.Config) -> None:
+    """Raise the limit of the kernel that as many hosts exceed, where that can be done."""
+    before = int(_INOTIFY.read_text(encoding="ascii"))
+    if before < _INSTANCES and os.geteuid() == 0:
+        with suppress(OSError):
+            _INOTIFY.write_text(str(_INSTANCES), encoding="ascii")
+            config.stash[_BEFORE] = before
+
+
+def _put_limit_back(config: pytest.Config) -> None:
+    """Put the limit back, unless somebody else runs more by now: no host of theirs could reboot."""
+    before = config.stash.get(_BEFORE, None)
+    if before is not None and preflight.inotify_instances()[1] <= before:
+        _INOTIFY.write_text(str(before), encoding="ascii")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """With ``-n auto``: as many labs as there may be, but one if the machine has no room for them; and say why."""
+    _allow_hosts(config)
     usual = Paths.from_environment()
     default = topology.load(topology.DEFAULT)
     hosts = (_LABS - Lab(usual).exists) * len(default.hosts) + _SMALL
@@ -61,6 +82,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Remember, where processes of pytest-xdist are about to be started, which labs they will make."""
     config = session.config
     if os.geteuid() == 0 and config.getoption("numprocesses", None):
+        _allow_hosts(config)
         labs = [_paths(number) for number in range(config.getoption("numprocesses"))]
         config.stash[_OURS] = [paths for paths in labs if not Lab(paths).exists]
 
@@ -72,6 +94,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
             fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Otherwise another session has made it meanwhile.
             if Lab(paths).exists:
                 boot.down(paths, print)
+    _put_limit_back(config)
 
 
 def _number() -> int:

@@ -83,7 +83,7 @@ def test_everything_that_is_missing_is_said_at_once(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("shutil.which", lambda name: None if name in ("systemd-nspawn", "mmdebstrap") else name)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(free=2e9))
     monkeypatch.setattr(preflight, "_available_memory", lambda: 1.5)
-    monkeypatch.setattr(preflight, "_inotify_instances", lambda: (128, 100))
+    monkeypatch.setattr(preflight, "inotify_instances", lambda: (128, 100))
     monkeypatch.setattr(preflight, "_firewall_drops", lambda _: True)
     monkeypatch.setattr("fleet_lab.cgroups.mountpoint", lambda: None)
     with pytest.raises(LabError) as caught:
