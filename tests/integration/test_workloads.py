@@ -1,11 +1,13 @@
 """What is told of workloads that the real controllers look after, on a real API server."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from fleet.k8s import workloads
+from fleet.k8s.client import ApiError
 from integration.support import Cluster, World, eventually
 
 CONTROLLERS = "deployment,replicaset,statefulset,daemonset"
@@ -47,11 +49,12 @@ class Workloads:
         pods, _ = self.world.api.list_all(self.world.pods)
         for pod in pods:
             path = f"{self.world.pods}/{pod['metadata']['name']}"
-            if pod["metadata"].get("deletionTimestamp"):
-                self.world.api.delete(path, {"gracePeriodSeconds": 0})
-            elif pod["status"].get("phase") != "Running":
-                ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-                self.world.api.patch(f"{path}/status", {"status": ready})
+            with contextlib.suppress(ApiError):  # it may have gone meanwhile
+                if pod["metadata"].get("deletionTimestamp"):
+                    self.world.api.delete(path, {"gracePeriodSeconds": 0})
+                elif pod["status"].get("phase") != "Running":
+                    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+                    self.world.api.patch(f"{path}/status", {"status": ready})
 
     def acting(self) -> list[str]:
         self.act()
