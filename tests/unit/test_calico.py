@@ -354,6 +354,14 @@ def test_only_what_is_missing_is_written():
     assert '"kind": "ProfileList"' in command
 
 
+def test_a_command_line_does_not_become_too_long():
+    peers = tuple(replace(PEER1, name=f"node{number}") for number in range(1200))
+    host = Host(SAID)
+    assert len(Datastore(host, "w1", CalicoConfig(), None).write(replace(OLD, peers=(*OLD.peers, *peers)))) == 1200
+    assert sum(command.count('"BGPPeer"') for command in host.commands) == 1200
+    assert max(map(len, host.commands)) < 50_000
+
+
 def test_a_dry_run_says_what_would_be_written():
     host = Host(SAID, dry_run=True)
     assert Datastore(host, "w1", CalicoConfig(), None).write(WANTED) == ["Profile kns.kube-system"]

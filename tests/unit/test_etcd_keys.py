@@ -164,6 +164,12 @@ def test_a_prefix_is_a_folder(tmp_path, prefix):
     assert words(tmp_path, hosts.commands[0]) == ["del", "--prefix", "--", "/registry/"]
 
 
+def test_a_deletion_without_an_answer_is_none():
+    for answer in ("", "fleet-etcd-answer=[]", "fleet-etcd-answer=7"):
+        with pytest.raises(EtcdError, match="cannot be read"):
+            keys.delete_prefix(Hosts(answer), "etcd1", CONFIG, "/registry")
+
+
 def test_nothing_to_delete_and_a_dry_run_are_two_things():
     assert keys.delete_prefix(Hosts(NOTHING), "etcd1", CONFIG, "/registry") == 0
     assert keys.delete_prefix(Hosts(NOTHING, dry_run=True), "etcd1", CONFIG, "/registry") is None

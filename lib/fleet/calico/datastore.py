@@ -4,7 +4,7 @@ import base64
 import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from fleet.calico import contents
 from fleet.calico.config import ApiConfig, CalicoError, derive, parse
@@ -20,6 +20,9 @@ _EACH = 10
 
 _FILE = 10.0
 """Seconds for reading calicoctl's configuration."""
+
+_BATCH = 50
+"""Resources that are written at once: a command line may have 128 KiB."""
 
 _LINE = re.compile(r"^fleet-calico-([A-Za-z]+)=(.*)$", re.MULTILINE)
 
@@ -83,8 +86,8 @@ class Datastore:
         found = self.read()
         there = set(map(str, found.resources))
         missing = contents.missing(wanted, found)
-        if missing:
-            self._run("written", _write_command(missing, there), safe=False)
+        for start in range(0, len(missing), _BATCH):
+            self._run("written", _write_command(missing[start : start + _BATCH], there), safe=False)
         return list(map(str, missing))
 
     def _text(self) -> str:
@@ -138,7 +141,7 @@ done
 """
 
 
-def _write_command(resources: Iterable[Resource], there: set[str]) -> str:
+def _write_command(resources: Sequence[Resource], there: set[str]) -> str:
     lines = []
     for kind in contents.KINDS:
         for action, present in (("apply", True), ("create", False)):

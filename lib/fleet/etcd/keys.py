@@ -130,10 +130,11 @@ echo "fleet-etcd-answer=$hash"
         return Fingerprint(
             cluster=int(said["header"]["cluster_id"]),
             revision=int(said["header"]["revision"]),
-            hash=int(said["hash"]),
-            compacted=int(said["compact_revision"]),
+            # Whatever is zero is left out.
+            hash=int(said.get("hash", 0)),
+            compacted=int(said.get("compact_revision", 0)),
         )
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _unreadable(host, answer) from error
 
 
@@ -186,7 +187,7 @@ def delete_prefix(remote: Runner, host: str, config: EtcdConfig, prefix: str) ->
     folder = shlex.quote(prefix.rstrip("/") + "/")
     command = _command(config, f"ask {_DELETE} del --prefix -- {folder}")
     answer = _run(remote, host, command, timeout=DELETE_TIMEOUT, safe=False)
-    return None if answer is None else int(answer.get("deleted", 0))
+    return None if answer is None else int(_mapping(host, answer).get("deleted", 0))
 
 
 def _command(config: EtcdConfig, ask: str) -> str:
@@ -195,10 +196,7 @@ def _command(config: EtcdConfig, ask: str) -> str:
 
 def _read(remote: Runner, host: str, config: EtcdConfig, words: str) -> dict[str, Any]:
     command = _command(config, f"ask {_READ} {words}")
-    answer = _run(remote, host, command, timeout=TIMEOUT, safe=True)
-    if not isinstance(answer, dict):
-        raise _unreadable(host, answer)
-    return answer
+    return _mapping(host, _run(remote, host, command, timeout=TIMEOUT, safe=True))
 
 
 def _run(remote: Runner, host: str, command: str, *, timeout: float, safe: bool) -> Any:
@@ -212,6 +210,12 @@ def _run(remote: Runner, host: str, command: str, *, timeout: float, safe: bool)
         return json.loads(dict(_LINE.findall(results[host].output))["answer"])
     except (ValueError, LookupError) as error:
         raise _unreadable(host, results[host].output.strip()) from error
+
+
+def _mapping(host: str, answer: Any) -> dict[str, Any]:
+    if not isinstance(answer, dict):
+        raise _unreadable(host, answer)
+    return answer
 
 
 def _decode(host: str, text: str) -> bytes:
