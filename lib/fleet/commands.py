@@ -73,7 +73,8 @@ def run(command: str, *, timeout: float, log: Path, cancel: threading.Event | No
 
     Args:
         command: for bash; words of others' making are quoted (:func:`fill`).
-        timeout: how long it may take, in seconds, an earlier start of it included that is waited for.
+        timeout: how long it may take, in seconds, including that an earlier start of it is waited for, with what that
+            has left in the background.
         log: the file that all its output is appended to, which only its owner can read.
         cancel: ends it when it is set.
         tell: is given the last line of its output now and then, and at the end.
@@ -85,14 +86,16 @@ def run(command: str, *, timeout: float, log: Path, cancel: threading.Event | No
         CommandError: it could not be started, took too long or was cancelled. Then all its processes are ended, those
             excepted that have left for a session of their own.
     """
-    deadline = time.monotonic() + timeout
-    watch = _Watch(log, deadline, timeout, cancel, tell)
-    # Two files, as what the command leaves in the background may keep its output open, but not the lock.
+    watch = _Watch(log, timeout, cancel, tell)
+    # The lock is a file of its own, as daemons that a command leaves behind often keep its output open, and only that.
     with _open(log) as output, _open(log) as lock:
         while not _locked(lock):
             watch.look("an earlier start of the command is waited for")
             time.sleep(_POLL)
-        output.write(f"{_HEADER} {command} ({datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)\n".encode())
+        # It stands in a line of its own, also after an output that ends within a line.
+        start = "\n" if os.fstat(output.fileno()).st_size else ""
+        when = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        output.write(f"{start}{_HEADER} {' '.join(command.splitlines())} ({when})\n".encode())
         try:
             process = subprocess.Popen(
                 ["bash", "-o", "pipefail", "-c", command],
@@ -139,16 +142,9 @@ def last_line(log: Path) -> str:
 class _Watch:
     """What is looked at while a command runs: the clock, the cancellation, and when something was last told."""
 
-    def __init__(
-        self,
-        log: Path,
-        deadline: float,
-        timeout: float,
-        cancel: threading.Event | None,
-        tell: Tell,
-    ) -> None:
+    def __init__(self, log: Path, timeout: float, cancel: threading.Event | None, tell: Tell) -> None:
         self._log = log
-        self._deadline = deadline
+        self._deadline = time.monotonic() + timeout
         self._timeout = timeout
         self._cancel = cancel
         self._tell = tell
