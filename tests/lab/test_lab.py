@@ -127,6 +127,7 @@ def test_a_host_runs_only_the_units_of_its_role(lab: Lab) -> None:
     for name, units in (
         ("worker1", {"kubelet.service", "calico-node.service"}),
         ("etcd1", {"etcd.service"}),
+        ("etcd4", {"etcd.service"}),
         ("lb1", {"haproxy.service", "lab-pybal.service"}),
         ("cp1", {*(f"{name}.service" for name in CONTROL_PLANE), "calico-node.service"}),
         ("cr1", {"frr-zebra.service", "frr-bgpd.service", "lab-netconf.service"}),
