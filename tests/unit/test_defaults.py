@@ -88,7 +88,10 @@ def test_plugins_are_taken_out_however_they_are_written(text, changed):
         ('\nA="--x', 'Line 2 .*the quote " is not closed'),
         ('A="$(cat /etc/flags)"', "the output of a command"),
         ('A="`cat /etc/flags`"', "the output of a command"),
-        ("A=x;reboot", "; is outside of quotes"),
+        ('A="--x\u00a0--enable-admission-plugins=P"', "in parts"),  # one word to the daemon
+        ('A="--x --enable-admission-plugins=P"\r\n', r"'\\r' is outside of quotes"),
+        ('A="--enable-admission-plugins=P;"', "has 'P;' in it"),
+        ("A=x;reboot", "';' is outside of quotes"),
         (". /etc/default/common", "neither a comment nor NAME=VALUE"),
         ('export A="--x"', "neither a comment"),
         ('A+=" --enable-admission-plugins=P"', "neither a comment"),

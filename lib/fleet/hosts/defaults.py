@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from fleet.errors import FleetError
 
 _PLUGINS = "enable-admission-plugins"
+_PLUGIN = re.compile(r"[A-Za-z0-9]*")
 _NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
 _NOTHING = re.compile(r"[ \t]*(?:\n|\Z)")  # what may follow on a value's line
 _COMMENT = re.compile(r"[ \t]*#[^\n]*(?:\n|\Z)")
@@ -93,6 +94,8 @@ def without_plugins(text: str, plugins: Collection[str]) -> str:
     if found is None:
         return text
     enabled = found.value.split(",")
+    if odd := [plugin for plugin in enabled if not _PLUGIN.fullmatch(plugin)]:
+        raise DefaultsError(f"--{_PLUGINS} has {odd[0]!r} in it, which is no name of a plugin.")
     left = [plugin for plugin in enabled if plugin not in plugins]
     if left == enabled:
         return text
@@ -183,8 +186,8 @@ def _value(text: str, position: int) -> tuple[list[tuple[str, int, int]], int]:
             position += 1
         elif quote != "'" and (character == "`" or text.startswith("$(", position)):
             raise _not_understood(text, begin, "it has the output of a command in it")
-        elif not quote and character in ";&|<>()#":
-            raise _not_understood(text, begin, f"{character} is outside of quotes")
+        elif not quote and character in ";&|<>()#\r":
+            raise _not_understood(text, begin, f"{character!r} is outside of quotes")
         else:
             characters.append((character, position, position + 1))
         position += 1
@@ -196,7 +199,7 @@ def _value(text: str, position: int) -> tuple[list[tuple[str, int, int]], int]:
 def _words(text: str, characters: Sequence[tuple[str, int, int]]) -> Iterator[_Word]:
     word: list[tuple[str, int, int]] = []
     for character in [*characters, (" ", len(text), len(text))]:
-        if not character[0].isspace():
+        if character[0] not in " \t\n":
             word.append(character)
         elif word:
             start, end = word[0][1], word[-1][2]
