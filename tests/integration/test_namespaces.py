@@ -17,7 +17,8 @@ FINALIZER = "example.org/never"
 
 @pytest.fixture(scope="module")
 def controller(cluster: Cluster) -> Iterator[None]:
-    process = cluster.spawn_component("kube-controller-manager", cluster.kubeconfig, "--controllers=namespace")
+    flags = ("--controllers=namespace", "--leader-elect=false")  # no lease that the next one waits for
+    process = cluster.spawn_component("kube-controller-manager", cluster.kubeconfig, *flags)
     yield
     process.kill()
     process.wait()

@@ -15,7 +15,8 @@ CONTROLLERS = "deployment,replicaset,statefulset,daemonset"
 
 @pytest.fixture(scope="module")
 def controller(cluster: Cluster) -> Iterator[None]:
-    process = cluster.spawn_component("kube-controller-manager", cluster.kubeconfig, f"--controllers={CONTROLLERS}")
+    flags = (f"--controllers={CONTROLLERS}", "--leader-elect=false")  # no lease that the next one waits for
+    process = cluster.spawn_component("kube-controller-manager", cluster.kubeconfig, *flags)
     yield
     process.kill()
     process.wait()
