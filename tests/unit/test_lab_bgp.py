@@ -1,6 +1,7 @@
 """The lab's network as it is configured: FRR on the routers, BIRD on the nodes, and what the operator has of it."""
 
 import json
+import shlex
 import stat
 import subprocess
 from pathlib import Path
@@ -26,7 +27,9 @@ def make_context(folder: Path, topology: Topology) -> Context:
     context = make(Paths(folder / "state", folder / "cache"), topology)
     context.paths.kubernetes.mkdir()
     apiserver = context.paths.kubernetes / "kube-apiserver"
-    apiserver.write_text("#!/bin/sh\necho Kubernetes v1.20.2\n", encoding="ascii")
+    apiserver.write_text(
+        "#!/bin/sh\necho --enable-admission-plugins strings: NodeRestriction, PodSecurityPolicy\n", encoding="ascii"
+    )
     apiserver.chmod(0o755)
     puppet_code.create(context, {})
     return context
@@ -163,10 +166,28 @@ def test_the_operator_knows_the_routers(context: Context) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_lab_without_routers(tmp_path: Path) -> None:
+def test_the_operator_can_move_the_cluster_onto_the_other_etcd(context: Context) -> None:
+    operator.write(context)
+    cluster = config.load(operator.fleet_config(context)).cluster("lab")
+    assert cluster.etcd is not None
+    assert cluster.reinitialize is not None
+    assert cluster.etcd.endpoints == tuple(f"https://10.77.0.{number}:2379" for number in (13, 14, 15))
+    other = cluster.reinitialize.etcds[operator.NEW_ETCD]
+    assert other.endpoints == tuple(f"https://10.77.0.{number}:2379" for number in (27, 28, 29))
+    assert other.environment == cluster.etcd.environment
+    assert cluster.reinitialize.admission_plugins == ("PodSecurityPolicy",)
+    assert len(cluster.reinitialize.services.names) == 10
+    change = cluster.reinitialize.puppet_change
+    for command in (change.merged, change.merge, change.revert):
+        assert command is not None
+        assert Path(shlex.split(command)[0]).exists()
+
+
+def test_a_lab_without_routers_and_without_another_etcd(tmp_path: Path) -> None:
     small = tmp_path / "topology.yaml"
     small.write_text(SMALL, encoding="utf-8")
     context = make_context(tmp_path, load(small))
     operator.write(context)
-    assert config.load(operator.fleet_config(context)).cluster("lab").bgp is None
+    cluster = config.load(operator.fleet_config(context)).cluster("lab")
+    assert (cluster.bgp, cluster.reinitialize) == (None, None)
     assert files(context, "worker1")["/etc/calico/sessions-ipv4.conf"].content == ""

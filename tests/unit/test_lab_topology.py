@@ -27,7 +27,7 @@ def write(folder: Path, text: str) -> Path:
 def test_the_default_is_the_fleet_of_the_documentation() -> None:
     default = topology.load(topology.DEFAULT)
     assert [host.name for host in default.with_role("control-plane")] == ["cp1", "cp2"]
-    assert len(default.with_role("etcd")) == 3
+    assert len(default.with_role("etcd")) == len(default.with_role("new-etcd")) == 3
     rows = [host.row for host in default.with_role("worker")]
     assert sorted(rows) == ["row-a", "row-a", "row-b", "row-b", "row-c", "row-c"]
     assert default.firmware_delay == 2.0

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The lab's stand-in for ``calicoctl`` 3 with the datastore etcdv3: the one program that is not the real one.
+"""The lab's stand-in for ``calicoctl`` 3 with the datastore etcdv3, which Debian has no package of.
 
 Command line, messages and what is in etcd (keys and JSON) are those of the real program, as far as its own sources and
 tests tell, for the kinds that a re-initialisation moves. What it does not have: validation of specs, other kinds.

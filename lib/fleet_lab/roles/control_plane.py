@@ -3,9 +3,11 @@
 The flags stand in ``/etc/default/COMPONENT`` as ``DAEMON_ARGS``, as Debian's packages had it.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from fleet_lab import kubeconfig, pki
 from fleet_lab.binaries import CONTROL_PLANE
@@ -21,6 +23,8 @@ APISERVER_STOPPED = "apiserver-stopped"
 """Fault: this host's kube-apiserver does not run."""
 
 _PKI = "/etc/kubernetes/pki"
+
+_POLICIES = "PodSecurityPolicy"
 
 _UNIT = """\
 [Unit]
@@ -69,8 +73,13 @@ def apiserver_flags(context: Context, host: Host) -> dict[str, str]:
 
 def admission_plugins(context: Context) -> list[str]:
     """Return the plugins that let no pod be created in an empty cluster; Kubernetes has had none since 1.25."""
-    version = run([str(context.paths.kubernetes / "kube-apiserver"), "--version"])
-    return ["PodSecurityPolicy"] if int(version.split(".")[1]) < 25 else []
+    return [_POLICIES] if _POLICIES in _help(context.paths.kubernetes / "kube-apiserver") else []
+
+
+@functools.cache
+def _help(program: Path) -> str:
+    """Return what a program says of its flags: builds from source need not know their version."""
+    return run([str(program), "--help"])
 
 
 def _leader_flags(component: str) -> dict[str, str]:

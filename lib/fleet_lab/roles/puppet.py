@@ -31,6 +31,9 @@ Nice=10
 
 _VARDIR = "/var/cache/puppet"
 
+# It takes longer than all others together, and nobody asks for it.
+_FACTS = 'facts : { blocklist : [ "augeas" ] }\n'
+
 DISABLED = f"{_VARDIR}/state/agent_disabled.lock"
 """Puppet's own mark that it is disabled."""
 
@@ -61,4 +64,5 @@ def files(context: Context) -> Iterable[File]:
         yield File(f"/usr/local/sbin/{name}", (context.host_files / name).read_bytes(), mode=0o755)
     yield File("/usr/local/share/bash/puppet-common.sh", (context.host_files / "puppet-common.sh").read_bytes())
     yield File("/etc/default/fleet-puppet", _DEFAULTS)
+    yield File("/etc/facter/facter.conf", _FACTS)
     yield File("/etc/systemd/system/lab-puppet.service", _BOOT)
