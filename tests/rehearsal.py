@@ -6,6 +6,7 @@ Alertmanager say.
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import threading
@@ -20,9 +21,11 @@ from typing import Any
 
 import yaml
 
+from cookbook_process import CookbookProcess
 from fleet.maintenance import journal
 from fleet_lab import workload
 from fleet_lab.errors import LabError
+from fleet_lab.faults import FAULTS
 from fleet_lab.guest.kubelet.api import TROUBLE, ApiError
 from fleet_lab.lab import Lab
 from fleet_lab.roles.alertmanager import PORT
@@ -83,17 +86,7 @@ class Rehearsal:
 
     def cookbook(self, *arguments: str, timeout: float = 240) -> Outcome:
         """Run a cookbook to its end."""
-        done = subprocess.run(
-            ["cookbook", *arguments],
-            env=self.environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            timeout=timeout,
-            check=False,
-        )
-        return Outcome(done.returncode, done.stdout)
+        return self.end(self._begin(*arguments), timeout=timeout)
 
     def start(self, *arguments: str, **options: Any) -> Outcome:
         """Start a new run, unattended."""
@@ -109,28 +102,31 @@ class Rehearsal:
         return self.cookbook(self.procedure, "--abort", run)
 
     @contextmanager
-    def in_background(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    def in_background(self, *arguments: str) -> Iterator[CookbookProcess]:
         """Start a new run, unattended, and let it work beside the test."""
-        command = ["cookbook", self.procedure, "--cluster", "lab", "-r", "rehearsal", "--unattended", *arguments]
-        process = subprocess.Popen(
-            command,
-            env=self.environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )
+        process = self._begin(self.procedure, "--cluster", "lab", "-r", "rehearsal", "--unattended", *arguments)
         try:
             yield process
         finally:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
+            process.kill()
 
-    def end(self, process: subprocess.Popen[str], *, timeout: float = 240) -> Outcome:
-        """Wait for a run in the background."""
-        output, _ = process.communicate(timeout=timeout)
-        return Outcome(process.returncode, output)
+    @contextmanager
+    def resumed(self, run: str) -> Iterator[None]:
+        """Go on with a run beside the test, until it is killed in the end."""
+        process = self._begin(self.procedure, "--resume", run)
+        try:
+            yield
+        finally:
+            process.kill()
+
+    def _begin(self, *arguments: str) -> CookbookProcess:
+        command = ("-c", str(self.lab.spicerack_config), *arguments)
+        output = self.config.with_name(f"cookbook-{secrets.token_hex(8)}.txt")
+        return CookbookProcess(command, self.environment, output)
+
+    def end(self, process: CookbookProcess, *, timeout: float = 240) -> Outcome:
+        """Wait for a cookbook's end."""
+        return Outcome(*process.wait(timeout=timeout))
 
     def folder(self) -> Path:
         """The folder of the newest run."""
@@ -161,7 +157,7 @@ class Rehearsal:
         with self.in_background(*arguments) as process:
             self.wait_for_event(unit, step, kind)
             process.send_signal(number)
-            process.wait(timeout=30)
+            self.end(process, timeout=30)
 
     # What the fleet itself says
 
@@ -193,14 +189,7 @@ class Rehearsal:
 
     def silences(self) -> list[str]:
         """The comments of all active silences."""
-        return [item["comment"] for item in self._alertmanager("GET", "silences") if _is_active(item)]
-
-    def _alertmanager(self, method: str, path: str) -> Any:
-        alertmanager = next(host for host in self.lab.hosts.values() if host.role == "alertmanager")
-        request = urllib.request.Request(f"http://{alertmanager.ipv4}:{PORT}/api/v2/{path}", method=method)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            text = answer.read()
-            return json.loads(text) if text else None
+        return [item["comment"] for item in _alertmanager(self.lab, "GET", "silences") if _is_active(item)]
 
     def restore(self) -> None:
         """Put the fleet in order, whatever a test has left: no fault, cordon, taint, silence; all workloads Ready."""
@@ -218,14 +207,12 @@ class Rehearsal:
 
     def end_silences(self) -> None:
         """End all silences, as a colleague would."""
-        for item in self._alertmanager("GET", "silences"):
-            if _is_active(item):
-                self._alertmanager("DELETE", f"silence/{item['id']}")
+        end_silences(self.lab)
 
     def ended_silences(self) -> list[str]:
         """The comments of the newest run's silences that have ended."""
         run = self.folder().name
-        silences = self._alertmanager("GET", "silences")
+        silences = _alertmanager(self.lab, "GET", "silences")
         return [item["comment"] for item in silences if not _is_active(item) and run in item["comment"]]
 
     def assert_untouched(self, *names: str) -> None:
@@ -374,6 +361,28 @@ def _cordoned(node: dict[str, Any]) -> bool:
 def _ready(item: dict[str, Any]) -> bool:
     conditions = item["status"].get("conditions") or []
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def end_silences(lab: Lab) -> None:
+    """End all silences, as a colleague would."""
+    for item in _alertmanager(lab, "GET", "silences"):
+        if _is_active(item):
+            _alertmanager(lab, "DELETE", f"silence/{item['id']}")
+
+
+def heal_one(lab: Lab, host: str, fault: str) -> None:
+    """Undo one fault of a host that has others, which it keeps."""
+    (lab.paths.host(host).faults / fault).unlink()
+    if FAULTS[fault].heal:
+        lab.exec(host, FAULTS[fault].heal)
+
+
+def _alertmanager(lab: Lab, method: str, path: str) -> Any:
+    alertmanager = next(host for host in lab.hosts.values() if host.role == "alertmanager")
+    request = urllib.request.Request(f"http://{alertmanager.ipv4}:{PORT}/api/v2/{path}", method=method)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        text = answer.read()
+        return json.loads(text) if text else None
 
 
 def eventually(check: Callable[[], bool], *, within: float = 20.0) -> None:
