@@ -165,8 +165,10 @@ def mark(command: str) -> str:
 
     It is for the login shell of whoever Cumin logs in as, any of the Bourne family; ``command`` itself is for bash.
     """
+    # ClusterShell puts names of hosts where a command has %hosts, as a reason or a file of others' may.
+    quoted = re.sub(r"%(?=\{?hosts)", "%''", shlex.quote(command))
     # What it says on standard error would come over a channel of its own, at times after the marker.
-    return f"bash -c {shlex.quote(command)} </dev/null 2>&1; printf '\\nfleet-rc=%d\\n' $?"
+    return f"bash -c {quoted} </dev/null 2>&1; printf '\\nfleet-rc=%d\\n' $?"
 
 
 def parse(output: str, *, timeout: float | None) -> Result:
