@@ -18,6 +18,7 @@ from spicerack import Spicerack
 
 from fleet.bgp import known_hosts
 from fleet.config import BgpConfig, ClusterConfig, Config, ConfigError, ConftoolConfig, load, read_yaml
+from fleet.config_reinitialize import DiscoveryConfig
 from fleet.errors import FleetError
 from fleet.hosts.silences import find_instance
 
@@ -52,6 +53,9 @@ def check(path: Path, spicerack_config: Path | None = None) -> list[str]:
             conftool = cluster.control_plane.load_balancer.conftool
             lines = _conftool(conftool) if conftool else ()
             mistakes += [f"{path}: clusters.{name}.control_plane.load_balancer.conftool.{line}" for line in lines]
+            discovery = cluster.reinitialize.discovery if cluster.reinitialize else None
+            lines = _conftool(discovery) if discovery else ()
+            mistakes += [f"{path}: clusters.{name}.reinitialize.discovery.{line}" for line in lines]
     mistakes += [f"{path}: {line}" for line in _kubeconfigs(_named_kubeconfigs(path))]
     if spicerack_config:
         try:
@@ -77,19 +81,25 @@ def _state_dir(folder: Path) -> Iterator[str]:
 
 
 def _named_kubeconfigs(path: Path) -> dict[str, Path]:
-    """Return the kubeconfigs of clusters, whatever else is wrong with the file."""
+    """Return the kubeconfigs of clusters by their keys, whatever else is wrong with the file."""
     try:
         clusters = read_yaml(path).get("clusters")
     except ConfigError:
         return {}
     named = clusters.items() if isinstance(clusters, dict) else ()
-    found = {str(name): cluster.get("kubeconfig") for name, cluster in named if isinstance(cluster, dict)}
-    return {name: Path(value) for name, value in found.items() if isinstance(value, str) and value.startswith("/")}
+    found = {}
+    for name, cluster in named:
+        if isinstance(cluster, dict):
+            found[f"clusters.{name}.kubeconfig"] = cluster.get("kubeconfig")
+            section = cluster.get("reinitialize")
+            found[f"clusters.{name}.reinitialize.kubeconfig"] = (
+                section.get("kubeconfig") if isinstance(section, dict) else None
+            )
+    return {key: Path(value) for key, value in found.items() if isinstance(value, str) and value.startswith("/")}
 
 
 def _kubeconfigs(kubeconfigs: dict[str, Path]) -> Iterator[str]:
-    for name, path in kubeconfigs.items():
-        key = f"clusters.{name}.kubeconfig"
+    for key, path in kubeconfigs.items():
         try:
             data = read_yaml(path)
             mode = stat.S_IMODE(path.stat().st_mode)
@@ -130,7 +140,7 @@ def _routers(bgp: BgpConfig) -> Iterator[str]:
             yield f"known_hosts: {bgp.known_hosts} has {lacks} {name}: ssh-keyscan -p {router.port} {host}"
 
 
-def _conftool(config: ConftoolConfig) -> Iterator[str]:
+def _conftool(config: ConftoolConfig | DiscoveryConfig) -> Iterator[str]:
     """Look at the files of conftool, and at the one with the parameters of its etcd client."""
     for key, path in (("config_file", config.config_file), ("schema_file", config.schema_file)):
         try:
@@ -159,6 +169,8 @@ def _queries(cluster: ClusterConfig) -> Iterator[tuple[str, str]]:
         yield "control_plane.load_balancer.haproxy.hosts", haproxy.hosts
     if cluster.etcd:
         yield "etcd.hosts", cluster.etcd.hosts
+    for name, etcds in (cluster.reinitialize.etcds if cluster.reinitialize else {}).items():
+        yield f"reinitialize.etcds.{name}.hosts", etcds.hosts
 
 
 class _Spicerack:

@@ -28,6 +28,7 @@ class Installation:
         self.aliases = folder / "cumin" / "aliases.yaml"
         self.locks = folder / "etcd.yaml"
         self.kubeconfig = folder / "kubeconfig"
+        self.admin_kubeconfig = folder / "admin.kubeconfig"
         self.ssh_key = folder / "netconf_ed25519"
         self.conftool = folder / "conftool.yaml"
         self.conftool_schema = folder / "conftool-schema.yaml"
@@ -47,17 +48,23 @@ class Installation:
             path.write_text((CONFIG / f"{example}.yaml").read_text())
         self.kubeconfig.write_text(yaml.safe_dump(KUBECONFIG))
         self.kubeconfig.chmod(0o600)
+        self.admin_kubeconfig.write_text(yaml.safe_dump(KUBECONFIG))
+        self.admin_kubeconfig.chmod(0o600)
         self.ssh_key.write_text("a key")
         self.ssh_key.chmod(0o600)
         key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINvAfvRPfQsgAyJr8zGP0EUZzqOWXz0RSRlxqYi5qOK7"
         self.known_hosts.write_text("".join(f"[cr{n}.example.org]:830 {key}\n" for n in (1, 2)))
         (folder / "repository" / "cookbooks").mkdir(parents=True)
+        self.edit(self.conftool, lambda data: data.update(driver_options={"etcd_config_file": str(self.locks)}))
         self.edit(self.fleet, self._localize)
         self.edit(self.spicerack, self._localize_spicerack)
 
     def _localize(self, data: dict[str, Any]) -> None:
         data["state_dir"] = str(self.state_dir)
         data["clusters"]["lab"]["kubeconfig"] = str(self.kubeconfig)
+        conftool = {"config_file": str(self.conftool), "schema_file": str(self.conftool_schema)}
+        data["clusters"]["lab"]["reinitialize"]["kubeconfig"] = str(self.admin_kubeconfig)
+        data["clusters"]["lab"]["reinitialize"]["discovery"] |= conftool
         data["clusters"]["lab"]["bgp"] |= {"ssh_key": str(self.ssh_key), "known_hosts": str(self.known_hosts)}
 
     def _localize_spicerack(self, data: dict[str, Any]) -> None:
@@ -106,8 +113,9 @@ def test_mistakes_in_all_files_are_named_at_once(
     code, lines = check(installation, capsys)
 
     assert code == 1
-    assert lines[-1] == "9 mistakes."
+    assert lines[-1] == "10 mistakes."
     for path, key, words in (
+        (files.fleet, "clusters.lab.reinitialize.discovery.config_file", f"{files.locks}: hots: there is no such key"),
         (files.fleet, "state_dir", "chmod 0700"),
         (files.fleet, "clusters.lab.kubeconfig", "chmod o-rwx"),
         (files.fleet, "clusters.lab.hosts.workers", "nobody"),
