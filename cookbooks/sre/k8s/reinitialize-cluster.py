@@ -28,8 +28,8 @@ class ReinitializeCluster(MaintenanceCookbook):
     ^C starts nothing new and waits for what is in flight; a second ^C leaves at once.
 
     Examples:
-      cookbook --dry-run sre.k8s.reinitialize-cluster --cluster lab --new-etcd etcd-b --puppet-change etcd-b -r new-etcd
-      cookbook sre.k8s.reinitialize-cluster --cluster lab --new-etcd etcd-b --puppet-change etcd-b -r new-etcd -t T123
+      cookbook --dry-run sre.k8s.reinitialize-cluster --cluster lab --new-etcd lab-b --puppet-change etcd-b -r new-etcd
+      cookbook sre.k8s.reinitialize-cluster --cluster lab --new-etcd lab-b --puppet-change etcd-b -r new-etcd -t T123
       cookbook sre.k8s.reinitialize-cluster --resume 20260131-030000-reinitialize-cluster-lab-4f2a
     """
 

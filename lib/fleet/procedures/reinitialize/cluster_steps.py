@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from fleet.bgp import verify
-from fleet.etcd import keys
+from fleet.etcd import health, keys, members
 from fleet.etcd.keys import Fingerprint
 from fleet.k8s import workloads
 from fleet.k8s.client import ApiError
@@ -17,7 +17,7 @@ from fleet.procedures.cluster import Cluster
 from fleet.procedures.once import Life
 from fleet.procedures.reinitialize.data import Say, WorldStep, is_merged
 from fleet.procedures.reinitialize.machines import BASELINE, nodes_by_host
-from fleet.procedures.reinitialize.world import CLUSTER, World
+from fleet.procedures.reinitialize.world import CLUSTER, Store, World
 from fleet.procedures.steps import NodeStep, Verdicts, each
 from fleet.procedures.units import RestartUnit
 
@@ -62,6 +62,20 @@ class Untouched(WorldStep):
         found = keys.fingerprint(self.cluster.remote, str(noted["host"]), self.world.old.config)
         changed = keys.touched(Fingerprint(*noted["of"]), found)
         return failed(f"the old etcd was written to: {changed}") if changed else done(f"revision {found.revision}")
+
+
+class StoreWell(WorldStep):
+    """All members of an etcd are well."""
+
+    def __init__(self, world: World, store: Store) -> None:
+        """Look at an etcd."""
+        super().__init__(world)
+        self._store = store
+
+    def look(self, state: UnitState) -> Verdict:
+        """Ask all members."""
+        problem = health.problem(members.view(self.cluster.remote, self._store.hosts, self._store.config))
+        return pending(problem) if problem else done()
 
 
 class Merged(WorldStep):
@@ -284,11 +298,12 @@ class Wiped(WorldStep):
         self._prefixes = prefixes
 
     def look(self, state: UnitState) -> Verdict:
-        """Count the keys."""
+        """Look for the first key."""
         if self.cluster.run.options.get("reuse"):
             return done("it was not empty before, and is left as it is")
-        left = keys.count(self.cluster.remote, self._host(), self.world.new.config)
-        return undone(f"{left} keys") if left else done()
+        # Keys come in their order: what an apiserver keeps beside its prefix comes after what is below a folder.
+        left = keys.some(self.cluster.remote, self._host(), self.world.new.config, 1)
+        return undone(f"{left[0]} is there") if left and left[0].startswith(tuple(self._prefixes)) else done()
 
     def act(self, state: UnitState, say: Say) -> Verdict:
         """Delete them."""

@@ -67,7 +67,9 @@ class Exported(WorldStep):
             say(f"Calico: {len(found.peers)} BGP peers, {len(found.pools)} IP pools")
         exported = export.export(self.cluster.api, self.world.place(OBJECTS), without=self.world.managed)
         say(f"{exported.objects} objects of {exported.kinds} kinds")
-        return done()
+        for problem in exported.problems:
+            say(f"not in the export: {problem}")
+        return done(f"not in the export: {'; '.join(exported.problems)}" if exported.problems else "")
 
 
 class NotMerged(WorldStep):

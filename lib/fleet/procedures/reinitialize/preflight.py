@@ -22,6 +22,7 @@ from fleet.procedures.reinitialize.stages import Edges, Part
 from fleet.procedures.reinitialize.world import Store, World
 
 _REPAIR = "Repair that first."
+_COMPACTION = "compact_rev_key"  # what an apiserver leaves beside its prefix
 
 
 def checks(world: World, edges: Edges, parts: Sequence[Part], state_dir: Path) -> list[Callable[[], list[Finding]]]:
@@ -84,10 +85,10 @@ def of_emptiness(world: World) -> list[Finding]:
     """Count the keys of the new etcd."""
     host = world.new.asked(world.cluster)
     there = keys.count(world.cluster.remote, host, world.new.config)
-    if not there:
+    some = keys.some(world.cluster.remote, host, world.new.config, 3)
+    if not there or some == [_COMPACTION]:
         return [note(f"{world.new.name} is empty.")]
-    some = ", ".join(keys.some(world.cluster.remote, host, world.new.config, 3))
-    what = f"{world.new.name} is not empty: {there} keys, such as {some}."
+    what = f"{world.new.name} is not empty: {there} keys, such as {', '.join(some)}."
     if world.cluster.run.options.get("reuse"):
         return [ask(what, "As --reuse asks: what is there stays, and may be what the cluster begins with.")]
     return [stop(what, f"Name an empty one, or say --reuse {world.new.name} if that is what you mean.")]

@@ -171,7 +171,7 @@ class ReinitializeRuns:
         first = parts[0].name if parts else ""
 
         def ask(part: Part) -> Question | None:
-            if part.name == first and begun >= stages.POINT_OF_NEW_DATA:
+            if part.name == first and begun >= stages.NEW_DATA:
                 return _before_the_way_back(seen)
             revert = part.name == f"{ABORT}revert" and seen.config.puppet_change.revert is None
             if revert and is_merged(seen):

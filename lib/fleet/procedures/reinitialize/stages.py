@@ -33,8 +33,8 @@ FIRST, ADMISSION, START, KUBELETS, SERVICES, LATE = (
 )
 """The names of stages that others look at: what they begin with is the number that operators know."""
 
-POINT_OF_NEW_DATA = 13
-"""The number of the first stage in which something is written to the new etcd through an API."""
+NEW_DATA = 14
+"""The number of the first stage in which others than the run write to the new etcd."""
 
 SNAPSHOT_DEADLINE = 2 * 900.0
 _SLOW = 2.0
@@ -185,6 +185,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             ["a marker that is written through the API has to be found in the new etcd"],
             lambda: [first],
             (
+                _gate("new etcd", deadlines.blocked, cluster_steps.StoreWell(world, world.new)),
                 _step("start", deadlines.restart, apiserver.Serves(world, world.new, without=plugins)),
                 _gate("ready", deadlines.ready, apiserver.Ready(world)),
                 _step("lease", API_DEADLINE, apiserver.Leased(world)),
@@ -290,7 +291,7 @@ def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
         parts.append(_deploy(world, f"{ABORT}services"))
     if begun >= 4 and edges.discovery:
         parts.append(_part("pool", [CLUSTER], *_repool(world, edges)))
-    if 2 <= begun < 14:
+    if 2 <= begun < NEW_DATA:
         parts.append(_part("new etcd", [CLUSTER], _step("wipe", timeout, cluster_steps.Wiped(world, prefixes))))
     return parts
 

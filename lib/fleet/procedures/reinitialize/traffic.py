@@ -87,8 +87,16 @@ class NamespaceGone(WorldStep):
             return done()
         if not found.terminating:
             return undone("it is there")
-        hanging = f": a finalizer keeps {', '.join(found.hanging)}" if found.hanging else ""
-        return pending(f"it is being deleted{hanging}")
+        if found.hanging:
+            return pending(f"it is being deleted: a finalizer keeps {', '.join(found.hanging)}")
+        problems = f"; {' '.join(found.problems)}" if found.problems else ""
+        return pending(f"it is being deleted: {self._pods(state.unit.name)}{problems}")
+
+    def _pods(self, name: str) -> str:
+        """Return which pods are left: those on a node that does not answer stay until it does, or is deleted."""
+        pods, _ = self.cluster.api.list_all(f"/api/v1/namespaces/{name}/pods")
+        left = [f"{pod['metadata']['name']} on {pod['spec'].get('nodeName', 'no node')}" for pod in pods]
+        return f"{len(left)} pods left{': ' if left else ''}{', '.join(left[:3])}"
 
     def act(self, state: UnitState, say: Say) -> Verdict:
         """Order its deletion; Kubernetes' own namespaces, and any that is not managed, are refused."""
