@@ -125,6 +125,8 @@ class ReinitializeConfig(Model):
     admission_plugins: tuple[Annotated[str, Field(pattern=r"^[A-Za-z]+$")], ...] = ()
     """Those that keep an empty cluster from being initialised, such as PodSecurityPolicy; none in Kubernetes 1.25."""
     kubelet: UnitName = "kubelet.service"
+    node_watchers: tuple[UnitName, ...] = ()
+    """Further units on workers that watch the API, such as ``kube-proxy.service``: they are restarted, too."""
     managed: ClusterCommand | tuple[Name, ...]
     """The managed namespaces, which are deleted and deployed anew: their names, or what prints one a line."""
     initialize: ClusterCommand

@@ -25,7 +25,7 @@ from fleet.errors import FleetError
 from fleet.etcd import health, members
 from fleet.hosts.remote import Remote
 from fleet.hosts.silences import Silences
-from fleet.k8s.client import Api, ApiUnreachable, KubernetesError
+from fleet.k8s.client import Api, KubernetesError
 from fleet.k8s.nodes import NodeView, NodeWatch, NoNodes
 from fleet.maintenance import decide, journal, report
 from fleet.maintenance.journal import Journal, RunInfo
@@ -309,6 +309,8 @@ class Session:
         if record.status == "running":
             raise Refused(f"Run {run_id} is being worked on by another process on this host.")
         report.render(report.summary(record, {}), self._console)
+        if not self._maintenance.needs_api:
+            return self._outline(run_id, verb, cluster_name)
         states = [state for _, state in record.work]
         touched = [state for state in states if state.status in (Status.RUNNING, Status.HELD)]
         if verb == "resume":
@@ -316,6 +318,20 @@ class Session:
             self._console.print(f"Dry run: a real run would go on with {_names(left)}.")
         else:
             self._console.print(f"Dry run: a real run would give back {_names(touched)}.")
+        return DONE
+
+    def _outline(self, run_id: str, verb: str, cluster_name: str | None) -> int:
+        """Print what a real run would do, where that depends on how far the run has come."""
+        with ExitStack() as stack:
+            book, cluster = stack.enter_context(self._reopened(run_id, verb, cluster_name))
+            if verb == "abort":
+                procedure = self._maintenance.give_back(cluster, book)
+            else:
+                procedure = stack.enter_context(self._maintenance.work(cluster, book, self._lock(cluster)))
+            if isinstance(procedure, Asking):
+                for line in procedure.outline():
+                    self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print("Dry run: this is what a real run would do. Nothing was touched.")
         return DONE
 
     def _check_open(self, info: RunInfo, status: str, verb: str, cluster_name: str | None) -> None:
@@ -354,18 +370,21 @@ class Session:
         except KubernetesError as error:
             raise Refused(f"{error}{_of_etcd(config, remote)}") from error
 
+    def _lock(self, cluster: Cluster) -> ClusterLock:
+        run = cluster.run
+        holder = Holder(run.id, self._spicerack.current_hostname, run.operator, run.reason)
+        return ClusterLock(cluster.api, cluster.config.lease, holder, lambda: self._events.put(None))
+
     @contextmanager
     def _locked(self, cluster: Cluster) -> Iterator[ClusterLock]:
         """Hold the cluster for as long as the context lasts."""
-        run = cluster.run
-        holder = Holder(run.id, self._spicerack.current_hostname, run.operator, run.reason)
-        lock = ClusterLock(cluster.api, cluster.config.lease, holder, lambda: self._events.put(None))
+        lock = self._lock(cluster)
         try:
             # Two that start at the same moment are kept apart by spicerack's lock; see fleet.maintenance.lock.
             with self._spicerack.lock().acquired(f"fleet:{cluster.name}", concurrency=1, ttl=60):
                 try:
                     lock.acquire()
-                except ApiUnreachable:
+                except KubernetesError:
                     if self._maintenance.needs_api:
                         raise
                     lock.suspend()

@@ -46,10 +46,15 @@ class ReinitializeCluster(MaintenanceCookbook):
             help="Begin with this stage: those before it were done by hand.",
         )
         parser.add_argument(
+            "--calico-export",
+            metavar="FILE",
+            help="The old etcd is gone: take Calico's data from the calico.json of an earlier run's folder.",
+        )
+        parser.add_argument(
             "--max-failed", type=whole_number, metavar="N", help="Workers that may be away; default: configuration."
         )
 
     def maintenance(self, args: argparse.Namespace) -> Maintenance:
         """Return the re-initialisation."""
-        wish = Wish(args.new_etcd, args.puppet_change, args.reuse, args.from_stage, args.max_failed)
+        wish = Wish(args.new_etcd, args.puppet_change, args.reuse, args.from_stage, args.max_failed, args.calico_export)
         return ReinitializeRuns(self.spicerack, wish)

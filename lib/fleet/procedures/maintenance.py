@@ -149,6 +149,9 @@ class Asking(Protocol):
     def declined(self) -> None:
         """Take note that it was not: what is left is to end the session."""
 
+    def outline(self) -> Sequence[str]:
+        """Return what is left to do, in lines for people."""
+
 
 class Proof:
     """A proof that is asked only of units that a run has taken out of service: others are taken as they are."""

@@ -160,6 +160,22 @@ class Serves(WorldStep):
         return self.world.component_units()[0]
 
 
+class OthersStopped(WorldStep):
+    """No other control-plane host's kube-apiserver runs: one that was rebooted meanwhile would serve the other etcd."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Ask systemd there."""
+        others = [host for host in self.world.control_plane if host != state.unit.name]
+        unit = self.world.component_units()[0]
+        problems = []
+        for host, found in services.state(self.cluster.remote, others, unit).items() if others else ():
+            if isinstance(found, Unreachable):
+                problems.append(f"{host} does not answer: {found.reason}")
+            elif found.active not in ("inactive", "failed"):
+                problems.append(f"{unit} is {found.active} on {host}, and serves {self.world.old.name}: stop it")
+        return pending("; ".join(problems)) if problems else done()
+
+
 class Ready(WorldStep):
     """kube-apiserver is ready, asked on the host's own address, and the API's address leads to a ready one."""
 
@@ -218,10 +234,11 @@ class Marked(WorldStep):
 
     def look(self, state: UnitState) -> Verdict:
         """Look for the marker in both."""
+        others = [] if self.world.is_old_gone else [self._other]
         name = marker(self.world, self._store)
         key = f"{self.world.config.etcd_prefix}/configmaps/{_NAMESPACE}/{name}"
-        if self._read(self._other, key):
-            return failed(f"what the API writes is in {self._other.name}: {key}")
+        if wrong := next((store.name for store in others if self._read(store, key)), ""):
+            return failed(f"what the API writes is in {wrong}: {key}")
         return done(f"writes to {self._store.name}") if self._read(self._store, key) else undone("no marker yet")
 
     def act(self, state: UnitState, say: Say) -> Verdict:

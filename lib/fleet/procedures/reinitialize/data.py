@@ -116,13 +116,16 @@ class CalicoMoved(WorldStep):
 
     def _wanted(self) -> Contents:
         profiles = self.world.config.calico.profiles
+        export = self.cluster.run.options.get("calico_export")
+        if export:
+            return contents.transfer(read_export(Path(str(export))), profiles)
         try:
             return contents.transfer(datastore(self.world, new=False).read(), profiles)
         except FleetError:
             if not self.world.place(CALICO).exists():
                 raise
             # The old etcd may be what is broken.
-            return contents.transfer(contents.from_json(self.world.place(CALICO).read_text()), profiles)
+            return contents.transfer(read_export(self.world.place(CALICO)), profiles)
 
 
 def _counts(found: Contents) -> str:
@@ -130,6 +133,18 @@ def _counts(found: Contents) -> str:
         f"AS {found.as_number}, {len(found.peers)} BGP peers, {len(found.pools)} IP pools,"
         f" {len(found.profiles)} profiles"
     )
+
+
+def read_export(path: Path) -> Contents:
+    """Read Calico's data as stage 0 has kept it.
+
+    Raises:
+        FleetError: the file cannot be read.
+    """
+    try:
+        return contents.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FleetError(f"{path} cannot be read: {error}") from error
 
 
 def datastore(world: World, *, new: bool) -> Datastore:

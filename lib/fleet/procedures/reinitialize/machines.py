@@ -149,14 +149,14 @@ class Started(NodeStep):
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask systemd."""
-        wanted = self._wanted()
         found = states_of(self.world, [state.unit.name for state in units])
 
         def judge(state: UnitState) -> Verdict:
             host = state.unit.name
             if reason := silent(found[host]):
                 return unknown(f"{host} does not answer: {reason}")
-            left = [unit for unit in wanted.get(host, ()) if _state(found[host], unit).active != "active"]
+            there = [unit for unit in self._wanted(host) if _state(found[host], unit).loaded]
+            left = [unit for unit in there if _state(found[host], unit).active != "active"]
             idle = any(not _state(found[host], unit).moving for unit in left)
             if not left:
                 return done()
@@ -166,17 +166,16 @@ class Started(NodeStep):
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
         """Order their start."""
-        wanted = self._wanted()
-        orders = {state.unit.name: wanted.get(state.unit.name, []) for state in units}
+        orders = {state.unit.name: self._wanted(state.unit.name) for state in units}
         return of_results(services.order(self.cluster.remote, "start", orders), units)
 
-    def _wanted(self) -> dict[str, list[str]]:
-        found: dict[str, dict[str, None]] = {}
-        for stage in self._stages:
-            for host, facts in self.world.facts(stage).items():
-                names = [unit for unit in facts.get(STOPPED, []) if unit in self._units]
-                found.setdefault(host, {}).update(dict.fromkeys(names))
-        return {host: list(names) for host, names in found.items()}
+    def _wanted(self, host: str) -> list[str]:
+        """Return what was stopped on a host; all that is named where others have stopped it (--from-stage)."""
+        noted = [self.world.facts(stage).get(host, {}).get(STOPPED) for stage in self._stages]
+        mine = [unit for unit in self._units if unit in self.world.units_of(host)]
+        if all(names is None for names in noted):
+            return mine
+        return [unit for unit in mine if any(unit in (names or ()) for names in noted)]
 
 
 _States = Mapping[str, ServiceState | Unreachable]

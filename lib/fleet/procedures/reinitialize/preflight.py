@@ -37,7 +37,6 @@ def checks(world: World, edges: Edges, parts: Sequence[Part], state_dir: Path) -
     cluster = world.cluster
     numbers = {part.number for part in parts}
     found: list[Callable[[], list[Finding]]] = [
-        partial(preflight.of_runs, cluster, state_dir),
         partial(preflight.of_held, cluster, state_dir),
         partial(preflight.of_alerts, cluster),
         partial(of_hosts, world),
@@ -46,6 +45,8 @@ def checks(world: World, edges: Edges, parts: Sequence[Part], state_dir: Path) -
         partial(of_commands, world),
         partial(of_calicoctl, world),
     ]
+    if not world.is_old_gone:
+        found.append(partial(preflight.of_runs, cluster, state_dir))
     if 0 in numbers:
         found += [partial(of_store, world, world.old), partial(of_nodes, world), partial(of_use, world)]
     if 2 in numbers:

@@ -140,6 +140,14 @@ class PartsProcedure:
         self._declined = True
         self._question = None
 
+    def outline(self) -> Sequence[str]:
+        """Return the stages that are left, each with its units and steps."""
+        return [
+            f"{part.name}: {', '.join(names)}: {' → '.join(step.spec.name for step in part.steps)}"
+            for part in self._parts
+            if (names := list(part.units())) and (self._when is not When.WORK or not self._is_done(part))
+        ]
+
     def effects(self, stage: str, step: str) -> Effects:
         """Return what a step does."""
         if stage == SILENCES:

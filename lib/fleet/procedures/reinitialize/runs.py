@@ -27,7 +27,7 @@ from fleet.procedures.findings import Finding
 from fleet.procedures.maintenance import ABORT, Proposal, Question, Steps
 from fleet.procedures.preflight import carry_out, worst_first
 from fleet.procedures.reinitialize import preflight, stages, world
-from fleet.procedures.reinitialize.data import is_merged
+from fleet.procedures.reinitialize.data import is_merged, read_export
 from fleet.procedures.reinitialize.procedure import PartsProcedure, kept_silent
 from fleet.procedures.reinitialize.stages import Edges, Part
 from fleet.procedures.reinitialize.world import World
@@ -48,6 +48,7 @@ class Wish:
         reuse: the name of an etcd that need not be empty.
         from_stage: the number of the first stage that is carried out.
         max_failed: how many workers may be away; None for the configuration's number.
+        calico_export: the file with Calico's data that an earlier run has kept, where the old etcd is gone.
     """
 
     new_etcd: str | None
@@ -55,6 +56,7 @@ class Wish:
     reuse: str | None = None
     from_stage: int = 0
     max_failed: int | None = None
+    calico_export: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +124,13 @@ class ReinitializeRuns:
             raise FleetError("A new run needs --new-etcd and --puppet-change.")
         if wish.reuse is not None and wish.reuse != wish.new_etcd:
             raise FleetError(f"--reuse {wish.reuse} is not the etcd of --new-etcd, {wish.new_etcd}: name it twice.")
+        if wish.calico_export:
+            read_export(Path(wish.calico_export))
         cluster = self._with_options(cluster)
         seen = world.make(cluster)
         edges = self._edges(cluster)
         parts = stages.forth(seen, edges)
-        if wish.from_stage not in {part.number for part in parts}:
+        if wish.from_stage and wish.from_stage not in {part.number for part in parts}:
             numbers = ", ".join(str(part.number) for part in parts)
             raise FleetError(f"There is no stage {wish.from_stage} for this cluster: there are {numbers}.")
         ahead = [part for part in parts if part.number >= wish.from_stage]
@@ -166,6 +170,8 @@ class ReinitializeRuns:
         """Return the stages back to the old etcd, as far as the run has left it."""
         seen = world.make(cluster, book.folder)
         edges = self._edges(cluster)
+        if seen.is_old_gone:
+            raise FleetError(f"Run {cluster.run.id} was begun as the old etcd is gone: there is nothing to go back to.")
         begun = max((part.number for part in stages.forth(seen, edges) if _is_begun(seen, part)), default=-1)
         parts = stages.back(seen, edges, begun=begun)
         first = parts[0].name if parts else ""
@@ -196,6 +202,7 @@ class ReinitializeRuns:
             "new_etcd": wish.new_etcd,
             "puppet_change": wish.puppet_change,
             "reuse": wish.reuse,
+            "calico_export": wish.calico_export and str(Path(wish.calico_export).absolute()),
             "from_stage": wish.from_stage,
             "max_failed": config.limits.max_failed if wish.max_failed is None else wish.max_failed,
             "managed": _managed(cluster),

@@ -153,7 +153,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             ],
             _whole,
             (
-                _step("old etcd", API_DEADLINE, cluster_steps.Fingerprinted(world)),
+                *(() if world.is_old_gone else (_step("old etcd", API_DEADLINE, cluster_steps.Fingerprinted(world)),)),
                 _step("merge", timeout, cluster_steps.Merged(world)),
             ),
         ),
@@ -186,6 +186,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             lambda: [first],
             (
                 _gate("new etcd", deadlines.blocked, cluster_steps.StoreWell(world, world.new)),
+                _gate("others", deadlines.blocked, apiserver.OthersStopped(world)),
                 _step("start", deadlines.restart, apiserver.Serves(world, world.new, without=plugins)),
                 _gate("ready", deadlines.ready, apiserver.Ready(world)),
                 _step("lease", API_DEADLINE, apiserver.Leased(world)),
@@ -201,7 +202,10 @@ def forth(world: World, edges: Edges) -> list[Part]:
         ),
         Part(
             KUBELETS,
-            [f"{world.calico_unit} and {config.kubelet} anew; each node registers and is Ready"],
+            [
+                f"{', '.join([world.calico_unit, *config.node_watchers, config.kubelet])} anew;"
+                " each node registers and is Ready"
+            ],
             lambda: workers,
             tuple(replace(step, effects=machines.Tolerant(world, step.effects)) for step in _nodes(world)),
         ),
@@ -244,7 +248,8 @@ def forth(world: World, edges: Edges) -> list[Part]:
             _nodes(world),
         ),
     ]
-    return parts
+    # What is read from an etcd that is gone cannot be kept, and nothing can be deleted in it.
+    return [part for part in parts if not world.is_old_gone or part.number not in (0, 5)]
 
 
 def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
@@ -317,7 +322,7 @@ def _services(world: World) -> Sequence[str]:
 
 
 def _baseline(world: World) -> Sequence[Step]:
-    if world.cluster.config.bgp is None:
+    if world.cluster.config.bgp is None or world.is_old_gone:
         return ()
     return (_gate("bgp baseline", world.cluster.config.deadlines.bgp, machines.BgpBaseline(world)),)
 
@@ -338,10 +343,15 @@ def _nodes(world: World, *, old: bool = False) -> tuple[Step, ...]:
     calico = cluster_steps.RestartedAnew(cluster, world.calico_unit, cluster_steps.CALICO)
     kubelet = cluster_steps.RestartedAnew(cluster, world.config.kubelet, cluster_steps.KUBELET)
     sessions = cluster_steps.SessionsBack(world, PUPPET)
+    watchers = [
+        _step(unit.removesuffix(".service"), deadlines.restart, cluster_steps.RestartedAnew(cluster, unit, unit))
+        for unit in world.config.node_watchers
+    ]
     has_routers = cluster.config.bgp is not None
     return (
         _puppet(world, old=old),
         _step("calico-node", deadlines.restart, calico),
+        *watchers,
         Step(StepSpec("kubelet", deadlines.restart, poll=POLL, pivot=True), kubelet),
         _gate("registered", deadlines.ready, cluster_steps.Registered(cluster), poll=_SLOW),
         *((_gate("bgp", deadlines.bgp, sessions),) if has_routers else ()),

@@ -80,6 +80,11 @@ class World:
     lock: ClusterLock | None = None
 
     @property
+    def is_old_gone(self) -> bool:
+        """Whether the old etcd is lost: Calico's data comes from an export then, and there is no way back."""
+        return bool(self.cluster.run.options.get("calico_export"))
+
+    @property
     def first(self) -> str:
         """The control-plane host that is the first on the new etcd."""
         return self.control_plane[0]
