@@ -227,7 +227,8 @@ class Session:
             raise Refused("There is no terminal to ask on; use --unattended to start without a question.")
         asked = plan.worst(proposal.plan.findings) is Level.ASK
         names = [state.unit.name for states in proposal.states.values() for state in states]
-        begin = next((f"Start with {name}" for name in names if name in proposal.cluster.hosts), "Start")
+        first = next((name for name in names if name in proposal.cluster.hosts), "")
+        begin = f"Start with {first}" if self._maintenance.needs_api else "Start"
         try:
             ask_confirmation(f"{begin}{' in spite of the findings marked [ask]' if asked else ''}?")
         except WmflibError as error:
@@ -288,7 +289,7 @@ class Session:
                 raise InputError(f"{answer!r} is not {question.answer!r}")
 
         try:
-            ask_input(f'Type "{question.answer}" to go on; ^C stops here', choices=(), validator=check)
+            ask_input(f'Type "{question.answer}" to go on; anything else stops here', choices=(), validator=check)
         except (WmflibError, KeyboardInterrupt, EOFError):
             return f"the operator did not type {question.answer!r}"
         return ""

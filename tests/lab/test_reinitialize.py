@@ -14,11 +14,12 @@ from fleet_lab import deployment, reinitialized
 from fleet_lab.charts.objects import MANAGED, SERVICES
 from fleet_lab.guest.kubelet.api import ApiError
 from fleet_lab.lab import Lab
-from rehearsal import Rehearsal, eventually
+from rehearsal import LEASE, Rehearsal, eventually
 from terminal import Terminal
 
 REINITIALIZE = "sre.k8s.reinitialize-cluster"
 YES = {'Type "go" to proceed': "go", 'Type "lab" to go on': "lab"}
+NO = {'Type "lab" to go on|Invalid response': "no"}
 NEW = ("--cluster", "lab", "--new-etcd", "lab-b", "--puppet-change", "etcd-b", "-r", "rehearsal")
 OLD_ETCD, NEW_ETCD = "etcd1", "etcd4"
 
@@ -26,6 +27,8 @@ OLD_ETCD, NEW_ETCD = "etcd1", "etcd4"
 @pytest.fixture
 def rehearsal(lab: Lab, tmp_path: Any) -> Any:
     reinitialized.restore(lab)
+    with suppress(ApiError):
+        lab.api().request("DELETE", LEASE)  # Of a run that was killed and not resumed.
     deployment.load(lab)
     for name, is_pooled in pooled(lab).items():
         if not is_pooled:
@@ -203,7 +206,7 @@ def test_before_the_deletion_an_abort_restores_everything(rehearsal, lab):
 
 
 def test_who_does_not_type_the_name_deletes_nothing(rehearsal, lab):
-    with on_terminal(rehearsal, *NEW, replies={'Type "go" to proceed': "go", 'Type "lab" to go on': "yes"}) as terminal:
+    with on_terminal(rehearsal, *NEW, replies={'Type "go" to proceed': "go", **NO}) as terminal:
         code = terminal.wait(300)
         output = terminal.output
     assert code == 1, output
@@ -234,7 +237,7 @@ def test_before_there_is_new_data_an_abort_goes_back(rehearsal, lab, stage):
 def test_with_new_data_an_abort_asks_first(rehearsal, lab):
     kill_in(rehearsal, "16")
     run = run_id(rehearsal)
-    declined, said = carry_out(rehearsal, "--abort", run, replies={'Type "lab" to go on': "no"})
+    declined, said = carry_out(rehearsal, "--abort", run, replies=NO)
     assert declined == 1, said
     assert "what was created since is lost to the cluster" in said
     code, output = carry_out(rehearsal, "--abort", run)
