@@ -171,11 +171,14 @@ class Session:
             except Interrupted as error:
                 logger.error("Interrupted: %s. Go on with: %s", error, self._command("--abort", run_id))
                 return INTERRUPTED
+            # Not those of an earlier abort: what it could not give back may have been done since.
+            now = {(stage.name, unit.name) for stage in procedure.stages for unit in stage.units}
             units = [
                 state
                 for stage, states in journal.read(book.folder).units.items()
                 if stage.startswith(ABORT)
                 for state in states
+                if (stage, state.unit.name) in now
             ]
             if incomplete:
                 for state in units:

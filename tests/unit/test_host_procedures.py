@@ -215,13 +215,18 @@ def test_what_says_that_the_run_must_stop_is_final(world):
     assert (seen.blocked, seen.hopeless) == ("2 of 100 requests failed", True)
 
 
-def give_back(world, tmp_path, state: UnitState, ordered=frozenset()):
-    """Give back a host from where it stands in a restart of the scheduler."""
-    cluster = world.cluster(["cp1"])
+def work_of(cluster) -> Work:
+    """Return the restart of the scheduler, with what gives hosts back from it."""
     act = RestartUnit(cluster, UNIT, lambda host: "", patient=True)
     restart = hosts.restart_steps(cluster, act, UNIT)
     before, after = hosts.before_steps(cluster, lambda host: ""), hosts.after_steps(cluster)
-    work = Work("s", lambda: ["cp1"], (*before, *restart, *after), act, (*restart[1:], *after))
+    return Work("s", lambda: list(cluster.hosts), (*before, *restart, *after), act, (*restart[1:], *after))
+
+
+def give_back(world, tmp_path, state: UnitState, ordered=frozenset()):
+    """Give back a host from where it stands in a restart of the scheduler."""
+    cluster = world.cluster(["cp1"])
+    work = work_of(cluster)
     step = [spec.name for spec in specs(work.steps)].index("restart")
     with closing(Journal.create(tmp_path, cluster.run, {"s": [replace(state, step=step)]})) as book:
         states = partial(journal.read_states, book.folder)
@@ -250,6 +255,19 @@ def test_a_host_that_is_not_well_is_not_given_back(world, tmp_path):
     assert left == "1 held"
     assert world.hosts["cp1"].puppet == REASON
     assert world.silenced["cp1"].ends_at > world.now + 3600, "until someone comes"
+
+
+def test_a_host_that_was_done_since_an_earlier_abort_is_not_silenced_again(world, tmp_path):
+    """That abort could not give it back; a resume has done it, and was stopped by another host."""
+    cluster = world.cluster(["cp1", "cp2"])
+    work = work_of(cluster)
+    held = unit(status=Status.HELD, facts={"silence": "s-cp1"})
+    states = {"s": [unit(status=Status.DONE), unit("cp2", status=Status.HELD)], "abort s": [held]}
+    with closing(Journal.create(tmp_path, cluster.run, states)) as book:
+        read = partial(journal.read_states, book.folder)
+        left = carry_out(lambda: GiveBack(cluster, [work], read, lambda work: frozenset()), book, world, cluster)
+    assert left == ""
+    assert not world.silenced
 
 
 def test_a_host_that_the_run_has_not_touched_is_given_back_as_it_is(world, tmp_path):

@@ -215,13 +215,16 @@ class GiveBack:
             renew = cluster.config.alerts.silence / 3
             stage = Stage(f"{ABORT}{work.name}", units, specs(own), when=When.START, renew=renew, facts=facts)
             self.stages.append(stage)
-        names = [stage.name for stage in self.stages]
+        # Not those of an earlier abort: what it could not give back may have been done since.
+        ours = [(stage.name, unit.name) for stage in self.stages for unit in stage.units]
         # Puppet may be disabled on hosts that went back to waiting as well.
         begun = known_of(works, states)
-        own_ending = ending_steps(
-            cluster, lambda: {**begun(), **{n: s for name in names for n, s in states(name).items()}}
-        )
-        ending = (*ending, *own_ending)
+
+        def known() -> dict[str, UnitState]:
+            found = {name: states(name) for name, _ in ours}
+            return {**begun(), **{host: found[name][host] for name, host in ours if host in found[name]}}
+
+        ending = (*ending, *ending_steps(cluster, known))
         self._steps |= {step.spec.name: [step] for step in ending}
         self.stages += _ending_stages(ending)
 
