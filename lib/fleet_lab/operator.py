@@ -5,7 +5,6 @@ Everything is rendered from the examples in ``config/``, with only the values re
 
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from fleet_lab import deployment, kubeconfig
+from fleet_lab import deployment, kubeconfig, operator_commands
 from fleet_lab.errors import LabError
 from fleet_lab.guest.kubelet.api import Api, ApiError
-from fleet_lab.roles import Context, control_plane, etcd, load_balancer, netconf, puppet_code, pybal
+from fleet_lab.roles import Context, control_plane, etcd, load_balancer, netconf, pybal
 from fleet_lab.roles.alertmanager import PORT
 from fleet_lab.topology import RoleName
 
@@ -135,96 +134,7 @@ def write(context: Context) -> None:
         state_dir=str(context.paths.operator / "runs"),
         clusters={CLUSTER: cluster},
     )
-    _write_commands(context, spicerack / "config.yaml")
-
-
-def _bgp(context: Context) -> dict[str, Any]:
-    """Return the section of the routers; nothing in a lab that has none."""
-    routers = context.topology.with_role("router")
-    if not routers:
-        return {}
-    known_hosts = context.paths.operator / "netconf" / "known_hosts"
-    _write(known_hosts, netconf.known_hosts(context))
-    section = {
-        "routers": {router.name: {"address": str(router.ipv4), "port": netconf.PORT} for router in routers},
-        "username": netconf.USER,
-        "ssh_key": str(netconf.login_key(context.paths)),
-        "known_hosts": str(known_hosts),
-        "asn": context.topology.bgp.nodes_asn,
-        "stable": "1s",
-        "connect_timeout": "3s",
-        "rpc_timeout": "5s",
-    }
-    return {"bgp": section}
-
-
-def _etcd(context: Context, hosts: str, role: RoleName) -> dict[str, Any]:
-    return {
-        "hosts": hosts,
-        "environment": dict(etcd.ETCDCTL),
-        "snapshots": "/var/backups/etcd",
-        "endpoints": context.etcd_endpoints(role),
-    }
-
-
-def _reinitialize(context: Context, example: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the section about moving to the other etcd; nothing in a lab that has none."""
-    if not context.topology.with_role("new-etcd"):
-        return {}
-    commands = {action: str(context.paths.bin / f"puppet-change-{action}") for action in ("merged", "merge", "revert")}
-    section = {
-        **example,
-        "etcds": {NEW_ETCD: _etcd(context, "A:lab-etcd-b", "new-etcd")},
-        "kubeconfig": str(admin_kubeconfig(context)),
-        "puppet_change": {action: f"{shlex.quote(path)} {{change}}" for action, path in commands.items()},
-        "admission_plugins": control_plane.admission_plugins(context),
-        "command_timeout": "2m",
-        **deployment.write(context),
-    }
-    return {"reinitialize": section}
-
-
-def _control_plane(context: Context) -> dict[str, Any]:
-    hosts = context.topology.with_role("control-plane")
-    haproxy = {
-        "hosts": f"D{{{context.topology.api_host.name}}}",
-        "socket": load_balancer.SOCKET,
-        "backend": load_balancer.BACKEND,
-    }
-    return {
-        # The machine itself has no names for the lab's hosts.
-        "addresses": {host.name: str(host.ipv4) for host in hosts},
-        "load_balancer": {"haproxy": haproxy, "drain": "3s"},
-        "settle": "2s",
-    }
-
-
-def conftool(context: Context) -> dict[str, Any]:
-    """Return what may stand under ``load_balancer`` instead of ``haproxy``: the lab has both."""
-    folder = conftool_folder(context)
-    section = {
-        "config_file": str(folder / "config.yaml"),
-        "schema_file": str(folder / "schema.yaml"),
-        "selector": dict(pybal.TAGS),
-        "pybal": [pybal.url(context)],
-    }
-    return {"conftool": section, "drain": "3s"}
-
-
-def conftool_folder(context: Context) -> Path:
-    """Return the folder of conftool's configuration and schema."""
-    return context.paths.operator / "conftool"
-
-
-def _write_conftool(context: Context, etcd: Path) -> None:
-    _render(
-        "conftool.yaml",
-        conftool_folder(context) / "config.yaml",
-        namespace=pybal.NAMESPACE,
-        api_version=pybal.VERSION,
-        pools_path=pybal.POOLS_PATH,
-        driver_options={"etcd_config_file": str(etcd), "suppress_san_warnings": False},
-    )
+    operator_commands.write(context, spicerack / "config.yaml", admin_kubeconfig(context))
     _write(conftool_folder(context) / "schema.yaml", (examples() / "conftool-schema.yaml").read_text(encoding="utf-8"))
 
 
@@ -300,24 +210,3 @@ def _write(path: Path, text: str) -> None:
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:  # noqa: PTH123
         stream.write(text)
-
-
-def _write_commands(context: Context, spicerack_config: Path) -> None:
-    shutil.rmtree(context.paths.bin, ignore_errors=True)
-    arguments = {
-        "cookbook": ["-c", str(spicerack_config)],
-        "kubectl": ["--kubeconfig", str(admin_kubeconfig(context))],
-        "fleet": [],
-        "fleet-lab": [],
-    }
-    # Those of this Python's environment first: it need not be the active one where they are used.
-    search = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
-    commands = dict(puppet_code.scripts(context))
-    for name, words in arguments.items():
-        command = shutil.which(name, path=search)
-        if command is None:
-            continue
-        commands[name] = f'#!/bin/sh\nexec {shlex.join([command, *words])} "$@"\n'
-    for name, text in commands.items():
-        _write(context.paths.bin / name, text)
-        (context.paths.bin / name).chmod(0o700)
