@@ -135,6 +135,95 @@ def write(context: Context) -> None:
         clusters={CLUSTER: cluster},
     )
     operator_commands.write(context, spicerack / "config.yaml", admin_kubeconfig(context))
+
+
+def _bgp(context: Context) -> dict[str, Any]:
+    """Return the section of the routers; nothing in a lab that has none."""
+    routers = context.topology.with_role("router")
+    if not routers:
+        return {}
+    known_hosts = context.paths.operator / "netconf" / "known_hosts"
+    _write(known_hosts, netconf.known_hosts(context))
+    section = {
+        "routers": {router.name: {"address": str(router.ipv4), "port": netconf.PORT} for router in routers},
+        "username": netconf.USER,
+        "ssh_key": str(netconf.login_key(context.paths)),
+        "known_hosts": str(known_hosts),
+        "asn": context.topology.bgp.nodes_asn,
+        "stable": "1s",
+        "connect_timeout": "3s",
+        "rpc_timeout": "5s",
+    }
+    return {"bgp": section}
+
+
+def _etcd(context: Context, hosts: str, role: RoleName) -> dict[str, Any]:
+    return {
+        "hosts": hosts,
+        "environment": dict(etcd.ETCDCTL),
+        "snapshots": "/var/backups/etcd",
+        "endpoints": context.etcd_endpoints(role),
+    }
+
+
+def _reinitialize(context: Context, example: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section about moving to the other etcd; nothing in a lab that has none."""
+    if not context.topology.with_role("new-etcd"):
+        return {}
+    commands = {action: str(context.paths.bin / f"puppet-change-{action}") for action in ("merged", "merge", "revert")}
+    section = {
+        **example,
+        "etcds": {NEW_ETCD: _etcd(context, "A:lab-etcd-b", "new-etcd")},
+        "kubeconfig": str(admin_kubeconfig(context)),
+        "puppet_change": {action: f"{shlex.quote(path)} {{change}}" for action, path in commands.items()},
+        "admission_plugins": control_plane.admission_plugins(context),
+        "command_timeout": "2m",
+        **deployment.write(context),
+    }
+    return {"reinitialize": section}
+
+
+def _control_plane(context: Context) -> dict[str, Any]:
+    hosts = context.topology.with_role("control-plane")
+    haproxy = {
+        "hosts": f"D{{{context.topology.api_host.name}}}",
+        "socket": load_balancer.SOCKET,
+        "backend": load_balancer.BACKEND,
+    }
+    return {
+        # The machine itself has no names for the lab's hosts.
+        "addresses": {host.name: str(host.ipv4) for host in hosts},
+        "load_balancer": {"haproxy": haproxy, "drain": "3s"},
+        "settle": "2s",
+    }
+
+
+def conftool(context: Context) -> dict[str, Any]:
+    """Return what may stand under ``load_balancer`` instead of ``haproxy``: the lab has both."""
+    folder = conftool_folder(context)
+    section = {
+        "config_file": str(folder / "config.yaml"),
+        "schema_file": str(folder / "schema.yaml"),
+        "selector": dict(pybal.TAGS),
+        "pybal": [pybal.url(context)],
+    }
+    return {"conftool": section, "drain": "3s"}
+
+
+def conftool_folder(context: Context) -> Path:
+    """Return the folder of conftool's configuration and schema."""
+    return context.paths.operator / "conftool"
+
+
+def _write_conftool(context: Context, etcd: Path) -> None:
+    _render(
+        "conftool.yaml",
+        conftool_folder(context) / "config.yaml",
+        namespace=pybal.NAMESPACE,
+        api_version=pybal.VERSION,
+        pools_path=pybal.POOLS_PATH,
+        driver_options={"etcd_config_file": str(etcd), "suppress_san_warnings": False},
+    )
     _write(conftool_folder(context) / "schema.yaml", (examples() / "conftool-schema.yaml").read_text(encoding="utf-8"))
 
 
