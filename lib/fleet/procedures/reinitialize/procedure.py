@@ -171,7 +171,8 @@ class PartsProcedure:
         )
         units = tuple(Unit(name) for name in names)
         # On the way back every stage begins anew, but for what it has learned in an earlier attempt.
-        facts = {name: state.facts for name, state in known.items()} if self._when is not When.WORK else {}
+        learned = self._when is not When.WORK and not part.forgets
+        facts = {name: state.facts for name, state in known.items()} if learned else {}
         return Stage(part.name, units, specs(part.steps), limits, when=self._when, facts=facts)
 
     def _is_done(self, part: Part) -> bool:

@@ -51,6 +51,7 @@ class Part:
         units: what goes through its steps; asked for when its turn has come.
         steps: the steps.
         serial: whether one unit at a time goes through them; if one fails, no other one is begun.
+        forgets: whether it knows nothing of an earlier attempt at the way back: what started then was stopped again.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Part:
     units: Callable[[], Sequence[str]]
     steps: Sequence[Step]
     serial: bool = False
+    forgets: bool = False
 
     @property
     def number(self) -> int:
@@ -282,10 +284,16 @@ def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
                 _step("marker", API_DEADLINE, apiserver.Marked(world, world.old, world.new)),
                 _step("units", deadlines.restart, _started(world, units)),
             ),
-            _part(
-                "nodes",
-                list(world.workers),
-                *(replace(step, effects=machines.Tolerant(world, step.effects)) for step in _nodes(world, old=True)),
+            replace(
+                _part(
+                    "nodes",
+                    list(world.workers),
+                    *(
+                        replace(step, effects=machines.Tolerant(world, step.effects))
+                        for step in _nodes(world, old=True)
+                    ),
+                ),
+                forgets=True,
             ),
             _part("marker", [CLUSTER], _step("marker", API_DEADLINE, apiserver.Unmarked(world))),
         ]
