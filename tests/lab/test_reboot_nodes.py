@@ -196,7 +196,7 @@ def test_a_pod_that_never_terminates_keeps_its_node_from_the_reboot(rehearsal, l
     node = rehearsal.busiest()
     lab.inject("pod-never-terminates", node)
     boot_id = rehearsal.boot_id(node)
-    with rehearsal.in_background("--query", f"{node},worker6") as process:
+    with rehearsal.in_background("--query", node) as process:
         rehearsal.wait_for_event(node, "drain", "intent")
         process.send_signal(signal.SIGTERM)
         outcome = rehearsal.end(process, timeout=25)
@@ -208,26 +208,25 @@ def test_a_pod_that_never_terminates_keeps_its_node_from_the_reboot(rehearsal, l
     held = rehearsal.resume(outcome.run)
     assert held.code == 1, held.output
     assert f"{node}: HELD: drain: not drained within 10 s: demo/" in held.output
-    assert rehearsal.statuses() == {node: "held", "worker6": "pending"}
     assert rehearsal.boot_id(node) == boot_id, "rebooted although it was not drained"
     rehearsal.assert_held(node)
     rehearsal.hurry(drain=DEADLINES["drain"])
     lab.heal()
     assert rehearsal.resume(outcome.run).code == 0
     assert rehearsal.boot_id(node) != boot_id
-    rehearsal.assert_untouched(node, "worker6")
+    rehearsal.assert_untouched(node)
 
 
 def test_an_apiserver_that_dies_in_the_middle_does_no_harm(rehearsal, lab, open_budgets):
     node = rehearsal.busiest()
-    with rehearsal.in_background("--query", f"{node},worker6") as process:
+    with rehearsal.in_background("--query", node) as process:
         rehearsal.wait_for_event(node, "drain", "intent")
         lab.inject("apiserver-stopped", "cp1")
         rehearsal.wait_for_event(node, "reboot", "done", timeout=190)
         lab.heal()
         outcome = rehearsal.end(process)
     assert outcome.code == 0, outcome.output
-    rehearsal.assert_untouched(node, "worker6")
+    rehearsal.assert_untouched(node)
 
 
 def test_puppet_that_others_disabled_stops_the_run_or_holds_the_node(with_puppet, lab):
