@@ -118,6 +118,38 @@ def run(command: str, *, timeout: float, log: Path, cancel: threading.Event | No
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
+def ask(command: str, *, timeout: float) -> tuple[int, str]:
+    """Run a short command that only tells something, and return its exit code and what it printed.
+
+    Args:
+        command: for bash; words of others' making are quoted (:func:`fill`).
+        timeout: how long it may take, in seconds.
+
+    Raises:
+        CommandError: it took too long.
+    """
+    try:
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(f"`{command}` is not done within {timeout:g} s.") from error
+    return done.returncode, done.stdout if done.returncode == 0 else done.stderr or done.stdout
+
+
+def is_running(log: Path) -> bool:
+    """Say whether a command with this file for its output runs: it may have outlived the run that has started it."""
+    if not log.exists():
+        return False
+    with _open(log) as lock:
+        return not _locked(lock)
+
+
 def last_line(log: Path) -> str:
     """Return the last line that the last start of a command has printed, as far as it can be shown.
 

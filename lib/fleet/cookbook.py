@@ -40,6 +40,8 @@ class MaintenanceCookbook(CookbookBase):
 
     argument_reason_required = False  # Required for a new run only; see _request.
     argument_task_required = False
+    changeable: frozenset[str] = frozenset()
+    """The arguments of a new run that may be given anew when it is resumed or aborted."""
 
     def argument_parser(self) -> argparse.ArgumentParser:
         """Return the arguments that all runs have."""
@@ -180,7 +182,7 @@ class RunRunner(FleetRunner):
         given = [
             action.option_strings[0]
             for action in group._group_actions
-            if getattr(self._args, action.dest) != action.default
+            if getattr(self._args, action.dest) != action.default and action.dest not in self._cookbook.changeable
         ]
         if given:
             raise FleetError(f"A run is gone on with as it was begun: leave out {', '.join(given)}.")

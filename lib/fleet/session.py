@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from spicerack import Spicerack
@@ -123,7 +124,7 @@ class Session:
                 self._ask(proposal)
             cluster = self._with_steps(proposal.cluster)
             with (
-                self._locked(cluster) as lock,
+                self._locked(cluster, None) as lock,
                 closing(Journal.create(self._config.state_dir, cluster.run, proposal.states)) as book,
             ):
                 return self._carry_out(book, cluster, lock)
@@ -143,7 +144,10 @@ class Session:
         """
         if self._spicerack.dry_run:
             return self._describe(run_id, "resume", cluster_name)
-        with self._reopened(run_id, "resume", cluster_name) as (book, cluster), self._locked(cluster) as lock:
+        with (
+            self._reopened(run_id, "resume", cluster_name) as (book, cluster),
+            self._locked(cluster, book.folder) as lock,
+        ):
             self._adapt(book, cluster)
             return self._carry_out(book, cluster, lock)
 
@@ -162,7 +166,7 @@ class Session:
         """
         if self._spicerack.dry_run:
             return self._describe(run_id, "abort", cluster_name)
-        with self._reopened(run_id, "abort", cluster_name) as (book, cluster), self._locked(cluster):
+        with self._reopened(run_id, "abort", cluster_name) as (book, cluster), self._locked(cluster, book.folder):
             self._adapt(book, cluster)
             procedure = self._maintenance.give_back(cluster, book)
             book.note("session", "abort")
@@ -170,6 +174,9 @@ class Session:
                 incomplete = self._run(procedure, book, cluster)
             except Interrupted as error:
                 logger.error("Interrupted: %s. Go on with: %s", error, self._command("--abort", run_id))
+                return INTERRUPTED
+            except FleetError as error:  # An edge that the session itself needs.
+                logger.error("The abort cannot go on: %s. Mend that, then: %s", error, self._command("--abort", run_id))
                 return INTERRUPTED
             # Not those of an earlier abort: what it could not give back may have been done since.
             now = {(stage.name, unit.name) for stage in procedure.stages for unit in stage.units}
@@ -184,7 +191,9 @@ class Session:
                 for state in units:
                     if state.status is not Status.DONE:
                         logger.error("%s stays out of service and silenced: %s", state.unit.name, state.detail)
-                logger.error("Not all was given back. Mend that, then: %s", self._command("--abort", run_id))
+                logger.error(
+                    "Not all was given back: %s. Mend that, then: %s", incomplete, self._command("--abort", run_id)
+                )
                 return INCOMPLETE
             book.set_status("aborted")
             self._console.print(f"Run {run_id} is aborted; given back: {_names(units)}.")
@@ -380,18 +389,16 @@ class Session:
         return ClusterLock(cluster.api, cluster.config.lease, holder, lambda: self._events.put(None))
 
     @contextmanager
-    def _locked(self, cluster: Cluster) -> Iterator[ClusterLock]:
-        """Hold the cluster for as long as the context lasts."""
+    def _locked(self, cluster: Cluster, folder: Path | None) -> Iterator[ClusterLock]:
+        """Hold the cluster for as long as the context lasts; ``folder`` is that of a run that is gone on with."""
         lock = self._lock(cluster)
         try:
             # Two that start at the same moment are kept apart by spicerack's lock; see fleet.maintenance.lock.
             with self._spicerack.lock().acquired(f"fleet:{cluster.name}", concurrency=1, ttl=60):
-                try:
-                    lock.acquire()
-                except KubernetesError:
-                    if self._maintenance.needs_api:
-                        raise
+                if self._maintenance.is_offline(cluster, folder):
                     lock.suspend()
+                else:
+                    lock.acquire(patient=not self._maintenance.needs_api and folder is not None)
         except SpicerackError as error:
             raise Refused(f"Spicerack's lock could not be taken: {error}; see etcd_config, or --no-locks.") from error
         try:

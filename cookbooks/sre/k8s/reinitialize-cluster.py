@@ -33,6 +33,8 @@ class ReinitializeCluster(MaintenanceCookbook):
       cookbook sre.k8s.reinitialize-cluster --resume 20260131-030000-reinitialize-cluster-lab-4f2a
     """
 
+    changeable = frozenset({"max_failed"})
+
     def add_arguments(self, parser: "argparse._ArgumentGroup") -> None:
         """Add what a new run is about."""
         parser.add_argument("--new-etcd", metavar="NAME", help="The new etcd, of reinitialize.etcds.")
@@ -51,7 +53,10 @@ class ReinitializeCluster(MaintenanceCookbook):
             help="The old etcd is gone: take Calico's data from the calico.json of an earlier run's folder.",
         )
         parser.add_argument(
-            "--max-failed", type=whole_number, metavar="N", help="Workers that may be away; default: configuration."
+            "--max-failed",
+            type=whole_number,
+            metavar="N",
+            help="Workers that may be away, also with --resume and --abort.",
         )
 
     def maintenance(self, args: argparse.Namespace) -> Maintenance:

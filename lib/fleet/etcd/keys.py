@@ -138,6 +138,24 @@ echo "fleet-etcd-answer=$hash"
         raise _unreadable(host, answer) from error
 
 
+def newest(remote: Runner, host: str, config: EtcdConfig) -> int:
+    """Return the revision in which the key was written that was written last, of those that are there; 0 for none.
+
+    What expires by itself (Kubernetes' events do) makes a new revision, and leaves no key of it.
+
+    Args:
+        remote: runs the command, in a dry-run as well.
+        host: the host of a member.
+        config: how to run etcdctl there.
+
+    Raises:
+        EtcdError: there is no answer, or it cannot be read.
+        fleet.hosts.remote.RemoteError: Cumin could not run anything.
+    """
+    words = "get --from-key --keys-only --sort-by=MODIFY --order=DESCEND --limit=1 -- ''"
+    return max((int(found["mod_revision"]) for found in _read(remote, host, config, words).get("kvs", [])), default=0)
+
+
 def touched(before: Fingerprint, after: Fingerprint) -> str:
     """Say what shows that an etcd was written to.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from fleet.config import LeaseConfig
 from fleet.errors import FleetError
-from fleet.k8s.client import Api, ApiError
+from fleet.k8s.client import Api, ApiError, KubernetesError
 
 logger = logging.getLogger(__name__)
 
@@ -72,21 +72,28 @@ class ClusterLock:
         self._renewed = 0.0
         self._taken_by = ""
         self._suspended = threading.Event()
+        self._trying = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
-    def acquire(self) -> None:
+    def acquire(self, *, patient: bool = False) -> None:
         """Take the Lease and keep renewing it.
+
+        Args:
+            patient: hold it without the Lease as long as the API cannot be asked for it, and go on trying.
 
         Raises:
             LockTaken: another run holds it; the text says which, whose, and until when.
             ApiError: the API refused.
         """
         try:
-            self._take()
-        except _Conflict:
-            self._take()  # The next look tells whether it was another run, or an answer to ourselves that was lost.
-        self._suspended.clear()
+            self._take_at_once()
+            self._suspended.clear()
+        except KubernetesError:
+            if not patient:
+                raise
+            self._trying = True
+            self._suspended.set()
         if not self._thread.is_alive():
             self._thread.start()
 
@@ -95,7 +102,10 @@ class ClusterLock:
 
         Until :meth:`acquire` is called (again), in the API that there is then.
         """
+        self._trying = False
         self._suspended.set()
+        if not self._thread.is_alive():
+            self._thread.start()
 
     @property
     def is_suspended(self) -> bool:
@@ -132,6 +142,12 @@ class ClusterLock:
                 self._api.replace(f"{self._leases}/{self._config.name}", lease)
         except FleetError as error:
             logger.warning("The lock of the cluster was not given back, it expires by itself: %s", error)
+
+    def _take_at_once(self) -> None:
+        try:
+            self._take()
+        except _Conflict:
+            self._take()  # The next look tells whether it was another run, or an answer to ourselves that was lost.
 
     def _take(self) -> None:
         """Create, take over or renew the Lease, whichever is right."""
@@ -173,14 +189,18 @@ class ClusterLock:
     def _keep(self) -> None:
         was_fine = True
         while not self._stop.wait(self._config.duration / 4):
-            if self._suspended.is_set():
+            if self._suspended.is_set() and not self._trying:
                 continue
             try:
                 self._take()
+                if self._trying:
+                    self._trying = False
+                    self._suspended.clear()
             except _Conflict:
                 continue  # The next look tells who has it.
             except LockTaken as error:
                 self._taken_by = str(error)
+                self._suspended.clear()
                 self._on_change()
                 return
             except FleetError as error:

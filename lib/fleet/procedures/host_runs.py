@@ -56,6 +56,10 @@ class HostRuns(ABC):
     def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> AbstractContextManager[Procedure]:
         """Yield what a session carries out."""
 
+    def is_offline(self, cluster: Cluster, folder: Path | None) -> bool:  # noqa: ARG002
+        """It never is."""
+        return False
+
     def kubeconfig(self, config: ClusterConfig) -> Path:
         """Return the kubeconfig of all maintenance."""
         return config.kubeconfig

@@ -80,6 +80,14 @@ class Maintenance(Protocol):
     def needs_api(self) -> bool:
         """Whether there is no session without the API; if not, nothing is known of nodes (``NoNodes``)."""
 
+    def is_offline(self, cluster: Cluster, folder: Path | None) -> bool:
+        """Say whether there is no API, or soon will be none, so that no Lease can be held in it.
+
+        Args:
+            cluster: the cluster.
+            folder: the run's folder; None for a new one.
+        """
+
     @property
     def keeps(self) -> Collection[str]:
         """The names of steps that a run needs to its end: they give back what it may have taken."""

@@ -68,6 +68,10 @@ class NodeRuns:
         """It does: nodes are drained through it."""
         return True
 
+    def is_offline(self, cluster: Cluster, folder: Path | None) -> bool:  # noqa: ARG002
+        """It never is."""
+        return False
+
     def kubeconfig(self, config: ClusterConfig) -> Path:
         """Return the kubeconfig of all maintenance."""
         return config.kubeconfig

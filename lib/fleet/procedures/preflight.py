@@ -167,12 +167,12 @@ def of_limits(known: Mapping[str, Node], units: Sequence[Unit], limits: Limits, 
     ]
 
 
-def of_runs(cluster: Cluster, state_dir: Path) -> list[Finding]:
-    """Look for other runs on the cluster: alive ones, and ones that left something behind."""
+def of_runs(cluster: Cluster, state_dir: Path, *, has_api: bool = True) -> list[Finding]:
+    """Look for other runs on the cluster: alive ones, by the Lease in its API, and ones that left something behind."""
     findings = []
     runs = open_runs(state_dir)
     dead = [record.info.id for record, _ in runs if record.status == "interrupted"]
-    holder = lock.taken_by(cluster.api, cluster.config.lease)
+    holder = lock.taken_by(cluster.api, cluster.config.lease) if has_api else ""
     if holder and not any(run in holder for run in dead):  # A dead one's Lease ends soon, or is taken over.
         findings.append(stop(f"The cluster is being worked on by {holder}.", "Wait until it is done."))
     for record, left in runs:
@@ -237,10 +237,11 @@ def _no_puppet(host: str) -> Finding:
     return stop(f"{host} has no {probe.PUPPET_COMMON}.", todo)
 
 
-def of_ssh(cluster: Cluster, *, needs_puppet: bool) -> list[Finding]:
+def of_ssh(cluster: Cluster, *, needs_puppet: bool, without: Collection[str] = ()) -> list[Finding]:
     """Ask hosts that are not looked at as nodes whether they can be reached, and what their Puppet does."""
     findings = []
-    for host, answer in probe.probe(cluster.remote, list(cluster.hosts.values())).items():
+    hosts = [host for host in cluster.hosts.values() if host not in without]
+    for host, answer in probe.probe(cluster.remote, hosts).items():
         if not isinstance(answer, HostState):
             findings.append(stop(f"No answer over SSH from {host}: {answer.reason}", "Repair it first."))
         elif needs_puppet and not answer.puppet_installed:

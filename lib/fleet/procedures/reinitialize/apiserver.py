@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fleet.errors import FleetError
@@ -14,11 +15,12 @@ from fleet.k8s.apiserver import Health, url
 from fleet.k8s.client import Api, ApiError
 from fleet.load_balancer.model import LoadBalancer
 from fleet.maintenance.lock import ClusterLock
-from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone, unknown
+from fleet.maintenance.model import Phase, UnitState, Verdict, done, failed, pending, undone, unknown
 from fleet.procedures.plane import of_health
 from fleet.procedures.reinitialize.data import Say, WorldStep
 from fleet.procedures.reinitialize.machines import of_results
 from fleet.procedures.reinitialize.world import Store, World
+from fleet.procedures.steps import NodeStep, Verdicts
 
 PLUGINS = "plugins"
 """The fact which admission plugins the run has taken out."""
@@ -160,20 +162,36 @@ class Serves(WorldStep):
         return self.world.component_units()[0]
 
 
-class OthersStopped(WorldStep):
-    """No other control-plane host's kube-apiserver runs: one that was rebooted meanwhile would serve the other etcd."""
+class OthersStopped(NodeStep):
+    """No control-plane host's kube-apiserver runs but the first: one that was rebooted would serve the old etcd."""
 
-    def look(self, state: UnitState) -> Verdict:
-        """Ask systemd there."""
-        others = [host for host in self.world.control_plane if host != state.unit.name]
-        unit = self.world.component_units()[0]
+    def __init__(self, world: World) -> None:
+        """Look at all control-plane hosts but the first."""
+        super().__init__(world.cluster)
+        self._world = world
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask systemd there, once for all units."""
+        world, unit = self._world, self._world.component_units()[0]
+        others = [host for host in world.control_plane if host != world.first]
         problems = []
         for host, found in services.state(self.cluster.remote, others, unit).items() if others else ():
             if isinstance(found, Unreachable):
                 problems.append(f"{host} does not answer: {found.reason}")
             elif found.active not in ("inactive", "failed"):
-                problems.append(f"{unit} is {found.active} on {host}, and serves {self.world.old.name}: stop it")
-        return pending("; ".join(problems)) if problems else done()
+                problems.append(f"{unit} is {found.active} on {host}, and serves {world.old.name}: stop it")
+        verdict = pending("; ".join(problems)) if problems else done()
+        return {state.unit.name: verdict for state in units}
+
+
+class Silent(WorldStep):
+    """No kube-apiserver answers on any host's own address, whatever its unit is called."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Ask all of them."""
+        found = self.world.apiservers().examine(self.world.control_plane)
+        answering = [host for host, health in found.items() if isinstance(health, Health)]
+        return pending(f"kube-apiserver answers on {', '.join(answering)}") if answering else done()
 
 
 class Ready(WorldStep):
@@ -210,11 +228,20 @@ class Leased(WorldStep):
 
     def look(self, state: UnitState) -> Verdict:
         """Ask the lock."""
-        return pending("not yet") if self._lock().is_suspended else done()
+        waits = state.phase is Phase.VERIFY and self.cluster.config.lease.namespace != _NAMESPACE
+        return undone("not yet") if self._lock().is_suspended and not waits else done()
 
     def act(self, state: UnitState, say: Say) -> Verdict:
-        """Take it."""
-        self._lock().acquire()
+        """Take it; where its namespace is made in stage 14, it is taken then."""
+        try:
+            self._lock().acquire()
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            namespace = self.cluster.config.lease.namespace
+            if namespace != _NAMESPACE:
+                return done()
+            return pending(f"the namespace {namespace} is not there yet")
         return done()
 
     def _lock(self) -> ClusterLock:
@@ -233,12 +260,12 @@ class Marked(WorldStep):
         self._other = other
 
     def look(self, state: UnitState) -> Verdict:
-        """Look for the marker in both."""
-        others = [] if self.world.is_old_gone else [self._other]
-        name = marker(self.world, self._store)
+        """Look for the marker in both; that the other etcd cannot be asked is no objection."""
+        name = marker(self.world, self._store, state.unit.name)
         key = f"{self.world.config.etcd_prefix}/configmaps/{_NAMESPACE}/{name}"
-        if wrong := next((store.name for store in others if self._read(store, key)), ""):
-            return failed(f"what the API writes is in {wrong}: {key}")
+        with suppress(FleetError):
+            if self._read(self._other, key):
+                return failed(f"what the API writes is in {self._other.name}: {key}")
         return done(f"writes to {self._store.name}") if self._read(self._store, key) else undone("no marker yet")
 
     def act(self, state: UnitState, say: Say) -> Verdict:
@@ -248,8 +275,11 @@ class Marked(WorldStep):
         path = f"/api/v1/namespaces/{_NAMESPACE}/configmaps"
         data = {"run": self.cluster.run.id, "etcd": json.dumps(list(self._store.config.endpoints))}
         try:
-            api.create(path, {"metadata": {"name": marker(self.world, self._store)}, "data": data})
+            name = marker(self.world, self._store, state.unit.name)
+            api.create(path, {"metadata": {"name": name}, "data": data})
         except ApiError as error:
+            if error.status == 404:
+                return pending(f"the namespace {_NAMESPACE} is not there yet")
             if error.status != 409:
                 raise
         finally:
@@ -279,7 +309,8 @@ class Unmarked(WorldStep):
         return done()
 
     def _names(self) -> list[str]:
-        return [marker(self.world, store) for store in (self.world.old, self.world.new)]
+        stores = (self.world.old, self.world.new)
+        return [marker(self.world, store, host) for store in stores for host in self.world.control_plane]
 
     def _there(self, name: str) -> bool:
         try:
@@ -291,6 +322,7 @@ class Unmarked(WorldStep):
         return True
 
 
-def marker(world: World, store: Store) -> str:
-    """Return the name of the ConfigMap by which a run proves an etcd."""
-    return f"fleet-{world.cluster.run.id}-{'old' if store is world.old else 'new'}".lower().replace("_", "-")
+def marker(world: World, store: Store, host: str) -> str:
+    """Return the name of the ConfigMap by which a run proves on which etcd a host serves."""
+    side = "old" if store is world.old else "new"
+    return f"fleet-{world.cluster.run.id}-{side}-{host}".lower().replace("_", "-")

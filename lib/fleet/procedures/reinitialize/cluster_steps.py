@@ -1,10 +1,15 @@
 """Stages 8, 14, 15 and 17 to 19, and back: an organisation's own commands, nodes that register, the last proofs."""
 
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Any
 
+from fleet import commands
 from fleet.bgp import verify
+from fleet.errors import FleetError
 from fleet.etcd import health, keys, members
 from fleet.etcd.keys import Fingerprint
 from fleet.k8s import workloads
@@ -15,11 +20,13 @@ from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, u
 from fleet.procedures import bgp
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.once import Life
-from fleet.procedures.reinitialize.data import Say, WorldStep, is_merged
-from fleet.procedures.reinitialize.machines import BASELINE, nodes_by_host
+from fleet.procedures.reinitialize.data import EMPTY, Say, WorldStep, is_merged
+from fleet.procedures.reinitialize.machines import ABSENT, BASELINE, nodes_by_host
 from fleet.procedures.reinitialize.world import CLUSTER, Store, World
 from fleet.procedures.steps import NodeStep, Verdicts, each
 from fleet.procedures.units import RestartUnit
+
+logger = logging.getLogger(__name__)
 
 FINGERPRINT = "fingerprint"
 """The fact what the old etcd was when nothing used it any more, and which member was asked."""
@@ -60,8 +67,16 @@ class Untouched(WorldStep):
         if noted is None:
             return done("it is not known what it was")
         found = keys.fingerprint(self.cluster.remote, str(noted["host"]), self.world.old.config)
-        changed = keys.touched(Fingerprint(*noted["of"]), found)
-        return failed(f"the old etcd was written to: {changed}") if changed else done(f"revision {found.revision}")
+        before = Fingerprint(*noted["of"])
+        changed = keys.touched(before, found)
+        if not changed:
+            return done(f"as it was: revision {found.revision}, hash {found.hash:x}")
+        last = keys.newest(self.cluster.remote, str(noted["host"]), self.world.old.config)
+        if found.cluster == before.cluster and last <= before.revision < found.revision:
+            return done(f"nothing was written: what has expired by itself has made it revision {found.revision}")
+        # It cannot be made undone, and nothing of it serves any more: who goes back has to know.
+        logger.warning("The old etcd was written to since stage 8: %s. Find out by what.", changed)
+        return done(f"WRITTEN TO since stage 8: {changed}")
 
 
 class StoreWell(WorldStep):
@@ -196,10 +211,18 @@ class Answers(WorldStep):
 class RestartedAnew(RestartUnit):
     """A unit of systemd was started after the run first looked at it; nothing is in service that could suffer."""
 
-    def __init__(self, cluster: Cluster, unit: str, fact: str) -> None:
-        """Restart a unit; its invocation is remembered under a name of its own."""
+    def __init__(
+        self, cluster: Cluster, unit: str, fact: str, only: Callable[[str], bool] = lambda _host: True
+    ) -> None:
+        """Restart a unit, on some hosts only; its invocation is remembered under a name of its own."""
         super().__init__(cluster, unit, lambda _host: "", patient=True)
         self.fact = fact
+        self._only = only
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Compare invocations on the hosts that it is about."""
+        mine = [state for state in units if self._only(state.unit.name)]
+        return {**{state.unit.name: done() for state in units}, **(super().check(mine) if mine else {})}
 
     def _proven(self, life: Life) -> Verdict:
         # Two units of a host are restarted in one stage: each has its own time.
@@ -240,11 +263,18 @@ def unready(node: Node, label: str) -> str:
 class SessionsBack(NodeStep):
     """The node's BGP sessions are back at every router, as they were, or as they must be where nothing is known."""
 
-    def __init__(self, world: World, stage: str) -> None:
-        """Compare with what the named stage has noted."""
+    def __init__(self, world: World, stage: str, *, prefixes: bool) -> None:
+        """Compare with what the named stage has noted.
+
+        Args:
+            world: the world.
+            stage: the stage.
+            prefixes: whether as many prefixes have to be there: in a new datastore a node has none before it has pods.
+        """
         super().__init__(world.cluster)
         self._world = world
         self._stage = stage
+        self._prefixes = prefixes
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask the routers."""
@@ -256,6 +286,8 @@ class SessionsBack(NodeStep):
         def judge(state: UnitState) -> Verdict:
             name = state.unit.name
             if baseline := noted.get(name, {}).get(BASELINE):
+                if not self._prefixes:
+                    baseline = _without_prefixes(baseline)
                 since = state.facts.get(f"{CALICO}_at")
                 left = verify.unproven(baseline, readings, config.asn, since=since, stable=config.stable)
             elif name in known:
@@ -266,6 +298,67 @@ class SessionsBack(NodeStep):
             return pending("; ".join(left)) if left else done()
 
         return each(units, judge)
+
+
+def _without_prefixes(baseline: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        router: {address: {**seen, "accepted": {}} for address, seen in sessions.items()}
+        for router, sessions in baseline.items()
+    }
+
+
+class AllSessions(WorldStep):
+    """All BGP sessions of all nodes are up at every router, but for nodes that were left out."""
+
+    def __init__(self, world: World, left_out: str) -> None:
+        """Look at all nodes but those that the named stage has left out."""
+        super().__init__(world)
+        self._left_out = left_out
+
+    def look(self, state: UnitState) -> Verdict:
+        """Ask the routers."""
+        config, routers = bgp.configured(self.cluster)
+        facts = self.world.facts(self._left_out)
+        known = nodes_by_host(list_nodes(self.cluster.api), self.cluster)
+        readings = routers.summaries()
+        sessions = [
+            session
+            for host, node in known.items()
+            if not facts.get(host, {}).get(ABSENT)
+            for session in bgp.sessions_of(node, config)
+        ]
+        left = [f"{session} {why}" for session, why in verify.missing(sessions, readings, config.asn)]
+        return pending("; ".join(left[:5])) if left else done(f"{len(sessions)} sessions")
+
+
+class AllAnswer(WorldStep):
+    """All services answer, asked once more."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Run the configured check for each."""
+        config = self.world.config.services
+        check = config.check
+        if check is None:
+            return done("no check is configured")
+
+        def ask(name: str) -> int:
+            return self.world.run(self.world.fill(check, service=name), f"check-{name}.log")
+
+        with ThreadPoolExecutor(config.parallel) as pool:
+            codes = dict(zip(config.names, pool.map(ask, config.names), strict=True))
+        left = [name for name, code in codes.items() if code]
+        return pending(f"do not answer: {', '.join(left)}") if left else done(f"{len(codes)} services")
+
+
+class CommandsEnded(WorldStep):
+    """No command of the run is left that has outlived it: it would go on with the API that it finds."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Look who writes to their files."""
+        logs = [self.world.place(name) for name in ("initialize.log", "components.log")]
+        logs += [self.world.place(f"deploy-{name}.log") for name in self.world.config.services.names]
+        running = [log.stem for log in logs if commands.is_running(log)]
+        return pending(f"still running: {', '.join(running)}") if running else done()
 
 
 class NodesWell(WorldStep):
@@ -282,7 +375,7 @@ class NodesWell(WorldStep):
         facts = self.world.facts(self._left_out)
         problems = []
         for host in self.world.workers:
-            if facts.get(host, {}).get("absent"):
+            if facts.get(host, {}).get(ABSENT):
                 continue
             problem = unready(known[host], self.cluster.config.domain_label) if host in known else "is not registered"
             problems += [f"{host}: {problem}"] if problem else []
@@ -292,15 +385,20 @@ class NodesWell(WorldStep):
 class Wiped(WorldStep):
     """What the run has written to the new etcd is gone; one that was in use before is left as it is."""
 
-    def __init__(self, world: World, prefixes: Sequence[str]) -> None:
-        """Delete what is below prefixes."""
+    def __init__(self, world: World, stage: str, prefixes: Sequence[str]) -> None:
+        """Delete what is below prefixes, if the named stage has noted that nothing was there."""
         super().__init__(world)
+        self._stage = stage
         self._prefixes = prefixes
 
     def look(self, state: UnitState) -> Verdict:
         """Look for the first key."""
-        if self.cluster.run.options.get("reuse"):
-            return done("it was not empty before, and is left as it is")
+        if not self.world.facts(self._stage).get(CLUSTER, {}).get(EMPTY):
+            return done("it is not known to have been empty, and is left as it is")
+        try:
+            self._host()
+        except FleetError as error:
+            return done(f"left as it is: {error}")
         # Keys come in their order: what an apiserver keeps beside its prefix comes after what is below a folder.
         left = keys.some(self.cluster.remote, self._host(), self.world.new.config, 1)
         return undone(f"{left[0]} is there") if left and left[0].startswith(tuple(self._prefixes)) else done()

@@ -10,14 +10,17 @@ from fleet.calico import contents
 from fleet.calico.contents import Contents
 from fleet.calico.datastore import Datastore
 from fleet.errors import FleetError
+from fleet.etcd import keys
 from fleet.hosts.matchers import parse_matcher
 from fleet.hosts.silences import Silence
 from fleet.k8s import export
-from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone
+from fleet.maintenance.model import Kind, UnitState, Verdict, done, failed, pending, undone
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.reinitialize.world import World
 from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
 
+EMPTY = "was_empty"
+"""The fact that the new etcd was empty when the run came to it."""
 CALICO, OBJECTS = "calico.json", "objects.jsonl"
 """Files in the run's folder."""
 HOSTS, SERVICES = "hosts", "services"
@@ -103,9 +106,13 @@ class CalicoMoved(WorldStep):
 
     def look(self, state: UnitState) -> Verdict:
         """Compare both."""
+        # Noted before anything is written: what the run may delete again on the way back.
+        was_empty = bool(state.facts[EMPTY] if EMPTY in state.facts else is_empty(self.world))
         found = datastore(self.world, new=True).read()
         different = contents.differences(self._wanted(), found)
-        return undone("; ".join(different[:5])) if different else done(_counts(found))
+        if different:
+            return Verdict(Kind.PENDING, "; ".join(different[:5]), {EMPTY: was_empty}, undone=True)
+        return done(_counts(found), **{EMPTY: was_empty})
 
     def act(self, state: UnitState, say: Say) -> Verdict:
         """Create what is missing in the new one."""
@@ -126,6 +133,16 @@ class CalicoMoved(WorldStep):
                 raise
             # The old etcd may be what is broken.
             return contents.transfer(read_export(self.world.place(CALICO)), profiles)
+
+
+def is_empty(world: World) -> bool:
+    """Say whether the new etcd holds nothing but what an apiserver leaves beside its prefix.
+
+    Raises:
+        FleetError: it cannot be asked.
+    """
+    found = keys.some(world.cluster.remote, world.new.asked(world.cluster), world.new.config, 2)
+    return found in ([], ["compact_rev_key"])
 
 
 def _counts(found: Contents) -> str:

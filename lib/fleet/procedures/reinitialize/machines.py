@@ -119,6 +119,9 @@ class Stopped(NodeStep):
             if reason := silent(found[host]):
                 return unknown(f"{host} does not answer: {reason}")
             on = [unit for unit, it in found[host].items() if isinstance(it, ServiceState) and it.loaded]
+            # One that is not there is called something else, and runs.
+            if missing := [unit for unit in self._needed(host) if unit not in on]:
+                return failed(f"{host} has no {', '.join(missing)}: correct control_plane.components or bgp.unit")
             running = [unit for unit in on if _state(found[host], unit).active not in _QUIET]
             moving = [unit for unit in on if _state(found[host], unit).moving]
             stopped = [*state.facts.get(STOPPED, []), *(u for u in running if u not in state.facts.get(STOPPED, []))]
@@ -129,12 +132,31 @@ class Stopped(NodeStep):
 
         return each(units, judge)
 
+    def _needed(self, host: str) -> list[str]:
+        return self.world.component_units() if host in self.world.control_plane else [self.world.calico_unit]
+
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
         """Order their stop. The cluster's Lease goes with the API."""
         if self.world.lock:
             self.world.lock.suspend()
         orders = {state.unit.name: state.facts.get(STOPPED, []) for state in units}
         return of_results(services.order(self.cluster.remote, "stop", orders), units)
+
+
+class PuppetIdle(NodeStep):
+    """No run of Puppet is in progress: one that was begun before Puppet was disabled goes on to its end."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look on all hosts at once."""
+        found = puppet.running(self.cluster.remote, self.hosts(units))
+
+        def judge(state: UnitState) -> Verdict:
+            runs = found[self.cluster.hosts[state.unit.name]]
+            if runs is None:
+                return unknown("it does not answer")
+            return pending("a run of Puppet is in progress") if runs else done()
+
+        return each(units, judge)
 
 
 class Started(NodeStep):

@@ -1,27 +1,30 @@
 """The preflight of a re-initialisation: everything that its stages will need, looked at before anything is touched."""
 
+import re
 import shlex
-import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from fleet import commands
 from fleet.calico import config as calicoctl
 from fleet.discovery import Discovery, last_one
 from fleet.errors import FleetError
 from fleet.etcd import health, keys, members, reach
 from fleet.etcd.certificates import Certificates
 from fleet.hosts import defaults, probe, textfile
+from fleet.hosts.services import ServiceState
 from fleet.hosts.textfile import TextFile
 from fleet.k8s import namespaces
 from fleet.k8s.nodes import list_nodes
 from fleet.procedures import preflight
 from fleet.procedures.findings import Finding, ask, note, stop
-from fleet.procedures.reinitialize.machines import absent, endpoint_problems, nodes_by_host
-from fleet.procedures.reinitialize.stages import Edges, Part
+from fleet.procedures.reinitialize.machines import absent, endpoint_problems, nodes_by_host, states_of
+from fleet.procedures.reinitialize.stages import API_STARTS, API_STOPS, Edges, Part
 from fleet.procedures.reinitialize.world import Store, World
 
 _REPAIR = "Repair that first."
+_ASSIGNMENT, _WORD = re.compile(r"[A-Za-z_]\w*="), re.compile(r"[A-Za-z0-9_./-]+")
 _COMPACTION = "compact_rev_key"  # what an apiserver leaves beside its prefix
 
 
@@ -45,10 +48,17 @@ def checks(world: World, edges: Edges, parts: Sequence[Part], state_dir: Path) -
         partial(of_commands, world),
         partial(of_calicoctl, world),
     ]
-    if not world.is_old_gone:
-        found.append(partial(preflight.of_runs, cluster, state_dir))
+    first = min(numbers)
+    has_api = not world.is_old_gone and not API_STOPS < first <= API_STARTS
+    found.append(partial(preflight.of_runs, cluster, state_dir, has_api=has_api))
+    if world.is_old_gone:
+        found.append(partial(of_loss, world))
+    if first <= API_STOPS:
+        found.append(partial(of_units, world))
     if 0 in numbers:
         found += [partial(of_store, world, world.old), partial(of_nodes, world), partial(of_use, world)]
+    if 1 in numbers:
+        found.append(partial(of_change, world))
     if 2 in numbers:
         found.append(partial(of_emptiness, world))
     if 4 in numbers and edges.discovery:
@@ -61,14 +71,9 @@ def checks(world: World, edges: Edges, parts: Sequence[Part], state_dir: Path) -
 def of_hosts(world: World) -> list[Finding]:
     """Ask all hosts whether they can be reached, and what their Puppet does; some workers may be away."""
     away = absent(world, world.workers)
-    findings = preflight.of_ssh(world.cluster, needs_puppet=True)
     if not away or len(away) > world.max_failed:
-        return findings
-    kept = [
-        finding
-        for finding in findings
-        if not any(finding.what.startswith(f"No answer over SSH from {host}:") for host in away)
-    ]
+        return preflight.of_ssh(world.cluster, needs_puppet=True)
+    kept = preflight.of_ssh(world.cluster, needs_puppet=True, without=away)
     names = ", ".join(sorted(away))
     todo = "It is taken up in stage 15, or at the end, if it answers by then; otherwise the run ends without it."
     return [*kept, ask(f"No answer over SSH from {names}.", todo)]
@@ -97,7 +102,11 @@ def of_emptiness(world: World) -> list[Finding]:
 
 def of_use(world: World) -> list[Finding]:
     """Find out whether the hosts use the old etcd today: otherwise there would be nothing to go back to."""
-    problems = endpoint_problems(world, [*world.control_plane], world.old)
+    both = set(world.old.config.endpoints) & set(world.new.config.endpoints)
+    if both or set(world.old.hosts) & set(world.new.hosts):
+        return [stop(f"{world.new.name} is the etcd of today, or has members of it.", "Name another one.")]
+    away = absent(world, world.workers)
+    problems = endpoint_problems(world, [host for host in world.hosts if host not in away], world.old)
     todo = "Correct etcd.endpoints, or run Puppet there: the way back leads to what stands in the configuration."
     return [stop(f"{host}: {problem}.", todo) for host, problem in problems.items() if problem]
 
@@ -142,7 +151,7 @@ def _text(world: World, path: Path) -> str:
 def of_commands(world: World) -> list[Finding]:
     """Look whether the programs of all configured commands are there, and the kubeconfig."""
     config = world.config
-    commands = {
+    commands_ = {
         "puppet_change.merged": config.puppet_change.merged,
         "puppet_change.merge": config.puppet_change.merge,
         "puppet_change.revert": config.puppet_change.revert,
@@ -154,10 +163,58 @@ def of_commands(world: World) -> list[Finding]:
         "services.check": config.services.check,
     }
     findings = []
-    for key, command in commands.items():
-        program = next(iter(shlex.split(command)), "") if command else ""
-        if program and "{" not in program and shutil.which(program) is None:
-            findings.append(stop(f"There is no {program} on this host.", f"Correct reinitialize.{key}, or install it."))
+    for key, command in commands_.items():
+        if command and (problem := _command_problem(command)):
+            findings.append(stop(f"reinitialize.{key}: {problem}.", "Correct it, or install what is missing."))
+    return findings
+
+
+def _command_problem(command: str) -> str:
+    """Return why bash could not run a command; of one with several words only the first program is looked for."""
+    plain = command.replace("{{", "{").replace("}}", "}")
+    code, said = commands.ask(f"bash -n -c {shlex.quote(plain)}", timeout=probe.TIMEOUT)
+    if code:
+        return f"it is no command for bash: {' '.join(said.split())[-200:]}"
+    word = next((word for word in plain.split() if not _ASSIGNMENT.match(word)), "")
+    if not word or not _WORD.fullmatch(word):
+        return ""
+    code, _ = commands.ask(f"type -t -- {shlex.quote(word)} >/dev/null", timeout=probe.TIMEOUT)
+    return f"there is no {word} on this host" if code else ""
+
+
+def of_change(world: World) -> list[Finding]:
+    """Ask whether the change of Puppet's code is there, and not merged."""
+    command = world.fill(world.config.puppet_change.merged, change=world.change)
+    code, said = commands.ask(command, timeout=probe.TIMEOUT)
+    if code == 1:
+        return [note(f"The Puppet change {world.change} is not merged yet.")]
+    if code == 0:
+        what = f"The Puppet change {world.change} is merged already."
+        return [stop(what, "Hosts take it with their next run of Puppet. Revert it, or name the right one.")]
+    why = " ".join(said.split())[-200:] or f"exit code {code}"
+    return [stop(f"It is not known whether {world.change} is merged: `{command}`: {why}.", "Correct --puppet-change.")]
+
+
+def of_loss(world: World) -> list[Finding]:
+    """Find out whether the old etcd is gone indeed: what answers still is what there is to go back to."""
+    view = members.view(world.cluster.remote, world.old.hosts, world.old.config)
+    if health.problem(view) == "":
+        return [stop("The old etcd is well.", "Leave out --calico-export: there is no way back with it.")]
+    return [ask("There will be no way back: the old etcd is taken for lost (--calico-export).", "Be sure of that.")]
+
+
+def of_units(world: World) -> list[Finding]:
+    """Look whether the units are there that have to be stopped: one of another name would go on."""
+    away = absent(world, world.workers)
+    found = states_of(world, [host for host in world.hosts if host not in away])
+    findings = []
+    for host, units in found.items():
+        needed = world.component_units() if host in world.control_plane else [world.calico_unit]
+        for name in needed:
+            state = units[name]
+            if isinstance(state, ServiceState) and not state.loaded:
+                todo = "Correct control_plane.components or bgp.unit."
+                findings.append(stop(f"{host} has no {name}.", todo))
     return findings
 
 

@@ -2,8 +2,8 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 from fleet.errors import FleetError
 from fleet.maintenance.journal import Journal
@@ -21,13 +21,14 @@ from fleet.maintenance.model import (
     undone,
 )
 from fleet.maintenance.runner import Effects
-from fleet.procedures.cluster import Cluster
 from fleet.procedures.hosts import API_DEADLINE
 from fleet.procedures.maintenance import Question, Step, effects_of, specs
-from fleet.procedures.reinitialize.data import Say, WorldStep, silences_of
-from fleet.procedures.reinitialize.stages import Part
+from fleet.procedures.reinitialize.data import Say, Silenced, WorldStep, silences_of
+from fleet.procedures.reinitialize.stages import SILENCE, Part
 from fleet.procedures.reinitialize.world import World
 
+ANSWER = "answer"
+"""The kind of the journal's events that tell that an operator has typed what was asked for."""
 SILENCES = "silences"
 """The stage at the end of every session: silences end with the work, and stay as long as it is not done."""
 
@@ -38,19 +39,36 @@ logger = logging.getLogger(__name__)
 
 
 class Silences(WorldStep):
-    """No silence of the run is left once all is done; until then they last until someone comes."""
+    """No silence of the run is left once all is done; until then they last until someone comes.
 
-    def __init__(self, world: World, is_over: Callable[[], bool]) -> None:
-        """Look after the silences of a run, which is or is not over."""
+    They are extended all the time from when the first stage is carried out, also while an operator is asked something;
+    one that has ended all the same is made anew.
+    """
+
+    def __init__(self, world: World, stage: str, is_over: Callable[[], bool]) -> None:
+        """Look after the silences that the named stage has made, for a run that is or is not over."""
         super().__init__(world)
+        self._stage = stage
         self._is_over = is_over
+        self._lock = threading.Lock()
+        self._ended = False
+        self._thread = threading.Thread(target=self._keep, name="silences", daemon=True)
+
+    def keep(self) -> None:
+        """Begin to extend them."""
+        if not self._thread.is_alive() and not self._ended:
+            self._thread.start()
 
     def look(self, state: UnitState) -> Verdict:
         """Look for silences to end; extending them is done each time."""
-        found = silences_of(self.cluster)
-        if self._is_over():
-            return undone(f"{len(found)} silences to end") if found else done()
-        extend(self.cluster, self.cluster.config.alerts.held_silence)
+        over = self._is_over()
+        with self._lock:
+            found = silences_of(self.cluster)
+            self._ended = True
+            if over:
+                return undone(f"{len(found)} silences to end") if found else done()
+            for silence in found.values():
+                self.cluster.silences.extend(silence.id, self.cluster.config.alerts.held_silence)
         return done("they stay, as not all is done") if found else done()
 
     def act(self, state: UnitState, say: Say) -> Verdict:
@@ -59,31 +77,25 @@ class Silences(WorldStep):
             self.cluster.silences.expire(silence.id)
         return done()
 
-
-def extend(cluster: Cluster, seconds: float) -> None:
-    """Let all silences of a run last for some seconds from now."""
-    for silence in silences_of(cluster).values():
-        cluster.silences.extend(silence.id, seconds)
-
-
-@contextmanager
-def kept_silent(cluster: Cluster) -> Iterator[None]:
-    """Extend the silences of a run as long as the context lasts: also while an operator is asked something."""
-    over = threading.Event()
-
-    def keep() -> None:
-        while not over.wait(cluster.config.alerts.silence / 3):
+    def _keep(self) -> None:
+        seconds = self.cluster.config.alerts.silence
+        while not self._ended:
             try:
-                extend(cluster, cluster.config.alerts.silence)
+                with self._lock:
+                    self._extend(seconds)
             except FleetError as error:
                 logger.warning("The silences of the run were not extended: %s", error)
+            time.sleep(seconds / 3)
 
-    thread = threading.Thread(target=keep, name="silences", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
+    def _extend(self, seconds: float) -> None:
+        if self._ended:
+            return
+        found = silences_of(self.cluster)
+        for silence in found.values():
+            self.cluster.silences.extend(silence.id, seconds)
+        made = [s for s in self.world.states(self._stage).values() if s.status is Status.DONE and not s.facts]
+        if lost := [state for state in made if state.unit.name not in found]:
+            Silenced(self.world).apply(lost, lambda _unit, _line: None)
 
 
 class PartsProcedure:
@@ -93,26 +105,28 @@ class PartsProcedure:
         world: the world.
         parts: the stages.
         book: the run's journal.
-        when: whether they are the run's substance, or the way back.
+        is_back: whether they are the way back.
         ask: says what an operator has to decide before a stage.
     """
 
-    def __init__(self, world: World, parts: Sequence[Part], book: Journal, when: When, ask: Ask) -> None:
+    def __init__(self, world: World, parts: Sequence[Part], book: Journal, ask: Ask, *, is_back: bool) -> None:
         self._world = world
         self._parts = parts
         self._book = book
-        self._when = when
+        self._is_back = is_back
         self._ask = ask
         self._question: Question | None = None
         self._asked = ""
         self._answers: set[str] = set()
         self._declined = False
-        self._silences = Step(StepSpec(SILENCES, API_DEADLINE), Silences(world, self._is_over))
+        self._keeper = Silences(world, SILENCE, self._is_over)
+        self._silences = Step(StepSpec(SILENCES, API_DEADLINE), self._keeper)
 
     @property
     def stages(self) -> Iterator[Stage]:
         """The stages that are left, up to the next question."""
         self._question = None
+        self._keeper.keep()
         for part in () if self._declined else self._parts:
             known = self._world.states(part.name)
             names = list(dict.fromkeys((*part.units(), *known)))
@@ -121,7 +135,7 @@ class PartsProcedure:
             if not self._is_done(part) and part.name not in self._answers and (question := self._ask(part)):
                 self._question, self._asked = question, part.name
                 return
-            yield self._stage(part, names, known)
+            yield self._stage(part, names)
             if not self._is_done(part):
                 break
         yield Stage(SILENCES, (Unit(SILENCES),), (self._silences.spec,), when=When.END)
@@ -132,7 +146,7 @@ class PartsProcedure:
 
     def answered(self) -> None:
         """Take note that the operator has typed what was asked for."""
-        self._book.note("answer", self._asked)
+        self._book.note(ANSWER, self._asked)
         self._answers.add(self._asked)
 
     def declined(self) -> None:
@@ -145,7 +159,7 @@ class PartsProcedure:
         return [
             f"{part.name}: {', '.join(names)}: {' → '.join(step.spec.name for step in part.steps)}"
             for part in self._parts
-            if (names := list(part.units())) and (self._when is not When.WORK or not self._is_done(part))
+            if (names := list(part.units())) and not self._is_done(part)
         ]
 
     def effects(self, stage: str, step: str) -> Effects:
@@ -156,24 +170,20 @@ class PartsProcedure:
 
     def observe(self) -> Observation:
         """Say whether the run may start anything new."""
-        lock = self._world.lock if self._when is When.WORK else None
+        lock = None if self._is_back else self._world.lock
         return Observation({}, lock.problem(), hopeless=lock.lost) if lock else Observation()
 
     def renew(self, stage: str, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
         """Do nothing: silences are extended all the time."""
         return {state.unit.name: done() for state in units}
 
-    def _stage(self, part: Part, names: Sequence[str], known: Mapping[str, UnitState]) -> Stage:
+    def _stage(self, part: Part, names: Sequence[str]) -> Stage:
         limits = Limits(
             max_unavailable=1 if part.serial else len(names),
             max_failed=0 if part.serial else len(names),
             blocked=self._world.cluster.config.deadlines.blocked,
         )
-        units = tuple(Unit(name) for name in names)
-        # On the way back every stage begins anew, but for what it has learned in an earlier attempt.
-        learned = self._when is not When.WORK and not part.forgets
-        facts = {name: state.facts for name, state in known.items()} if learned else {}
-        return Stage(part.name, units, specs(part.steps), limits, when=self._when, facts=facts)
+        return Stage(part.name, tuple(Unit(name) for name in names), specs(part.steps), limits)
 
     def _is_done(self, part: Part) -> bool:
         states = self._world.states(part.name).values()

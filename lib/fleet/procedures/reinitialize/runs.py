@@ -1,6 +1,5 @@
 """Runs that move a cluster onto a new etcd: what is asked for, the plan, the work and the way back."""
 
-import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,9 +15,10 @@ from fleet.discovery import Discovery
 from fleet.errors import FleetError
 from fleet.k8s import namespaces
 from fleet.load_balancer.connect import connect
+from fleet.maintenance import journal
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.lock import ClusterLock
-from fleet.maintenance.model import Status, Unit, UnitState, When
+from fleet.maintenance.model import Status, Unit, UnitState
 from fleet.maintenance.planner import natural
 from fleet.maintenance.runner import Procedure
 from fleet.procedures import plan
@@ -28,14 +28,14 @@ from fleet.procedures.maintenance import ABORT, Proposal, Question, Steps
 from fleet.procedures.preflight import carry_out, worst_first
 from fleet.procedures.reinitialize import preflight, stages, world
 from fleet.procedures.reinitialize.data import is_merged, read_export
-from fleet.procedures.reinitialize.procedure import PartsProcedure, kept_silent
+from fleet.procedures.reinitialize.procedure import ANSWER, PartsProcedure
 from fleet.procedures.reinitialize.stages import Edges, Part
 from fleet.procedures.reinitialize.world import World
 
 _LISTING = 60.0
 """Seconds for the command that lists the managed namespaces."""
-_ANSWER = "answer"
-"""The kind of the journal's events that tell that an operator has typed what was asked for."""
+_LEFT_OUT = {"left_out": True}
+"""The facts of units whose stage was left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,33 +146,30 @@ class ReinitializeRuns:
     @contextmanager
     def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Procedure]:
         """Yield the stages from the old etcd to the new one."""
-        seen = world.make(cluster, book.folder, lock)
+        seen = self._world(cluster, book.folder, lock)
         if any(event.stage.startswith(ABORT) for event in book.events()):
             raise FleetError(
                 f"The way back of run {cluster.run.id} was begun: it can only be gone on with, by --abort."
             )
-        parts = stages.forth(seen, self._edges(cluster))
-        typed = {event.detail for event in book.events() if event.kind == _ANSWER}
 
         def ask(part: Part) -> Question | None:
-            if part.name == stages.NAMESPACES and part.name not in typed:
-                return _before_the_deletion(seen)
-            if part.name == stages.MERGE and seen.config.puppet_change.merge is None and not is_merged(seen):
-                return Question(
-                    f"Merge the Puppet change {seen.change} now: hosts take it with their next run.", "done"
-                )
+            # Once it was typed the outage has begun: it is not asked for again in the middle of it.
+            if part.number >= stages.OUTAGE and not any(event.kind == ANSWER for event in book.events()):
+                return _before_the_outage(seen)
+            if part.name == stages.MERGE and seen.config.puppet_change.merge is None and not _is_merged(seen):
+                text = f"Merge the Puppet change {seen.change} now: hosts take it with their next run."
+                return Question(text, "done")
             return None
 
-        with kept_silent(cluster):
-            yield PartsProcedure(seen, parts, book, When.WORK, ask)
+        yield PartsProcedure(seen, stages.forth(seen, self._edges(cluster)), book, ask, is_back=False)
 
     def give_back(self, cluster: Cluster, book: Journal) -> Procedure:
         """Return the stages back to the old etcd, as far as the run has left it."""
-        seen = world.make(cluster, book.folder)
+        seen = self._world(cluster, book.folder)
         edges = self._edges(cluster)
-        if seen.is_old_gone:
-            raise FleetError(f"Run {cluster.run.id} was begun as the old etcd is gone: there is nothing to go back to.")
         begun = max((part.number for part in stages.forth(seen, edges) if _is_begun(seen, part)), default=-1)
+        if seen.is_old_gone and begun >= stages.OUTAGE:
+            raise FleetError(f"Run {cluster.run.id} was begun as the old etcd is gone: there is nothing to go back to.")
         parts = stages.back(seen, edges, begun=begun)
         first = parts[0].name if parts else ""
 
@@ -180,13 +177,30 @@ class ReinitializeRuns:
             if part.name == first and begun >= stages.NEW_DATA:
                 return _before_the_way_back(seen)
             revert = part.name == f"{ABORT}revert" and seen.config.puppet_change.revert is None
-            if revert and is_merged(seen):
-                return Question(
-                    f"Revert the Puppet change {seen.change} now: hosts take it with their next run.", "done"
-                )
+            if revert and _is_merged(seen):
+                text = f"Revert the Puppet change {seen.change} now: hosts take it with their next run."
+                return Question(text, "done")
             return None
 
-        return PartsProcedure(seen, parts, book, When.START, ask)
+        return PartsProcedure(seen, parts, book, ask, is_back=True)
+
+    def is_offline(self, cluster: Cluster, folder: Path | None) -> bool:
+        """Say whether the run is between the stop of the old API and the Lease in the new one."""
+        options = cluster.run.options
+        is_gone = bool(options.get("calico_export"))
+        if folder is None:
+            return is_gone or stages.API_STOPS < int(options.get("from_stage", 0)) <= stages.API_STARTS
+        stop, start = (journal.read_states(folder, stage).values() for stage in (stages.STOP, stages.START))
+        stops = any(state.status is not Status.PENDING or state.facts for state in stop)
+        is_back = any(state.status is Status.DONE for state in start)
+        return not is_back and (stops or is_gone)
+
+    def _world(self, cluster: Cluster, folder: Path | None = None, lock: ClusterLock | None = None) -> World:
+        """Return the world of a run; how many workers may be away can be changed while it lasts."""
+        if self._wish.max_failed is not None:
+            options = {**cluster.run.options, "max_failed": self._wish.max_failed}
+            cluster = replace(cluster, run=replace(cluster.run, options=options))
+        return world.make(cluster, folder, lock)
 
     def _with_options(self, cluster: Cluster) -> Cluster:
         """Return the cluster with the run's hosts and options, which stay the same to its end."""
@@ -225,21 +239,11 @@ def _managed(cluster: Cluster) -> list[str]:
     managed = world.configured(cluster).managed
     if isinstance(managed, str):
         command = commands.fill(managed, cluster=cluster.name)
-        try:
-            done = subprocess.run(
-                ["bash", "-o", "pipefail", "-c", command],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_LISTING,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise FleetError(f"The managed namespaces are not known: `{command}` takes too long.") from error
-        if done.returncode:
-            why = " ".join(done.stderr.split())[-200:] or f"exit code {done.returncode}"
+        code, said = commands.ask(command, timeout=_LISTING)
+        if code:
+            why = " ".join(said.split())[-200:] or f"exit code {code}"
             raise FleetError(f"The managed namespaces are not known: `{command}`: {why}")
-        managed = tuple(done.stdout.split())
+        managed = tuple(said.split())
     if not managed:
         raise FleetError("There are no managed namespaces: see reinitialize.managed.")
     namespaces.refuse(managed)
@@ -250,16 +254,24 @@ def _states(part: Part, first: int) -> list[UnitState]:
     units = [Unit(name) for name in part.units()]
     if part.number >= first:
         return [UnitState(unit) for unit in units]
-    detail = "left out by --from-stage"
-    return [UnitState(unit, Status.DONE, step=len(part.steps), detail=detail) for unit in units]
+    done = UnitState(Unit(""), Status.DONE, step=len(part.steps), detail="left out by --from-stage", facts=_LEFT_OUT)
+    return [replace(done, unit=unit) for unit in units]
 
 
 def _is_begun(seen: World, part: Part) -> bool:
     states = seen.states(part.name).values()
-    return any(state.status is not Status.PENDING or state.facts for state in states)
+    return any(s.facts != _LEFT_OUT and (s.status is not Status.PENDING or s.facts) for s in states)
 
 
-def _before_the_deletion(seen: World) -> Question:
+def _is_merged(seen: World) -> bool:
+    """Say whether the change is known to be merged; who is asked for it in vain loses nothing."""
+    try:
+        return is_merged(seen)
+    except FleetError:
+        return False
+
+
+def _before_the_outage(seen: World) -> Question:
     name = seen.cluster.name
     lines = [
         f"From here on there is an outage of the whole cluster {name}. Stage 5 deletes the namespaces",

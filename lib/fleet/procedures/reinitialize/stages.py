@@ -16,7 +16,9 @@ from fleet.procedures.puppet import PuppetOff, PuppetOn
 from fleet.procedures.reinitialize import apiserver, cluster_steps, data, machines, traffic
 from fleet.procedures.reinitialize.world import CLUSTER, World
 
-DEPOOL, NAMESPACES, PUPPET, STOP, MERGE = (
+CALICO, SILENCE, DEPOOL, NAMESPACES, PUPPET, STOP, MERGE = (
+    "2 Calico",
+    "3 silence",
     "4 depool",
     "5 delete namespaces",
     "6 disable Puppet",
@@ -33,6 +35,8 @@ FIRST, ADMISSION, START, KUBELETS, SERVICES, LATE = (
 )
 """The names of stages that others look at: what they begin with is the number that operators know."""
 
+OUTAGE, API_STOPS, API_STARTS = 5, 7, 13
+"""The numbers of the first stage that hurts, of that in which the API goes, and of that in which it comes back."""
 NEW_DATA = 14
 """The number of the first stage in which others than the run write to the new etcd."""
 
@@ -59,7 +63,6 @@ class Part:
     units: Callable[[], Sequence[str]]
     steps: Sequence[Step]
     serial: bool = False
-    forgets: bool = False
 
     @property
     def number(self) -> int:
@@ -83,7 +86,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
     change, first = world.change, world.first
     snapshot = Step(StepSpec("snapshot", SNAPSHOT_DEADLINE), etcd.Snapshot(etcd.Etcd(world.cluster)))
     workers, planes = list(world.workers), [*world.control_plane[1:], first]
-    puppet_off = _step("Puppet off", API_DEADLINE, PuppetOff(world.cluster))
+    puppet_off = _puppet_off(world)
     parts = [
         Part(
             "0 keep",
@@ -102,7 +105,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             (_step("not merged", API_DEADLINE, data.NotMerged(world)),),
         ),
         Part(
-            "2 Calico",
+            CALICO,
             [
                 f"calicoctl on {first}, with {calico} and the endpoints {', '.join(world.new.config.endpoints)}:"
                 f" AS number, mesh, BGP peers, IP pools as before; profiles for {', '.join(config.calico.profiles)}"
@@ -111,7 +114,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             (_step("copy", deadlines.ready, data.CalicoMoved(world)),),
         ),
         Part(
-            "3 silence",
+            SILENCE,
             [f"alerts of all hosts{''.join(f'; {{{chr(44).join(each)}}}' for each in config.silences)}"],
             lambda: data.silence_units(world),
             (_step("silence", API_DEADLINE, data.Silenced(world)),),
@@ -120,7 +123,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
     if edges.discovery and config.discovery:
         steps = (
             _step("depool", API_DEADLINE, traffic.Depooled(world, edges.discovery)),
-            _gate("traffic gone", timeout, traffic.TrafficGone(world), poll=_SLOW),
+            Step(StepSpec("traffic gone", timeout, poll=_SLOW, gate=True, batch=False), traffic.TrafficGone(world)),
         )
         where = config.discovery.datacenter
         parts.append(Part(DEPOOL, [f"discovery records out of {where}"], lambda: _services(world), steps))
@@ -129,13 +132,16 @@ def forth(world: World, edges: Edges) -> list[Part]:
             NAMESPACES,
             ["their deletion cannot be undone: what was in them is deployed anew, in stage 18 or on the way back"],
             lambda: world.managed,
-            (_step("delete", timeout, traffic.NamespaceGone(world), poll=_SLOW),),
+            (
+                _gate("as proven", deadlines.blocked, traffic.AsProven(world, edges.discovery, DEPOOL), poll=_SLOW),
+                _step("delete", timeout, traffic.NamespaceGone(world), poll=_SLOW),
+            ),
         ),
         Part(
             PUPPET,
             [],
             lambda: world.hosts,
-            (*_baseline(world), replace(puppet_off, effects=machines.Tolerant(world, puppet_off.effects))),
+            (*_baseline(world), *(replace(s, effects=machines.Tolerant(world, s.effects)) for s in puppet_off)),
         ),
         Part(
             STOP,
@@ -155,6 +161,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             ],
             _whole,
             (
+                _gate("API silent", deadlines.restart, apiserver.Silent(world)),
                 *(() if world.is_old_gone else (_step("old etcd", API_DEADLINE, cluster_steps.Fingerprinted(world)),)),
                 _step("merge", timeout, cluster_steps.Merged(world)),
             ),
@@ -171,7 +178,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             lambda: [first],
             (_puppet(world),),
         ),
-        Part("11 Puppet off", [], lambda: [first], (puppet_off,)),
+        Part("11 Puppet off", [], lambda: [first], puppet_off),
         Part(
             ADMISSION,
             [
@@ -200,7 +207,11 @@ def forth(world: World, edges: Edges) -> list[Part]:
             "14 initialise",
             [world.fill(config.initialize), f"has to make {', '.join(config.initialized)}"],
             _whole,
-            (_step("initialise", timeout + deadlines.ready, cluster_steps.Initialized(world)),),
+            (
+                _gate("others", deadlines.blocked, apiserver.OthersStopped(world)),
+                _step("initialise", timeout + deadlines.ready, cluster_steps.Initialized(world)),
+                _step("lease", API_DEADLINE, apiserver.Leased(world)),
+            ),
         ),
         Part(
             KUBELETS,
@@ -209,7 +220,10 @@ def forth(world: World, edges: Edges) -> list[Part]:
                 " each node registers and is Ready"
             ],
             lambda: workers,
-            tuple(replace(step, effects=machines.Tolerant(world, step.effects)) for step in _nodes(world)),
+            (
+                _gate("others", deadlines.blocked, apiserver.OthersStopped(world)),
+                *(replace(step, effects=machines.Tolerant(world, step.effects)) for step in _nodes(world)),
+            ),
         ),
         Part(
             "16 control plane",
@@ -220,8 +234,10 @@ def forth(world: World, edges: Edges) -> list[Part]:
                 _step("admission", API_DEADLINE, apiserver.AdmissionBack(world, ADMISSION)),
                 _step("start", deadlines.restart, apiserver.Serves(world, world.new, admission=ADMISSION)),
                 _gate("ready", deadlines.ready, apiserver.Ready(world)),
+                _step("marker", API_DEADLINE, apiserver.Marked(world, world.new, world.old)),
                 *_balanced(world, edges),
-                _step("units", deadlines.restart, _started(world, [*world.component_units()[1:], world.calico_unit])),
+                _step("controllers", deadlines.restart, _started(world, world.component_units()[1:])),
+                _step("calico-node", deadlines.restart, _calico(world, world.control_plane)),
             ),
             serial=True,
         ),
@@ -234,12 +250,14 @@ def forth(world: World, edges: Edges) -> list[Part]:
         _deploy(world, SERVICES),
         Part(
             "19 verify",
-            ["nodes, sessions, the old etcd as it was; services pooled again"],
+            ["nodes, sessions, services; these are pooled again; the old etcd is compared with what it was"],
             _whole,
             (
                 _gate("nodes", deadlines.ready, cluster_steps.NodesWell(world, KUBELETS), poll=_SLOW),
-                _gate("old etcd", API_DEADLINE, cluster_steps.Untouched(world, MERGE)),
+                *_sessions(world),
+                _gate("services", deadlines.ready, cluster_steps.AllAnswer(world), poll=_SLOW),
                 *_repool(world, edges),
+                _gate("old etcd", API_DEADLINE, cluster_steps.Untouched(world, MERGE)),
                 _step("marker", API_DEADLINE, apiserver.Unmarked(world)),
             ),
         ),
@@ -284,16 +302,10 @@ def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
                 _step("marker", API_DEADLINE, apiserver.Marked(world, world.old, world.new)),
                 _step("units", deadlines.restart, _started(world, units)),
             ),
-            replace(
-                _part(
-                    "nodes",
-                    list(world.workers),
-                    *(
-                        replace(step, effects=machines.Tolerant(world, step.effects))
-                        for step in _nodes(world, old=True)
-                    ),
-                ),
-                forgets=True,
+            _part(
+                "nodes",
+                list(world.workers),
+                *(replace(step, effects=machines.Tolerant(world, step.effects)) for step in _nodes(world, old=True)),
             ),
             _part("marker", [CLUSTER], _step("marker", API_DEADLINE, apiserver.Unmarked(world))),
         ]
@@ -305,8 +317,18 @@ def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
     if begun >= 4 and edges.discovery:
         parts.append(_part("pool", [CLUSTER], *_repool(world, edges)))
     if 2 <= begun < NEW_DATA:
-        parts.append(_part("new etcd", [CLUSTER], _step("wipe", timeout, cluster_steps.Wiped(world, prefixes))))
+        parts.append(_part("new etcd", [CLUSTER], _step("wipe", timeout, cluster_steps.Wiped(world, CALICO, prefixes))))
+    if begun >= 6:
+        names = (f"{ABORT}nodes", f"{ABORT}Puppet", f"{ABORT}disable Puppet")
+        steps = _nodes(world, old=True) if begun >= 7 else (_step("Puppet on", API_DEADLINE, PuppetOn(world.cluster)),)
+        parts.append(Part(f"{ABORT}latecomers", (), lambda: _absent(world, names), steps))
     return parts
+
+
+def _absent(world: World, stages: Sequence[str]) -> list[str]:
+    """Return the workers that some stages have left out."""
+    found = {n: None for stage in stages for n, facts in world.facts(stage).items() if facts.get(machines.ABSENT)}
+    return list(found)
 
 
 def _part(name: str, units: Sequence[str], *steps: Step) -> Part:
@@ -350,7 +372,7 @@ def _nodes(world: World, *, old: bool = False) -> tuple[Step, ...]:
     cluster, deadlines = world.cluster, world.cluster.config.deadlines
     calico = cluster_steps.RestartedAnew(cluster, world.calico_unit, cluster_steps.CALICO)
     kubelet = cluster_steps.RestartedAnew(cluster, world.config.kubelet, cluster_steps.KUBELET)
-    sessions = cluster_steps.SessionsBack(world, PUPPET)
+    sessions = cluster_steps.SessionsBack(world, PUPPET, prefixes=old)
     watchers = [
         _step(unit.removesuffix(".service"), deadlines.restart, cluster_steps.RestartedAnew(cluster, unit, unit))
         for unit in world.config.node_watchers
@@ -364,6 +386,29 @@ def _nodes(world: World, *, old: bool = False) -> tuple[Step, ...]:
         _gate("registered", deadlines.ready, cluster_steps.Registered(cluster), poll=_SLOW),
         *((_gate("bgp", deadlines.bgp, sessions),) if has_routers else ()),
     )
+
+
+def _calico(world: World, hosts: Sequence[str]) -> Effects:
+    """Return the restart of calico-node where the run has found it: not every control-plane host has it."""
+
+    def had(host: str) -> bool:
+        noted = world.facts(STOP).get(host, {}).get(machines.STOPPED)
+        return host in hosts and (noted is None or world.calico_unit in noted)
+
+    return cluster_steps.RestartedAnew(world.cluster, world.calico_unit, cluster_steps.CALICO, had)
+
+
+def _puppet_off(world: World) -> tuple[Step, ...]:
+    return (
+        _step("Puppet off", API_DEADLINE, PuppetOff(world.cluster)),
+        _gate("Puppet idle", world.cluster.config.deadlines.puppet, machines.PuppetIdle(world.cluster)),
+    )
+
+
+def _sessions(world: World) -> Sequence[Step]:
+    if world.cluster.config.bgp is None:
+        return ()
+    return (_gate("bgp", world.cluster.config.deadlines.bgp, cluster_steps.AllSessions(world, KUBELETS)),)
 
 
 def _balanced(world: World, edges: Edges) -> Sequence[Step]:

@@ -1,12 +1,14 @@
 """Stages 4 and 5, and back: the services' discovery records, and the managed namespaces."""
 
+import threading
 from collections.abc import Sequence
 
 from fleet.discovery import Discovery, last_one
 from fleet.k8s import namespaces
 from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone
-from fleet.procedures.reinitialize.data import Say, WorldStep
+from fleet.procedures.reinitialize.data import Say, WorldStep, is_merged
 from fleet.procedures.reinitialize.world import World
+from fleet.procedures.steps import NodeStep, Verdicts
 
 POOLED = "was_pooled"
 """The fact whether a service was pooled in the cluster's datacenter when the run came to it."""
@@ -40,14 +42,42 @@ class Depooled(WorldStep):
 class TrafficGone(WorldStep):
     """No traffic for the service comes to the cluster any more."""
 
+    def __init__(self, world: World) -> None:
+        """Ask some services at a time."""
+        super().__init__(world)
+        self._turn = threading.BoundedSemaphore(world.config.services.parallel)
+
     def look(self, state: UnitState) -> Verdict:
         """Run the configured check."""
         discovery = self.world.config.discovery
         if discovery is None or discovery.traffic is None:
             return done("no check is configured")
         log = f"traffic-{state.unit.name}.log"
-        code = self.world.run(self.world.fill(discovery.traffic, service=state.unit.name), log)
+        with self._turn:
+            code = self.world.run(self.world.fill(discovery.traffic, service=state.unit.name), log)
         return done() if code == 0 else pending(f"there is traffic still, see {self.world.place(log)}")
+
+
+class AsProven(NodeStep):
+    """What was proven before the question still is: no service came back, none is left alone, nothing is merged."""
+
+    def __init__(self, world: World, discovery: Discovery | None, stage: str) -> None:
+        """Look at the services that the named stage has depooled."""
+        super().__init__(world.cluster)
+        self._world = world
+        self._discovery = discovery
+        self._stage = stage
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look at all of it, once for all units."""
+        problems = [f"the change {self._world.change} is merged"] if is_merged(self._world) else []
+        names = [name for name, facts in self._world.facts(self._stage).items() if facts.get(POOLED)]
+        if self._discovery and names:
+            found, here = self._discovery.pooled(names), datacenter_of(self._world)
+            problems += [f"{name} is pooled in {here} again" for name in names if found[name].get(here)]
+            problems += [f"{name} is pooled nowhere else any more" for name in last_one(found, here)]
+        verdict = pending("; ".join(problems[:5])) if problems else done()
+        return {state.unit.name: verdict for state in units}
 
 
 class Repooled(WorldStep):
