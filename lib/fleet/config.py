@@ -301,6 +301,11 @@ class ClusterConfig(Model):
             raise ValueError("control_plane.settle must be shorter than deadlines.ready: no host could settle in time")
         if self.reinitialize and (self.etcd is None or not self.etcd.endpoints):
             raise ValueError("reinitialize needs etcd.endpoints: that of today is proven to be left, and gone back to")
+        conftool = self.control_plane.load_balancer.conftool
+        discovery = self.reinitialize.discovery if self.reinitialize else None
+        # Conftool keeps its connection in a class: one configuration at a time can be used in a process.
+        if conftool and discovery and conftool.config_file != discovery.config_file:
+            raise ValueError("reinitialize.discovery.config_file must be that of control_plane.load_balancer.conftool")
         return self
 
 
