@@ -1,0 +1,148 @@
+"""The rules of a re-initialisation over whole runs: wherever they are killed, and whenever they are gone back from.
+
+The world itself watches over those that hold at every moment (reinitialize_world), among them: the old etcd is not
+written to after stage 7, a stage begins when all before it is done, only managed namespaces are deleted, and only after
+the cluster's name was typed, Puppet is not enabled with the other etcd's code, apiservers serve one etcd.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from reinitialize_hosts import API, CALICO, CALICO_FILE, CONTROLLERS, DEFAULTS, SCHEDULER, endpoint_of
+from reinitialize_sessions import Play
+from reinitialize_world import ALL_CALICO, BY_PEOPLE, CONFIG, MANAGED, SERVICES, World
+
+MOMENTS = 700
+"""More than a whole run has at which it may be killed."""
+RULES = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@dataclass(frozen=True)
+class Story:
+    """A cluster, and what happens to its run.
+
+    Attributes:
+        planes: how many control-plane hosts there are.
+        workers: how many workers.
+        out: services that are not pooled before.
+        inactive: units on the last control-plane host that do not run before.
+        puppet_starts: whether Puppet starts what does not run.
+        people: whether people merge and revert the change.
+        kills: after how many moments each session is killed.
+    """
+
+    planes: int = 2
+    workers: int = 2
+    out: frozenset[str] = frozenset()
+    inactive: frozenset[str] = frozenset()
+    puppet_starts: bool = False
+    people: bool = False
+    kills: Sequence[int] = ()
+
+    def world(self) -> World:
+        """Return the world before the run."""
+        world = World(self.planes, self.workers)
+        world.puppet_starts = self.puppet_starts
+        for service in self.out:
+            world.pooled[service] = world.was_pooled[service] = False
+        for unit in self.inactive:
+            world.hosts[world.planes[-1]].services[unit].active = False
+        return world
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> Story:
+    starts = draw(st.booleans())
+    units = st.sampled_from([CONTROLLERS, SCHEDULER, CALICO])
+    return Story(
+        planes=draw(st.integers(1, 3)),
+        workers=draw(st.integers(0, 2)),
+        out=draw(st.frozensets(st.sampled_from(SERVICES))),
+        inactive=frozenset() if starts else draw(st.frozensets(units)),
+        puppet_starts=starts,
+        people=draw(st.booleans()),
+        kills=draw(st.lists(st.integers(1, MOMENTS), max_size=4)),
+    )
+
+
+def active(world: World) -> dict[str, dict[str, bool]]:
+    """Return which units run."""
+    return {name: {unit: it.active for unit, it in host.services.items()} for name, host in world.hosts.items()}
+
+
+def check_common(world: World, before: Mapping[str, Mapping[str, bool]]) -> None:
+    """What is true after a run, whether it went forth or back."""
+    assert active(world) == before, "what did not run before does not run now, and the other way round"
+    assert world.pooled == world.was_pooled
+    assert world.silenced == {}
+    assert all(host.puppet is None for host in world.hosts.values())
+    assert all(set(host.files) <= {DEFAULTS, CALICO_FILE} for host in world.hosts.values()), "no copy is left"
+    for name, host in world.hosts.items():
+        for path, text in host.files.items():
+            assert text == world.file_of(path), f"{path} on {name} is as Puppet has it"
+
+
+@RULES
+@given(stories())
+def test_a_run_that_is_killed_anywhere_comes_to_its_end(story: Story) -> None:
+    world = story.world()
+    before = active(world)
+    with TemporaryDirectory() as folder:
+        play = Play(world, Path(folder), config=BY_PEOPLE if story.people else CONFIG)
+        for kill in story.kills:
+            if play.resume(kill=kill) == 0:
+                break
+        else:
+            assert play.resume() == 0
+    check_common(world, before)
+    assert world.merged
+    assert not any("fleet-r1" in key for key in world.new.keys), "no marker is left"
+    for name, host in world.hosts.items():
+        for unit, service in host.services.items():
+            if service.active:
+                assert endpoint_of(service.text) == world.new.endpoint, f"{unit} on {name} uses the new etcd"
+    apiservers = [world.hosts[name].services[API].text for name in world.planes]
+    assert all("PodSecurityPolicy" in text for text in apiservers)
+    assert world.new.calico.peers == ALL_CALICO.peers
+    assert all(world.command(f"check {service}") == 0 for service in SERVICES)
+    assert {name for name in MANAGED if f"/registry/api/v1/namespaces/{name}" in world.old.keys} == set()
+    assert "/registry/api/v1/namespaces/others" in world.old.keys
+
+
+@RULES
+@given(stories(), st.integers(1, MOMENTS), st.lists(st.integers(1, MOMENTS // 2), max_size=3))
+def test_an_abort_restores_what_there_was(story: Story, killed: int, kills: Sequence[int]) -> None:
+    world = story.world()
+    before, keys = active(world), frozenset(world.old.keys)
+    with TemporaryDirectory() as folder:
+        play = Play(world, Path(folder), config=BY_PEOPLE if story.people else CONFIG)
+        if play.start(kill=killed) == 0 or not play.exists:
+            return
+        begun = world.begun
+        for kill in kills:
+            if play.abort(kill=kill) == 0:
+                break
+        else:
+            assert play.abort() == 0
+    check_common(world, before)
+    check_old(world, begun, keys)
+
+
+def check_old(world: World, begun: int, keys: frozenset[str]) -> None:
+    """The cluster is on the old etcd, as it was before."""
+    assert not world.merged
+    assert world.old.keys - {"/registry/lease"} == keys
+    for name, host in world.hosts.items():
+        for unit, service in host.services.items():
+            assert not service.active or endpoint_of(service.text) == world.old.endpoint, f"{unit} on {name}"
+            assert begun >= 7 or service.number == 1, f"{unit} on {name} was not touched"
+    if begun < 5:
+        assert not world.deleted
+        assert not world.ran["deploy"]
+    if begun < 14:
+        assert {key for key in world.new.keys if key.startswith(("/registry/", "/calico/"))} == set()
