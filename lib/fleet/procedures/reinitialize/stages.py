@@ -284,10 +284,15 @@ def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
     timeout = config.command_timeout
     prefixes = ("/calico", config.etcd_prefix)
     parts = []
+    if begun >= NEW_DATA:
+        ended = _gate("ended", timeout, cluster_steps.CommandsEnded(world), poll=_SLOW)
+        parts.append(_part("commands", [CLUSTER], ended))
     if begun >= 7:
         units = [*world.component_units(), world.calico_unit]
         planes = list(world.control_plane)
+        puppet_off = (replace(step, effects=machines.Tolerant(world, step.effects)) for step in _puppet_off(world))
         parts += [
+            _part("disable Puppet", world.hosts, *puppet_off),
             _part(
                 "stop", world.hosts, _step("stop", deadlines.restart, machines.Tolerant(world, machines.Stopped(world)))
             ),
@@ -313,7 +318,8 @@ def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
         on = machines.Tolerant(world, PuppetOn(world.cluster))
         parts.append(_part("Puppet", world.hosts, _step("Puppet on", API_DEADLINE, on)))
     if begun >= 5:
-        parts.append(_deploy(world, f"{ABORT}services"))
+        settled = _gate("settled", timeout, traffic.Settled(world), poll=_SLOW)
+        parts += [_part("namespaces", [CLUSTER], settled), _deploy(world, f"{ABORT}services")]
     if begun >= 4 and edges.discovery:
         parts.append(_part("pool", [CLUSTER], *_repool(world, edges)))
     if 2 <= begun < NEW_DATA:

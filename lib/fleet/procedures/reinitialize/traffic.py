@@ -138,6 +138,15 @@ class NamespaceGone(WorldStep):
         return done()
 
 
+class Settled(WorldStep):
+    """No managed namespace is being deleted: what is deployed in one that is, is refused, or goes with it."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Ask for all of them."""
+        going = [name for name in self.world.managed if namespaces.look(self.cluster.api, name).terminating]
+        return pending(f"being deleted: {', '.join(going)}") if going else done()
+
+
 def datacenter_of(world: World) -> str:
     """Return the cluster's own datacenter, as the discovery records have it."""
     return world.config.discovery.datacenter if world.config.discovery else ""
