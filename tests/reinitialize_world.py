@@ -95,7 +95,7 @@ class World(Hosts):
         self.begun = -1
         self.when: dict[int, Callable[[], None]] = {}
         """What happens when a stage begins."""
-        self.frozen = self.deleted = False
+        self.frozen = self.deleted = self.is_agreed = False
         self.ran: Counter[str] = Counter()
         namespaces = ("default", "kube-system", "others", *MANAGED)
         self.old.keys |= {f"/registry/api/v1/namespaces/{name}" for name in namespaces}
@@ -222,6 +222,7 @@ class World(Hosts):
         if word == "done" and not self.lies:
             self.merged = not self.going_back
         self.typed.append(word)
+        self.is_agreed = self.is_agreed or word == "lab"
         validator(word)
         self.moment()
 
@@ -353,7 +354,7 @@ class Client:
         world = self._world
         rule(f"{name} is deleted, and not managed", holds=name in MANAGED)
         rule(f"{name} is deleted from {store.endpoint}", holds=store is world.old and not world.frozen)
-        rule(f"{name} is deleted before the cluster's name was typed", holds="lab" in world.typed)
+        rule(f"{name} is deleted before the cluster's name was typed", holds=world.is_agreed)
         world.deleted = True
         store.deleting.add(name)
         world.write(store, f"/registry/deployed/{name}", gone=True)
