@@ -385,6 +385,18 @@ def test_other_steps_never_bring_a_unit_past_its_pivot_or_back(status, step, pha
     assert (after.status, after.unit, after.facts) == (state.status, state.unit, state.facts)
 
 
+@pytest.mark.parametrize("status", [m.Status.PENDING, m.Status.RUNNING, m.Status.HELD])
+def test_a_unit_of_a_stage_without_a_pivot_starts_over_when_its_steps_are_others(status):
+    state = m.UnitState(m.Unit("cluster"), status, 2, m.Phase.VERIFY, facts={"ran": True})
+    after = d.translate(state, ["a", "b", "c"], ["b", "c"], None)
+    assert after == replace(state, step=0, phase=m.Phase.CHECK), "each step looks at the world before it acts"
+
+
+def test_a_unit_of_a_stage_without_a_pivot_that_is_done_stays_done():
+    state = m.UnitState(m.Unit("cluster"), m.Status.DONE, 1)
+    assert d.translate(state, ["a"], ["a", "b", "c"], None) == replace(state, step=3)
+
+
 def test_units_that_wait_at_a_gate_are_asked_together():
     units = [m.Unit(name) for name in ("w1", "w2", "w3", "w4")]
     waiting = {"w1": (READY, 10.0), "w2": (READY, 10.9), "w3": (REBOOT, 10.5), "w4": (READY, 10.2)}

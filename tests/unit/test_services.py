@@ -102,3 +102,49 @@ def test_only_the_named_start_is_ended(tmp_path, current, restarted):
     )
     assert (tmp_path / "done").exists() is restarted
     assert ("not restarted" in result.stdout) is not restarted
+
+
+class Counting(Hosts):
+    """Keeps which hosts were asked what at once."""
+
+    def __init__(self) -> None:
+        super().__init__(Result(0, ""))
+        self.calls: list[tuple[list[str], str]] = []
+
+    def run(self, hosts, command, *, timeout, safe):
+        assert not safe, "a dry-run orders nothing"
+        self.calls.append((list(hosts), command))
+        return super().run(hosts, command, timeout=timeout, safe=safe)
+
+
+def test_orders_for_the_same_units_are_one_execution():
+    hosts = Counting()
+    plane, node = ["kube-apiserver.service", "calico-node.service"], ["calico-node.service"]
+    results = services.order(hosts, "stop", {"cp1": plane, "w1": node, "cp2": plane, "w2": node})
+    assert hosts.calls == [
+        (["cp1", "cp2"], "systemctl stop --no-block -- kube-apiserver.service calico-node.service"),
+        (["w1", "w2"], "systemctl stop --no-block -- calico-node.service"),
+    ]
+    assert set(results) == {"cp1", "cp2", "w1", "w2"}
+
+
+def test_nothing_is_ordered_where_there_is_no_unit():
+    hosts = Counting()
+    assert services.order(hosts, "start", {"w1": [], "w2": ["a.service"]}) == {"w2": Result(0, "")}
+    assert hosts.calls == [(["w2"], "systemctl start --no-block -- a.service")]
+    assert services.order(hosts, "start", {}) == {}
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "restart"])
+def test_units_are_words_of_an_order(tmp_path, verb):
+    hosts = Counting()
+    units = ["a b.service", f"$(touch {tmp_path}/harm).service", "--now", "c'd.service"]
+    services.order(hosts, verb, {"w1": units})
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/words\n')
+    systemctl.chmod(0o755)
+    bash = shutil.which("bash")
+    assert bash
+    subprocess.run([bash, "-c", hosts.calls[0][1]], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
+    assert (tmp_path / "words").read_text().splitlines() == [verb, "--no-block", "--", *units]
+    assert not (tmp_path / "harm").exists()

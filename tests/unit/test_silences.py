@@ -126,3 +126,34 @@ def test_spicerack_configuration_that_is_missing(tmp_path: Path) -> None:
 
     with pytest.raises(SilenceError, match=r"alertmanager/config\.yaml"):
         Silences.from_spicerack(spicerack)
+
+
+class Posted(Silences):
+    """Keeps what would be sent to Alertmanager."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.matchers: list[dict[str, Any]] = []
+
+    def _post(self, silence: dict[str, Any]) -> str:
+        self.matchers = silence["matchers"]
+        return "id"
+
+
+def silenced(hosts: list[str], *matchers: str) -> list[str]:
+    """Return the labels that a silence is about."""
+    posted = Posted()
+    found = [parse_matcher(matcher) for matcher in matchers]
+    assert posted.create(hosts, comment="c", author="a", duration=60, matchers=found) == "id"
+    return [matcher["name"] for matcher in posted.matchers]
+
+
+def test_a_silence_is_of_hosts_or_of_what_matches() -> None:
+    assert silenced(["w1"]) == ["instance"]
+    assert silenced(["w1"], 'site="a"') == ["instance", "site"]
+    assert silenced([], 'service="shop"', 'site="a"') == ["service", "site"]
+
+
+def test_a_silence_of_everything_is_not_created() -> None:
+    with pytest.raises(ValueError, match="no hosts"):
+        silenced([])
