@@ -93,8 +93,7 @@ class World(Hosts):
         self.broken: Counter[str] = Counter()
         """How many times a command of the organisation is still to fail."""
         self.begun = -1
-        self.when: dict[int, Callable[[], None]] = {}
-        """What happens when a stage begins."""
+        self.when: dict[int, list[Callable[[], None]]] = {}
         self.frozen = self.deleted = self.is_agreed = False
         self.ran: Counter[str] = Counter()
         namespaces = ("default", "kube-system", "others", *MANAGED)
@@ -111,7 +110,12 @@ class World(Hosts):
             rule("the run goes on although it was gone back from", holds=not self.going_back)
             self.begun = max(self.begun, int(stage.split()[0]))
             self.frozen = self.begun >= 8
-            self.when.pop(self.begun, lambda: None)()
+            for act in self.when.pop(self.begun, ()):
+                act()
+
+    def at_begin(self, stage: int, act: Callable[[], None]) -> None:
+        """Let something happen when a stage begins."""
+        self.when.setdefault(stage, []).append(act)
 
     # The etcds.
 

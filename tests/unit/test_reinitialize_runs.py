@@ -30,7 +30,7 @@ def away(world: World, host: str, *, is_away: bool = True) -> Any:
 
 def killed_in(world: World, stage: int) -> None:
     """Let the process be killed soon after a stage has begun."""
-    world.when = {stage: partial(setattr, world, "moments_left", 5)}
+    world.at_begin(stage, partial(setattr, world, "moments_left", 5))
 
 
 def tolerant(world: World, folder: Path, max_failed: int) -> Play:
@@ -42,7 +42,8 @@ def tolerant(world: World, folder: Path, max_failed: int) -> Play:
 
 @pytest.mark.parametrize("stage", [6, 7, 9])
 def test_a_worker_that_is_away_for_a_while_is_gone_on_without(world, tmp_path, stage):
-    world.when = {stage: away(world, "w2"), 10: away(world, "w2", is_away=False)}
+    world.at_begin(stage, away(world, "w2"))
+    world.at_begin(10, away(world, "w2", is_away=False))
     play = tolerant(world, tmp_path, 1)
     assert play.start() == DONE
     host = world.hosts["w2"]
@@ -52,7 +53,7 @@ def test_a_worker_that_is_away_for_a_while_is_gone_on_without(world, tmp_path, s
 
 
 def test_a_worker_that_stays_away_is_held_in_the_end_and_taken_up_when_it_is_back(world, tmp_path):
-    world.when = {7: away(world, "w2")}
+    world.at_begin(7, away(world, "w2"))
     play = tolerant(world, tmp_path, 1)
     assert play.start() == INCOMPLETE
     assert play.held() == {"20 latecomers": ["w2"]}
@@ -69,7 +70,7 @@ def test_a_worker_that_stays_away_is_held_in_the_end_and_taken_up_when_it_is_bac
     ("stage", "name"), [(6, "6 disable Puppet"), (7, "7 stop"), (9, "9 Puppet on nodes"), (15, "15 kubelets")]
 )
 def test_a_worker_that_may_not_be_away_is_held_at_once(world, tmp_path, stage, name):
-    world.when = {stage: away(world, "w2")}
+    world.at_begin(stage, away(world, "w2"))
     play = tolerant(world, tmp_path, 0)
     assert play.start() == INCOMPLETE
     assert (world.begun, play.held()) == (stage, {name: ["w2"]})
@@ -80,7 +81,7 @@ def test_a_worker_that_may_not_be_away_is_held_at_once(world, tmp_path, stage, n
 @pytest.mark.parametrize("stage", [6, 7, 16])
 @pytest.mark.parametrize("host", ["cp1", "cp2"])
 def test_a_control_plane_host_may_never_be_away(world, tmp_path, stage, host):
-    world.when = {stage: away(world, host)}
+    world.at_begin(stage, away(world, host))
     play = tolerant(world, tmp_path, 9)
     assert play.start() == INCOMPLETE
     assert world.begun == stage
@@ -92,7 +93,7 @@ def test_a_control_plane_host_may_never_be_away(world, tmp_path, stage, host):
 def test_more_workers_than_may_be_away_are_all_held(tmp_path):
     world = World(workers=3)
     away(world, "w2")()
-    world.when = {7: away(world, "w3")}
+    world.at_begin(7, away(world, "w3"))
     play = tolerant(world, tmp_path, 1)
     assert play.start() == INCOMPLETE
     assert play.held() == {"7 stop": ["w2", "w3"]}
@@ -100,7 +101,7 @@ def test_more_workers_than_may_be_away_are_all_held(tmp_path):
 
 def test_an_apiserver_that_was_rebooted_on_the_old_etcd_keeps_the_first_one_from_starting(world, play):
     other = world.hosts["cp2"].services[API]
-    world.when = {12: partial(setattr, other, "active", True)}
+    world.at_begin(12, partial(setattr, other, "active", True))
     assert play.start() == INCOMPLETE
     assert play.held() == {"13 start": ["cp1"]}
     assert not world.hosts["cp1"].services[API].active
