@@ -22,12 +22,6 @@ from reinitialize_world import CONFIG, Client, World
 
 RUN = "r1"
 WISH = Wish("new", "change-1")
-SPICERACK: Any = SimpleNamespace(
-    username="ann",
-    current_hostname="here",
-    dry_run=False,
-    lock=lambda: SimpleNamespace(acquired=lambda *args, **options: nullcontext()),
-)
 _REINITIALIZE = "fleet.procedures.reinitialize"
 
 
@@ -105,13 +99,26 @@ class Play:
     """A run in a world: started, killed, resumed, aborted."""
 
     def __init__(
-        self, world: World, folder: Path, *, config: ClusterConfig = CONFIG, wish: Wish = WISH, **options: Any
+        self,
+        world: World,
+        folder: Path,
+        *,
+        config: ClusterConfig = CONFIG,
+        wish: Wish = WISH,
+        dry_run: bool = False,
+        unattended: bool = False,
     ) -> None:
         self.world = world
         self.folder = folder
         self._config = Config(state_dir=folder, clusters={"lab": config})
         self._wish = wish
-        self._options = options
+        self._unattended = unattended
+        self._spicerack: Any = SimpleNamespace(
+            username="ann",
+            current_hostname="here",
+            dry_run=dry_run,
+            lock=lambda: SimpleNamespace(acquired=lambda *args, **options: nullcontext()),
+        )
 
     def start(self, *, kill: int = -1) -> int | None:
         """Start the run; return its exit code, nothing if the process was killed."""
@@ -140,7 +147,8 @@ class Play:
         self.world.moments_left = kill
         self.world.typed.clear()
         with _in(self.world):
-            session = Session(SPICERACK, self._config, ReinitializeRuns(SPICERACK, self._wish), **self._options)
+            runs = ReinitializeRuns(self._spicerack, self._wish)
+            session = Session(self._spicerack, self._config, runs, unattended=self._unattended)
             events: Any = Events(self.world)  # type: ignore[arg-type]
             session._events = events
             try:
