@@ -105,6 +105,8 @@ class World(Hosts):
         """Take note that a unit begins a stage, while stages before it are unfinished."""
         if stage.startswith("abort "):
             self.going_back, self.frozen = True, False
+            loose = [name for name, host in self.hosts.items() if host.reachable and host.puppet is None]
+            rule(f"Puppet may start what is stopped on {loose}", holds=stage != "abort stop" or not loose)
         elif stage[0].isdigit():
             rule(f"{stage} begins before {unfinished} are done", holds=not unfinished)
             rule("the run goes on although it was gone back from", holds=not self.going_back)

@@ -2,11 +2,15 @@
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from fleet.maintenance import journal
+from fleet.maintenance.model import Kind, Status, Unit, UnitState
 from fleet.procedures.reinitialize.runs import Wish
+from fleet.procedures.reinitialize.traffic import NamespaceGone
 from fleet.session import DONE, INCOMPLETE, Refused
 from reinitialize_hosts import API, BY_HAND, CALICO, CALICO_FILE, KUBELET, NEW, OLD, PLUGIN, endpoint_of
 from reinitialize_sessions import Play
@@ -219,12 +223,30 @@ def test_a_command_that_fails_holds_the_run_until_it_is_mended(world, play, verb
     assert play.resume() == DONE
 
 
+def test_traffic_that_does_not_go_keeps_the_outage_from_being_asked_for(world, play, tmp_path):
+    world.broken["idle"] = 1_000_000
+    assert play.start() == INCOMPLETE
+    assert (play.held(), world.typed) == ({"4 depool": ["shop", "search"]}, [])
+    (silences,) = journal.read(tmp_path / "r1").units["silences"]
+    assert silences.status is Status.DONE, "they were seen to"
+
+
 def test_a_question_whose_answer_is_not_known_is_no_answer(world, play):
     world.broken["merged"] = 1_000
     assert play.start() == INCOMPLETE
     assert world.begun == 1
     world.broken.clear()
     assert play.resume() == DONE
+
+
+@pytest.mark.parametrize("name", ["others", "kube-system"])
+def test_only_managed_namespaces_are_deleted(world, name):
+    deleted: list[str] = []
+    api: Any = SimpleNamespace(delete=deleted.append)
+    there: Any = SimpleNamespace(managed=["shop"], cluster=SimpleNamespace(api=api))
+    found = NamespaceGone(there).apply([UnitState(Unit(name)), UnitState(Unit("shop"))], lambda _unit, _line: None)
+    assert (found[name].kind in (Kind.FAILED, Kind.UNKNOWN), found["shop"].kind) == (True, Kind.DONE)
+    assert deleted == ["/api/v1/namespaces/shop"]
 
 
 # Stages that are left out, and what is asked for.
