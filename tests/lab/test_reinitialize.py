@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -290,6 +291,27 @@ def test_whatever_goes_wrong_is_told_and_gone_on_with_once_it_is_mended(rehearsa
     assert any("names the old etcd" in line for line in told), told
     assert_on(lab, NEW_ETCD)
     assert_served(rehearsal)
+
+
+def test_a_cluster_whose_etcd_is_lost_begins_anew_from_an_export(rehearsal, lab):
+    kill_in(rehearsal, "2")
+    code, output = carry_out(rehearsal, "--abort", run_id(rehearsal))
+    assert code == 0, output
+    export = rehearsal.folder() / "calico.json"
+    members = lab.names("etcd")
+    for name in members:
+        lab.inject("etcd-stopped", name)
+    try:
+        code, output = carry_out(rehearsal, *NEW, "--calico-export", str(export))
+    finally:
+        with ThreadPoolExecutor(len(members)) as pool:  # None of them is up before there is a quorum.
+            list(pool.map(lab.heal, members))
+    assert code == 0, output
+    assert "5 delete namespaces" not in output
+    assert_on(lab, NEW_ETCD)
+    assert_served(rehearsal)
+    refused, said = carry_out(rehearsal, "--resume", run_id(rehearsal))
+    assert (refused, "is done already" in said) == (2, True)
 
 
 def release(lab: Lab) -> None:
