@@ -201,7 +201,10 @@ def test_sessions_that_are_down_before_are_found_before(rehearsal, lab):
     for node in ("worker1", "worker2"):
         lab.enter(node, "systemctl", "restart", "calico-node")
     down = addresses(lab, "worker2") | {str(lab.hosts["worker1"].ipv6)}
-    eventually(lambda: all(s["state"] != "Established" for (_, a), s in lab.sessions().items() if a in down))
+    eventually(
+        lambda: all((s["state"] == "Established") is (a not in down) for (_, a), s in lab.sessions().items()),
+        within=60,
+    )
     outcome = rehearsal.start("--query", "worker[1-3]")
     assert outcome.code == 2, outcome.output
     assert f"[ask] worker1 has BGP sessions that are down: cr1 {lab.hosts['worker1'].ipv6} is " in outcome.output
