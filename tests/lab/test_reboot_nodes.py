@@ -116,29 +116,27 @@ def test_hosts_that_ask_for_a_reboot_and_a_run_that_is_killed_while_getting_read
 def test_hosts_that_do_not_answer_are_held_and_resumed(rehearsal, lab):
     """One does not come back from its reboot; the other one does not even hear of it."""
     lab.inject("ssh-refused", "worker2")
-    refused = rehearsal.start("--query", "worker[1-3]")
+    refused = rehearsal.start("--query", "worker[1-2]")
     assert refused.code == 2, refused.output
     assert "[stop] No answer over SSH from worker2" in refused.output
     assert not rehearsal.state_dir.exists()
     lab.heal()
 
-    # Nothing has to be back in this time. Two may fail, and the third one waits for one of them.
+    # Nothing has to be back in this time.
     rehearsal.hurry(reboot="10s")
     lab.inject("host-stays-down", "worker1")
     boots = {name: rehearsal.boot_id(name) for name in WORKERS}
-    options = ("--query", "worker[1-3]", "--max-unavailable", "2", "--max-failed", "1")
-    with rehearsal.in_background(*options) as process:
+    with rehearsal.in_background("--query", "worker[1-2]", "--max-unavailable", "2") as process:
         rehearsal.wait_for_event("worker2", "cordon", "intent")
         lab.inject("ssh-refused", "worker2")
         outcome = rehearsal.end(process)
     assert outcome.code == 1, outcome.output
-    assert rehearsal.statuses() == {"worker1": "held", "worker2": "held", "worker3": "pending"}
+    assert rehearsal.statuses() == {"worker1": "held", "worker2": "held"}
     assert "worker1: HELD: reboot: not within 10 s" in outcome.output
     assert "worker2: HELD: reboot: not within 10 s: worker2 does not answer" in outcome.output
     assert f"cookbook {REBOOT} --resume {outcome.run}" in outcome.output
     rehearsal.assert_held("worker1")
     rehearsal.assert_held("worker2")
-    rehearsal.assert_untouched("worker3")
     aborted = rehearsal.abort(outcome.run)
     assert aborted.code == 1, aborted.output
     assert "worker1 stays out of service and silenced" in aborted.output
@@ -152,7 +150,7 @@ def test_hosts_that_do_not_answer_are_held_and_resumed(rehearsal, lab):
     assert resumed.code == 0, resumed.output
     assert set(rehearsal.statuses().values()) == {"done"}
     assert rehearsal.boot_id("worker1") == boots["worker1"], "a rebooted host was rebooted again"
-    assert {name for name in WORKERS if rehearsal.boot_id(name) != boots[name]} == {"worker2", "worker3"}
+    assert {name for name in WORKERS if rehearsal.boot_id(name) != boots[name]} == {"worker2"}
     rehearsal.assert_untouched(*WORKERS)
     assert rehearsal.silences() == []
 
@@ -280,7 +278,7 @@ def test_an_interrupt_finishes_what_is_in_flight(rehearsal):
 
 def test_what_colleagues_do_meanwhile_is_noticed(rehearsal, lab):
     node = rehearsal.busiest()
-    lab.inject("pod-slow-to-terminate", node, seconds=6)
+    lab.inject("pod-slow-to-terminate", node, seconds=4)
     with rehearsal.in_background("--query", node) as process:
         rehearsal.wait_for_event(node, "drain", "intent")
         rehearsal.end_silences()
@@ -293,11 +291,11 @@ def test_what_colleagues_do_meanwhile_is_noticed(rehearsal, lab):
     assert busy.code == 2, busy.output
     assert "is being worked on by another process" in busy.output
     assert len(rehearsal.ended_silences()) >= 2, "it was rebooted without a silence"
-    assert rehearsal.report()["units"][0]["steps"]["drain"] > 5, "pods that take long to terminate were not waited for"
+    assert rehearsal.report()["units"][0]["steps"]["drain"] > 3, "pods that take long to terminate were not waited for"
 
     node = rehearsal.busiest()
     boot_id = rehearsal.boot_id(node)
-    lab.inject("pod-slow-to-terminate", node, seconds=6)
+    lab.inject("pod-slow-to-terminate", node, seconds=4)
     with rehearsal.in_background("--query", node) as process:
         rehearsal.wait_for_event(node, "drain", "intent")
         rehearsal.cordon(node, on=False)
@@ -313,7 +311,7 @@ def test_what_colleagues_do_meanwhile_is_noticed(rehearsal, lab):
 
 
 def test_a_run_that_lost_its_lock_starts_nothing_new(lab, running_workload, tmp_path):
-    rehearsal = Rehearsal(lab, tmp_path, lease={"duration": "4s"})
+    rehearsal = Rehearsal(lab, tmp_path, puppet={"enabled": False}, lease={"duration": "4s"})
     api = lab.api()
     with rehearsal.in_background("--query", "worker[1-2]") as process:
         rehearsal.wait_for_event("worker1", "reboot", "applied")
