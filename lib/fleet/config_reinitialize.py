@@ -96,7 +96,7 @@ class ComponentsConfig(Model):
 
 
 class DeployConfig(Model):
-    """The services on the cluster, each in a namespace of its own name unless ``namespaces`` says otherwise."""
+    """The services on the cluster."""
 
     names: tuple[Name, ...] = Field(min_length=1)
     deploy: ServiceCommand

@@ -52,6 +52,9 @@ _RELOAD_CALICO = f"systemctl start {calico.UNIT} && systemctl reload {calico.UNI
 # Without waiting for it, which may take longer than a command in a host may.
 _START_APISERVER = "systemctl start --no-block kube-apiserver.service"
 
+# A member is up when there is a quorum: of several none would be.
+_START_ETCD = f"systemctl start --no-block {etcd.UNIT}"
+
 
 def _unit_stopped(name: str, meaning: str, unit: str, roles: frozenset[RoleName] | None = None) -> Fault:
     """A fault that stops a unit; the unit has a condition that keeps it from being started."""
@@ -109,12 +112,18 @@ FAULTS: Mapping[str, Fault] = {
             _CONTROL_PLANES,
             heal=f"systemctl kill --signal=CONT {' '.join(control_plane_faults.HEALTH_PORTS)}",
         ),
-        _unit_stopped(etcd.STOPPED, "etcd does not run on this member's host", etcd.UNIT, _ETCD),
+        Fault(
+            etcd.STOPPED,
+            "etcd does not run on this member's host",
+            _ETCD,
+            inject=_STOP.format(unit=etcd.UNIT),
+            heal=_START_ETCD,
+        ),
         Fault(
             etcd.FAILS,
             "from its next start on, etcd does not start any more",
             _ETCD,
-            heal=f"systemctl start {etcd.UNIT}",
+            heal=_START_ETCD,
         ),
         Fault(puppet.FAILS, "runs of Puppet fail on this host", _PUPPET),
         Fault(

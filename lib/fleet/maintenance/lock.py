@@ -89,8 +89,8 @@ class ClusterLock:
         try:
             self._take_at_once()
             self._suspended.clear()
-        except KubernetesError:
-            if not patient:
+        except KubernetesError as error:
+            if not patient or (isinstance(error, ApiError) and error.status < 500):
                 raise
             self._trying = True
             self._suspended.set()
