@@ -9,8 +9,8 @@ from rich.console import Console
 from fleet.maintenance.model import StepSpec
 from fleet.procedures.findings import Finding, ask, stop
 from fleet.procedures.maintenance import Step
+from fleet.procedures.reinitialize.parts import Part
 from fleet.procedures.reinitialize.runs import ReinitializePlan
-from fleet.procedures.reinitialize.stages import Part
 from fleet.session import DONE
 from reinitialize_sessions import Play
 from reinitialize_world import World

@@ -20,7 +20,7 @@ from fleet.k8s.nodes import list_nodes
 from fleet.procedures import preflight
 from fleet.procedures.findings import Finding, ask, note, stop
 from fleet.procedures.reinitialize.machines import absent, endpoint_problems, nodes_by_host, states_of
-from fleet.procedures.reinitialize.stages import API_STARTS, API_STOPS, Edges, Part
+from fleet.procedures.reinitialize.parts import API_STARTS, API_STOPS, Edges, Part
 from fleet.procedures.reinitialize.world import Store, World
 
 _REPAIR = "Repair that first."

@@ -24,7 +24,7 @@ from fleet.maintenance.runner import Effects
 from fleet.procedures.hosts import API_DEADLINE
 from fleet.procedures.maintenance import Question, Step, effects_of, specs
 from fleet.procedures.reinitialize.data import Say, Silenced, WorldStep, silences_of
-from fleet.procedures.reinitialize.stages import SILENCE, Part
+from fleet.procedures.reinitialize.parts import SILENCE, Part
 from fleet.procedures.reinitialize.world import World
 
 ANSWER = "answer"

@@ -26,10 +26,10 @@ from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding
 from fleet.procedures.maintenance import ABORT, Proposal, Question, Steps
 from fleet.procedures.preflight import carry_out, worst_first
-from fleet.procedures.reinitialize import preflight, stages, world
+from fleet.procedures.reinitialize import parts, preflight, stages, way_back, world
 from fleet.procedures.reinitialize.data import is_merged, read_export
+from fleet.procedures.reinitialize.parts import Edges, Part
 from fleet.procedures.reinitialize.procedure import ANSWER, PartsProcedure
-from fleet.procedures.reinitialize.stages import Edges, Part
 from fleet.procedures.reinitialize.world import World
 
 _LISTING = 60.0
@@ -129,19 +129,19 @@ class ReinitializeRuns:
         cluster = self._with_options(cluster)
         seen = world.make(cluster)
         edges = self._edges(cluster)
-        parts = stages.forth(seen, edges)
-        if wish.from_stage and wish.from_stage not in {part.number for part in parts}:
-            numbers = ", ".join(str(part.number) for part in parts)
+        found = stages.forth(seen, edges)
+        if wish.from_stage and wish.from_stage not in {part.number for part in found}:
+            numbers = ", ".join(str(part.number) for part in found)
             raise FleetError(f"There is no stage {wish.from_stage} for this cluster: there are {numbers}.")
-        ahead = [part for part in parts if part.number >= wish.from_stage]
+        ahead = [part for part in found if part.number >= wish.from_stage]
         findings = carry_out(preflight.checks(seen, edges, ahead, state_dir))
-        shown = ReinitializePlan(plan.title(cluster.run), parts, wish.from_stage, worst_first(findings))
-        return Proposal(cluster, shown, {part.name: _states(part, wish.from_stage) for part in parts})
+        shown = ReinitializePlan(plan.title(cluster.run), found, wish.from_stage, worst_first(findings))
+        return Proposal(cluster, shown, {part.name: _states(part, wish.from_stage) for part in found})
 
     def steps(self, cluster: Cluster) -> Steps:
         """Return the steps of each stage."""
-        parts = stages.forth(world.make(cluster), self._edges(cluster))
-        return {part.name: part.steps for part in parts}
+        found = stages.forth(world.make(cluster), self._edges(cluster))
+        return {part.name: part.steps for part in found}
 
     @contextmanager
     def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Procedure]:
@@ -154,9 +154,9 @@ class ReinitializeRuns:
 
         def ask(part: Part) -> Question | None:
             # Once it was typed the outage has begun: it is not asked for again in the middle of it.
-            if part.number >= stages.OUTAGE and not any(event.kind == ANSWER for event in book.events()):
+            if part.number >= parts.OUTAGE and not any(event.kind == ANSWER for event in book.events()):
                 return _before_the_outage(seen)
-            if part.name == stages.MERGE and seen.config.puppet_change.merge is None and not _is_merged(seen):
+            if part.name == parts.MERGE and seen.config.puppet_change.merge is None and not _is_merged(seen):
                 text = f"Merge the Puppet change {seen.change} now: hosts take it with their next run."
                 return Question(text, "done")
             return None
@@ -168,13 +168,13 @@ class ReinitializeRuns:
         seen = self._world(cluster, book.folder)
         edges = self._edges(cluster)
         begun = max((part.number for part in stages.forth(seen, edges) if _is_begun(seen, part)), default=-1)
-        if seen.is_old_gone and begun >= stages.OUTAGE:
+        if seen.is_old_gone and begun >= parts.OUTAGE:
             raise FleetError(f"Run {cluster.run.id} was begun as the old etcd is gone: there is nothing to go back to.")
-        parts = stages.back(seen, edges, begun=begun)
-        first = parts[0].name if parts else ""
+        there = way_back.back(seen, edges, begun=begun)
+        first = there[0].name if there else ""
 
         def ask(part: Part) -> Question | None:
-            if part.name == first and begun >= stages.NEW_DATA:
+            if part.name == first and begun >= parts.NEW_DATA:
                 return _before_the_way_back(seen)
             revert = part.name == f"{ABORT}revert" and seen.config.puppet_change.revert is None
             if revert and _is_merged(seen):
@@ -182,15 +182,15 @@ class ReinitializeRuns:
                 return Question(text, "done")
             return None
 
-        return PartsProcedure(seen, parts, book, ask, is_back=True)
+        return PartsProcedure(seen, there, book, ask, is_back=True)
 
     def is_offline(self, cluster: Cluster, folder: Path | None) -> bool:
         """Say whether the run is between the stop of the old API and the Lease in the new one."""
         options = cluster.run.options
         is_gone = bool(options.get("calico_export"))
         if folder is None:
-            return is_gone or stages.API_STOPS < int(options.get("from_stage", 0)) <= stages.API_STARTS
-        stop, start = (journal.read_states(folder, stage).values() for stage in (stages.STOP, stages.START))
+            return is_gone or parts.API_STOPS < int(options.get("from_stage", 0)) <= parts.API_STARTS
+        stop, start = (journal.read_states(folder, stage).values() for stage in (parts.STOP, parts.START))
         stops = any(state.status is not Status.PENDING or state.facts for state in stop)
         is_back = any(state.status is Status.DONE for state in start)
         return not is_back and (stops or is_gone)

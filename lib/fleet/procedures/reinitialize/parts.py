@@ -1,0 +1,154 @@
+"""What the stages of a re-initialisation are made of, and the steps that both directions have."""
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fleet.discovery import Discovery
+from fleet.load_balancer.model import LoadBalancer
+from fleet.maintenance.model import StepSpec
+from fleet.maintenance.runner import Effects
+from fleet.procedures.hosts import API_DEADLINE, POLL
+from fleet.procedures.maintenance import ABORT, Step
+from fleet.procedures.puppet import PuppetOff
+from fleet.procedures.reinitialize import cluster_steps, machines, traffic
+from fleet.procedures.reinitialize.world import CLUSTER, World
+
+CALICO, SILENCE, DEPOOL, NAMESPACES, PUPPET, STOP, MERGE = (
+    "2 Calico",
+    "3 silence",
+    "4 depool",
+    "5 delete namespaces",
+    "6 disable Puppet",
+    "7 stop",
+    "8 merge",
+)
+FIRST, ADMISSION, START, KUBELETS, SERVICES, LATE = (
+    "10 first Puppet",
+    "12 admission",
+    "13 start",
+    "15 kubelets",
+    "18 services",
+    "20 latecomers",
+)
+"""The names of stages that others look at: what they begin with is the number that operators know."""
+
+OUTAGE, API_STOPS, API_STARTS = 5, 7, 13
+"""The numbers of the first stage that hurts, of that in which the API goes, and of that in which it comes back."""
+NEW_DATA = 14
+"""The number of the first stage in which others than the run write to the new etcd."""
+
+SLOW, RERUN = 2.0, 10.0
+"""Seconds between two questions, and between two runs of Puppet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stage.
+
+    Attributes:
+        name: its number and its name.
+        what: what it does, in lines for people: commands, files, hosts.
+        units: what goes through its steps; asked for when its turn has come.
+        steps: the steps.
+        serial: whether one unit at a time goes through them; if one fails, no other one is begun.
+    """
+
+    name: str
+    what: Sequence[str]
+    units: Callable[[], Sequence[str]]
+    steps: Sequence[Step]
+    serial: bool = False
+
+    @property
+    def number(self) -> int:
+        """Its number."""
+        return int(self.name.split()[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """What is asked and told beside hosts and the API; nothing where there is none."""
+
+    discovery: Discovery | None
+    balancer: LoadBalancer | None
+
+
+def step(name: str, timeout: float, effects: Effects, *, poll: float = POLL) -> Step:
+    """Return a step."""
+    return Step(StepSpec(name, timeout, poll=poll), effects)
+
+
+def gate(name: str, timeout: float, effects: Effects, *, poll: float = POLL) -> Step:
+    """Return a gate."""
+    return Step(StepSpec(name, timeout, poll=poll, gate=True), effects)
+
+
+def whole() -> Sequence[str]:
+    """Return the one unit of what is about the cluster as a whole."""
+    return [CLUSTER]
+
+
+def configured(world: World, *, tolerant: bool = False, old: bool = False) -> Step:
+    """Return the step in which Puppet has hosts use an etcd: the new one, or the old one."""
+    own: Effects = machines.Configured(world, world.old if old else world.new)
+    effects = machines.Tolerant(world, own) if tolerant else own
+    return step("Puppet", world.cluster.config.deadlines.puppet, effects, poll=RERUN)
+
+
+def started(world: World, units: Sequence[str]) -> Effects:
+    """Return the start of units that the run has stopped."""
+    return machines.Started(world, (STOP, f"{ABORT}stop"), units)
+
+
+def nodes(world: World, *, old: bool = False) -> tuple[Step, ...]:
+    """Return the steps with which a node comes back on an etcd."""
+    cluster, deadlines = world.cluster, world.cluster.config.deadlines
+    calico = cluster_steps.RestartedAnew(cluster, world.calico_unit, cluster_steps.CALICO)
+    kubelet = cluster_steps.RestartedAnew(cluster, world.config.kubelet, cluster_steps.KUBELET)
+    sessions = cluster_steps.SessionsBack(world, PUPPET, prefixes=old)
+    watchers = [
+        step(unit.removesuffix(".service"), deadlines.restart, cluster_steps.RestartedAnew(cluster, unit, unit))
+        for unit in world.config.node_watchers
+    ]
+    has_routers = cluster.config.bgp is not None
+    return (
+        configured(world, old=old),
+        step("calico-node", deadlines.restart, calico),
+        *watchers,
+        Step(StepSpec("kubelet", deadlines.restart, poll=POLL, pivot=True), kubelet),
+        gate("registered", deadlines.ready, cluster_steps.Registered(cluster), poll=SLOW),
+        *((gate("bgp", deadlines.bgp, sessions),) if has_routers else ()),
+    )
+
+
+def puppet_off(world: World) -> tuple[Step, ...]:
+    """Return the steps after which Puppet does nothing on a host."""
+    return (
+        step("Puppet off", API_DEADLINE, PuppetOff(world.cluster)),
+        gate("Puppet idle", world.cluster.config.deadlines.puppet, machines.PuppetIdle(world.cluster)),
+    )
+
+
+def repool(world: World, edges: Edges) -> Sequence[Step]:
+    """Return the step in which services are pooled again, where there are records."""
+    if edges.discovery is None:
+        return ()
+    return (step("pool", API_DEADLINE, traffic.Repooled(world, edges.discovery, DEPOOL)),)
+
+
+def deploy(world: World, name: str) -> Part:
+    """Return the stage in which all services are deployed."""
+    config, timeout = world.config.services, world.config.command_timeout
+    # They wait for each other in turn: the last one may have waited for all others.
+    turns = math.ceil(len(config.names) / config.parallel)
+    turn = threading.BoundedSemaphore(config.parallel)
+    deploy = StepSpec("deploy", timeout * turns, poll=SLOW, batch=False)
+    check = StepSpec("check", world.cluster.config.deadlines.ready, poll=SLOW, gate=True, batch=False)
+    return Part(
+        name,
+        [config.deploy, *([config.check] if config.check else []), f"{config.parallel} at once"],
+        lambda: config.names,
+        (Step(deploy, cluster_steps.Deployed(world, turn)), Step(check, cluster_steps.Answers(world))),
+    )

@@ -1,0 +1,93 @@
+"""The stages of a re-initialisation back to the old etcd."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fleet.procedures.hosts import API_DEADLINE
+from fleet.procedures.maintenance import ABORT, Step
+from fleet.procedures.puppet import PuppetOn
+from fleet.procedures.reinitialize import apiserver, cluster_steps, machines, parts, traffic
+from fleet.procedures.reinitialize.parts import Edges, Part
+from fleet.procedures.reinitialize.world import CLUSTER, World
+
+
+def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
+    """Return the stages back to the old etcd.
+
+    Args:
+        world: the world.
+        edges: what is asked and told beside.
+        begun: the number of the last stage that was begun.
+    """
+    config, deadlines = world.config, world.cluster.config.deadlines
+    timeout = config.command_timeout
+    prefixes = ("/calico", config.etcd_prefix)
+    found = []
+    if begun >= parts.NEW_DATA:
+        ended = parts.gate("ended", timeout, cluster_steps.CommandsEnded(world), poll=parts.SLOW)
+        found.append(_part("commands", [CLUSTER], ended))
+    if begun >= 7:
+        units = [*world.component_units(), world.calico_unit]
+        planes = list(world.control_plane)
+        disabled = (replace(step, effects=machines.Tolerant(world, step.effects)) for step in parts.puppet_off(world))
+        found += [
+            _part("disable Puppet", world.hosts, *disabled),
+            _part(
+                "stop",
+                world.hosts,
+                parts.step("stop", deadlines.restart, machines.Tolerant(world, machines.Stopped(world))),
+            ),
+            _part("revert", [CLUSTER], parts.step("revert", timeout, cluster_steps.Reverted(world))),
+            _part("Puppet", world.hosts, parts.configured(world, tolerant=True, old=True)),
+            _part(
+                "control plane",
+                planes,
+                parts.step("admission", API_DEADLINE, apiserver.AdmissionBack(world, parts.ADMISSION)),
+                parts.step("start", deadlines.restart, apiserver.Serves(world, world.old, admission=parts.ADMISSION)),
+                parts.gate("ready", deadlines.ready, apiserver.Ready(world)),
+                parts.step("marker", API_DEADLINE, apiserver.Marked(world, world.old, world.new)),
+                parts.step("units", deadlines.restart, parts.started(world, units)),
+            ),
+            _part(
+                "nodes",
+                list(world.workers),
+                *(
+                    replace(step, effects=machines.Tolerant(world, step.effects))
+                    for step in parts.nodes(world, old=True)
+                ),
+            ),
+            _part("marker", [CLUSTER], parts.step("marker", API_DEADLINE, apiserver.Unmarked(world))),
+        ]
+    elif begun >= 6:
+        on = machines.Tolerant(world, PuppetOn(world.cluster))
+        found.append(_part("Puppet", world.hosts, parts.step("Puppet on", API_DEADLINE, on)))
+    if begun >= 5:
+        settled = parts.gate("settled", timeout, traffic.Settled(world), poll=parts.SLOW)
+        found += [_part("namespaces", [CLUSTER], settled), parts.deploy(world, f"{ABORT}services")]
+    if begun >= 4 and edges.discovery:
+        found.append(_part("pool", [CLUSTER], *parts.repool(world, edges)))
+    if 2 <= begun < parts.NEW_DATA:
+        found.append(
+            _part(
+                "new etcd", [CLUSTER], parts.step("wipe", timeout, cluster_steps.Wiped(world, parts.CALICO, prefixes))
+            )
+        )
+    if begun >= 6:
+        names = (f"{ABORT}nodes", f"{ABORT}Puppet", f"{ABORT}disable Puppet")
+        steps = (
+            parts.nodes(world, old=True)
+            if begun >= 7
+            else (parts.step("Puppet on", API_DEADLINE, PuppetOn(world.cluster)),)
+        )
+        found.append(Part(f"{ABORT}latecomers", (), lambda: _absent(world, names), steps))
+    return found
+
+
+def _absent(world: World, stages: Sequence[str]) -> list[str]:
+    """Return the workers that some stages have left out."""
+    found = {n: None for stage in stages for n, facts in world.facts(stage).items() if facts.get(machines.ABSENT)}
+    return list(found)
+
+
+def _part(name: str, units: Sequence[str], *steps: Step) -> Part:
+    return Part(f"{ABORT}{name}", (), lambda: units, steps)
