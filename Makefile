@@ -14,11 +14,12 @@ PARALLEL := -q -n $(shell expr $$(nproc) + 1) --dist loadfile
 TOOLS := $(VENV)/debian
 export PATH := $(CURDIR)/$(TOOLS)/usr/bin:$(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo test lint unit integration lab bench packages clean
+.PHONY: help demo test lint unit integration lab rehearsals bench packages clean
 
 help:
 	@echo "make demo   as root: boot a fleet on this machine and reboot its nodes, first as a dry run, then for real"
 	@echo "make test   run all tests; without root, all but those that need the lab"
+	@echo "make rehearsals  as root: run the lab's tests that make test leaves out, as they take minutes each"
 	@echo "make bench  run the benchmarks"
 	@echo "make clean  take the lab down, with what tests that were killed have left, and remove the virtual environment"
 
@@ -85,17 +86,20 @@ integration: $(BIN)/.installed $(TOOLS)/.unpacked
 	@echo "== Integration tests: real etcd, kube-apiserver, sshd, Alertmanager"
 	@$(BIN)/python -m pytest $(PARALLEL) tests/integration
 
-# In the order of their names: files with few tests take as long as those with many, and none of the long ones is last.
 lab: $(BIN)/.installed
 ifeq ($(ROOT),yes)
 	@echo "== Lab tests: the whole fleet, two at a time if there is room for them"
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder tests/lab
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not long" tests/lab
 else
 	@echo "############################################################################"
 	@echo "# NOT RUN: the lab tests (tests/lab). They boot real hosts and need root:  #"
 	@echo "#     sudo make lab                                                        #"
 	@echo "############################################################################"
 endif
+
+rehearsals: $(BIN)/.installed
+	@echo "== Lab tests that take minutes each"
+	@$(BIN)/python -m pytest -q -m long tests/lab
 
 bench: $(BIN)/.installed
 	@$(BIN)/python -m pytest -q -s tests/bench

@@ -101,6 +101,7 @@ def test_calicoctl_does_what_the_real_one_does(lab: Lab) -> None:
     assert "resource does not exist: IPPool(test-ippool)" in missing.stderr
 
 
+@pytest.mark.long
 def test_no_pod_gets_into_a_cluster_without_policies_and_nodes_come_with_their_kubelets(restored: Lab) -> None:
     lab = restored
     assert [puppet_change(lab, action) for action in ("merged", "merge", "merged")] == [1, 0, 0]

@@ -205,6 +205,7 @@ def test_before_the_deletion_an_abort_restores_everything(rehearsal, lab):
     assert (again, "is aborted already" in said) == (2, True)
 
 
+@pytest.mark.long
 def test_who_does_not_type_the_name_deletes_nothing(rehearsal, lab):
     with on_terminal(rehearsal, *NEW, replies={'Type "go" to proceed': "go", **NO}) as terminal:
         code = terminal.wait(300)
@@ -223,7 +224,7 @@ def test_who_does_not_type_the_name_deletes_nothing(rehearsal, lab):
     assert_served(rehearsal)
 
 
-@pytest.mark.parametrize("stage", ["7", "12"])
+@pytest.mark.parametrize("stage", [pytest.param("7", marks=pytest.mark.long), "12"])
 def test_before_there_is_new_data_an_abort_goes_back(rehearsal, lab, stage):
     kill_in(rehearsal, stage)
     code, output = carry_out(rehearsal, "--abort", run_id(rehearsal))
@@ -234,6 +235,7 @@ def test_before_there_is_new_data_an_abort_goes_back(rehearsal, lab, stage):
     assert keys(lab, NEW_ETCD) == []
 
 
+@pytest.mark.long
 def test_with_new_data_an_abort_asks_first(rehearsal, lab):
     kill_in(rehearsal, "16")
     run = run_id(rehearsal)
@@ -247,6 +249,7 @@ def test_with_new_data_an_abort_asks_first(rehearsal, lab):
     assert [key for key in keys(lab, NEW_ETCD) if key.startswith("/registry/")]
 
 
+@pytest.mark.long
 def test_whatever_goes_wrong_is_told_and_gone_on_with_once_it_is_mended(rehearsal, lab):
     folder = deployment.folder(lab.context)
     (folder / "fail-initialize").touch()
@@ -292,6 +295,7 @@ def test_whatever_goes_wrong_is_told_and_gone_on_with_once_it_is_mended(rehearsa
     assert_served(rehearsal)
 
 
+@pytest.mark.long
 def test_a_cluster_whose_etcd_is_lost_begins_anew_from_an_export(rehearsal, lab):
     kill_in(rehearsal, "2")
     code, output = carry_out(rehearsal, "--abort", run_id(rehearsal))
