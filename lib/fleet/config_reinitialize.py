@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from fleet.config_types import (
     DNS_LABEL,
+    PROTECTED,
     AbsolutePath,
     ClusterName,
     Duration,
@@ -135,10 +136,17 @@ class ReinitializeConfig(Model):
     """Paths of objects in the API that must exist afterwards."""
     components: ComponentsConfig
     services: DeployConfig
-    silences: tuple[tuple[Matcher, ...], ...] = ()
+    silences: tuple[Annotated[tuple[Matcher, ...], Field(min_length=1)], ...] = ()
     """Silences beside those of the hosts, each by its matchers: of the services."""
     command_timeout: Duration = 1800.0
     """How long each command on the cluster-management host may take."""
+
+    @model_validator(mode="after")
+    def _spares_kubernetes(self) -> "ReinitializeConfig":
+        named = () if isinstance(self.managed, str) else self.managed
+        if own := [name for name in named if name in PROTECTED]:
+            raise ValueError(f"managed: {', '.join(own)} is Kubernetes' own, and is never deleted")
+        return self
 
     @model_validator(mode="after")
     def _has_endpoints(self) -> "ReinitializeConfig":

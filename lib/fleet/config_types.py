@@ -87,6 +87,8 @@ def _no_secret(name: str) -> str:
     return name
 
 
+PROTECTED = frozenset({"kube-system", "kube-public", "kube-node-lease", "default"})
+"""Namespaces that are Kubernetes' own, which it makes itself."""
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Pause = Annotated[float, BeforeValidator(parse_pause)]
 Amount = Annotated[int | str, BeforeValidator(parse_amount)]

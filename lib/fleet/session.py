@@ -187,6 +187,9 @@ class Session:
                 for state in states
                 if (stage, state.unit.name) in now
             ]
+            if incomplete == STOPPED_BY_OPERATOR:
+                logger.error("Interrupted by the operator. Go on with: %s", self._command("--abort", run_id))
+                return INTERRUPTED
             if incomplete:
                 for state in units:
                     if state.status is not Status.DONE:
@@ -301,7 +304,11 @@ class Session:
                 raise InputError(f"{answer!r} is not {question.answer!r}")
 
         try:
-            ask_input(f'Type "{question.answer}" to go on; anything else stops here', choices=(), validator=check)
+            ask_input(
+                f'Type "{question.answer}" to go on; anything else, three times, stops here',
+                choices=(),
+                validator=check,
+            )
         except (WmflibError, KeyboardInterrupt, EOFError):
             return f"the operator did not type {question.answer!r}"
         return ""
@@ -321,9 +328,9 @@ class Session:
         self._check_open(record.info, record.status, verb, cluster_name)
         if record.status == "running":
             raise Refused(f"Run {run_id} is being worked on by another process on this host.")
-        report.render(report.summary(record, {}), self._console)
         if not self._maintenance.needs_api:
             return self._outline(run_id, verb, cluster_name)
+        report.render(report.summary(record, {}), self._console)
         states = [state for _, state in record.work]
         touched = [state for state in states if state.status in (Status.RUNNING, Status.HELD)]
         if verb == "resume":

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from fleet.errors import FleetError
-from fleet_lab import boot, faults, workload
+from fleet_lab import boot, deployment, faults, reinitialized, workload
 from fleet_lab.lab import Lab
 from fleet_lab.paths import Paths
 
@@ -32,6 +32,9 @@ def _parser() -> argparse.ArgumentParser:
     heal.add_argument("hosts", nargs="*", metavar="HOST", help="all if none is named")
     demo = commands.add_parser("workload", help="run something on the cluster, in the namespace demo")
     demo.add_argument("--delete", action="store_true", help="delete it instead")
+    services = commands.add_parser("services", help="deploy the managed services, as before a re-initialisation")
+    services.add_argument("--delete", action="store_true", help="delete them instead")
+    commands.add_parser("old-etcd", help="bring a cluster that was moved, or half moved, back to its old etcd")
     commands.add_parser("env", help='print what to export: eval "$(fleet-lab env)"')
     return parser
 
@@ -90,6 +93,10 @@ def _run(options: argparse.Namespace) -> int:
             print(line)
     elif options.command == "workload":
         workload.delete(lab) if options.delete else workload.create(lab)
+    elif options.command == "services":
+        deployment.unload(lab) if options.delete else deployment.load(lab)
+    elif options.command == "old-etcd":
+        reinitialized.restore(lab)
     elif options.command == "env":
         for name, value in lab.environment().items():
             print(f"export {name}={shlex.quote(value)}")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from fleet.config_types import PROTECTED
 from fleet.k8s import namespaces
 from fleet.k8s.client import Api, ApiError, KubernetesError
 from fleet.k8s.namespaces import NamespaceState
@@ -84,7 +85,7 @@ def test_an_api_that_does_not_answer_is_named_and_not_waited_for(controller: Non
     assert f"configmaps/thing ({FINALIZER})" in found.hanging
 
 
-@pytest.mark.parametrize("name", sorted(namespaces.PROTECTED))
+@pytest.mark.parametrize("name", sorted(PROTECTED))
 def test_those_of_kubernetes_are_never_deleted(api: Api, name: str) -> None:
     with pytest.raises(KubernetesError, match=f"namespace {name} is Kubernetes' own"):
         namespaces.delete(api, name)

@@ -90,7 +90,8 @@ def test_a_dry_run_says_what_is_left_and_changes_nothing(tmp_path, verb, lines) 
     world.at_begin(9, partial(setattr, world, "moments_left", 2))
     assert Play(world, tmp_path).start() is None
     before = (world.now, world.old.revision, world.new.revision, dict(world.pooled), dict(world.ran))
-    world.said.truncate(0)
+    world.said.truncate(world.said.seek(0))
+    world.said.write("\n")
 
     assert getattr(Play(world, tmp_path, dry_run=True), verb)() == DONE
     for line in lines:

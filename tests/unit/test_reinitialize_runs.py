@@ -89,7 +89,8 @@ def test_a_control_plane_host_may_never_be_away(world, tmp_path, stage, host):
     play = tolerant(world, tmp_path, 9)
     assert play.start() == INCOMPLETE
     assert world.begun == stage
-    assert [host] in play.held().values()
+    # In stage 16 all of them are asked at each one's turn: what does not answer may serve the old etcd.
+    assert [["cp2"] if stage == 16 else [host]] == list(play.held().values())
     away(world, host, is_away=False)()
     assert play.resume() == DONE
 

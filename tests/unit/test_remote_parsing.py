@@ -54,18 +54,18 @@ def test_marked_commands(command: str, result: Result) -> None:
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\n\r"), max_size=40))
 @settings(max_examples=50, deadline=None)
+def test_marked_commands_keep_their_text(text: str) -> None:
+    quoted = "'" + text.replace("'", "'\\''") + "'"
+
+    assert parse(shell(mark(f"printf '<%s>' {quoted}; exit 5")), timeout=None) == Result(5, f"<{text}>")
+
+
 def test_no_placeholder_of_clustershell_is_left_in_a_command() -> None:
     marked = mark("echo 'all %hosts and %{hosts}' %hosts")
     assert "%hosts" not in marked
     assert "%{hosts}" not in marked
     output = subprocess.run(["sh", "-c", marked], capture_output=True, text=True, check=True).stdout
     assert parse(output, timeout=None) == Result(0, "all %hosts and %{hosts} %hosts")
-
-
-def test_marked_commands_keep_their_text(text: str) -> None:
-    quoted = "'" + text.replace("'", "'\\''") + "'"
-
-    assert parse(shell(mark(f"printf '<%s>' {quoted}; exit 5")), timeout=None) == Result(5, f"<{text}>")
 
 
 def test_failures_are_told_in_a_line() -> None:

@@ -42,7 +42,7 @@ class ReinitializeCluster(MaintenanceCookbook):
         parser.add_argument("--reuse", metavar="NAME", help="The new etcd once more, if it is not empty on purpose.")
         parser.add_argument(
             "--from-stage",
-            type=whole_number,
+            type=int,
             default=0,
             metavar="S",
             help="Begin with this stage: those before it were done by hand.",

@@ -4,11 +4,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from fleet.config_types import PROTECTED
 from fleet.k8s.client import JSON, Api, ApiError, KubernetesError
 from fleet.k8s.resources import Resource, listable
-
-PROTECTED = frozenset({"kube-system", "kube-public", "kube-node-lease", "default"})
-"""Namespaces that are Kubernetes' own, which it makes itself."""
 
 _LEFT = ("NamespaceContentRemaining", "NamespaceFinalizersRemaining")
 _FAILURES = (
@@ -46,7 +44,7 @@ def refuse(names: Iterable[str]) -> None:
     """
     if found := sorted(PROTECTED.intersection(names)):
         raise KubernetesError(
-            f"The namespace {found[0]} is Kubernetes' own and is never deleted: take it off the managed namespaces."
+            f"Kubernetes' own, and never deleted: {', '.join(found)}. Take them off the managed namespaces."
         )
 
 

@@ -184,6 +184,29 @@ class OthersStopped(NodeStep):
         return {state.unit.name: verdict for state in units}
 
 
+class NoneOnOld(NodeStep):
+    """No kube-apiserver runs on the old etcd, on whatever host: the load balancer would use it beside the others."""
+
+    def __init__(self, world: World) -> None:
+        """Look at all control-plane hosts."""
+        super().__init__(world.cluster)
+        self._world = world
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Read with which arguments they were started, once for all units."""
+        world, unit = self._world, self._world.component_units()[0]
+        problems = []
+        for host, words in processes.arguments(self.cluster.remote, world.control_plane, unit).items():
+            if isinstance(words, Unreachable):
+                problems.append(f"{host} does not answer: {words.reason}")
+            elif words and set((processes.flag(words, "etcd-servers") or "").split(",")) & set(
+                world.old.config.endpoints
+            ):
+                problems.append(f"{unit} on {host} serves {world.old.name}: stop it")
+        verdict = pending("; ".join(problems)) if problems else done()
+        return {state.unit.name: verdict for state in units}
+
+
 class Silent(WorldStep):
     """No kube-apiserver answers on any host's own address, whatever its unit is called."""
 

@@ -272,10 +272,7 @@ class Configured(NodeStep):
         timeout = self.cluster.config.deadlines.puppet
         reason = puppet_reason(self.cluster)
         results = puppet.run(self.cluster.remote, hosts, timeout=timeout, enable_reason=reason)
-        return {
-            host: failed(f"Puppet: {result.error}; its log is on the host") if result.error else done()
-            for host, result in results.items()
-        }
+        return {host: failed(result.error) if result.error else done() for host, result in results.items()}
 
 
 def endpoint_problems(world: World, hosts: Sequence[str], store: Store) -> dict[str, str]:

@@ -12,13 +12,14 @@ from fleet.discovery import Discovery, last_one
 from fleet.errors import FleetError
 from fleet.etcd import health, keys, members, reach
 from fleet.etcd.certificates import Certificates
-from fleet.hosts import defaults, probe, textfile
+from fleet.hosts import defaults, probe, services, textfile
+from fleet.hosts.probe import HostState, Unreachable
 from fleet.hosts.services import ServiceState
 from fleet.hosts.textfile import TextFile
 from fleet.k8s import namespaces
 from fleet.k8s.nodes import list_nodes
 from fleet.procedures import preflight
-from fleet.procedures.findings import Finding, ask, note, stop
+from fleet.procedures.findings import Finding, Level, ask, note, stop
 from fleet.procedures.reinitialize.machines import absent, endpoint_problems, nodes_by_host, states_of
 from fleet.procedures.reinitialize.parts import API_STARTS, API_STOPS, Edges, Part
 from fleet.procedures.reinitialize.world import Store, World
@@ -59,6 +60,10 @@ def checks(world: World, edges: Edges, parts: Sequence[Part], state_dir: Path) -
         found += [partial(of_store, world, world.old), partial(of_nodes, world), partial(of_use, world)]
     if 1 in numbers:
         found.append(partial(of_change, world))
+    else:
+        found.append(partial(of_what_was_left_out, world, edges.discovery, first))
+    if 12 in numbers:
+        found.append(partial(of_plugins, world))
     if 2 in numbers:
         found.append(partial(of_emptiness, world))
     if 4 in numbers and edges.discovery:
@@ -71,9 +76,15 @@ def checks(world: World, edges: Edges, parts: Sequence[Part], state_dir: Path) -
 def of_hosts(world: World) -> list[Finding]:
     """Ask all hosts whether they can be reached, and what their Puppet does; some workers may be away."""
     away = absent(world, world.workers)
-    if not away or len(away) > world.max_failed:
-        return preflight.of_ssh(world.cluster, needs_puppet=True)
-    kept = preflight.of_ssh(world.cluster, needs_puppet=True, without=away)
+    tolerated = len(away) <= world.max_failed
+    found = preflight.of_ssh(world.cluster, needs_puppet=True, without=away if tolerated else ())
+    # What others may be about elsewhere is in the way here: every host has to run Puppet.
+    kept = [
+        stop(it.what, "Every host has to run Puppet in this run: enable it there.") if it.level is Level.ASK else it
+        for it in found
+    ]
+    if not away or not tolerated:
+        return kept
     names = ", ".join(sorted(away))
     todo = "It is taken up in stage 15, or at the end, if it answers by then; otherwise the run ends without it."
     return [*kept, ask(f"No answer over SSH from {names}.", todo)]
@@ -192,7 +203,56 @@ def of_change(world: World) -> list[Finding]:
         what = f"The Puppet change {world.change} is merged already."
         return [stop(what, "Hosts take it with their next run of Puppet. Revert it, or name the right one.")]
     why = " ".join(said.split())[-200:] or f"exit code {code}"
-    return [stop(f"It is not known whether {world.change} is merged: `{command}`: {why}.", "Correct --puppet-change.")]
+    return [stop(f"Is {world.change} merged? `{command}`: {why.rstrip('.')}.", "Correct --puppet-change.")]
+
+
+def of_what_was_left_out(world: World, discovery: Discovery | None, first: int) -> list[Finding]:
+    """Look at what must have been done by hand, as far as it can be seen.
+
+    Args:
+        world: the world.
+        discovery: the discovery records; None for none.
+        first: the number of the first stage that is carried out.
+    """
+    findings = [ask(f"Stages 0 to {first - 1} are taken as done by hand.", "Be sure of each: the runbook has them.")]
+    config = world.config.discovery
+    if first > 4 and discovery and config:
+        at = discovery.pooled(config.services)
+        if left := sorted(name for name, pooled in at.items() if pooled.get(config.datacenter, True)):
+            findings.append(
+                stop(f"Still pooled in {config.datacenter}: {', '.join(left)}.", "Depool them, or begin with 4.")
+            )
+    command = world.fill(world.config.puppet_change.merged, change=world.change)
+    code, _ = commands.ask(command, timeout=probe.TIMEOUT)
+    if (code == 0) is not (first > 8):
+        what = f"The Puppet change {world.change} is {'merged' if code == 0 else 'not merged'} before stage {first}."
+        findings.append(stop(what, "Begin with the stage that the cluster is in."))
+    if 6 < first <= 9:
+        answers = probe.probe(world.cluster.remote, world.hosts)
+        on = [host for host, it in answers.items() if isinstance(it, HostState) and it.puppet_disabled is None]
+        findings += [stop(f"Puppet is enabled on {', '.join(on)}.", "Disable it, or begin with 6.")] if on else []
+    if first > API_STARTS:
+        problems = endpoint_problems(world, [world.first], world.new)
+        findings += [
+            stop(f"{world.first}: {p}.", "Begin with the stage that the cluster is in.") for p in problems.values() if p
+        ]
+    return findings
+
+
+def of_plugins(world: World) -> list[Finding]:
+    """Look whether the admission plugins are among the flags, and all members of the new etcd among its endpoints."""
+    text = _text(world, world.config.apiserver_defaults)
+    enabled = (defaults.flag(text, "enable-admission-plugins") or "").split(",")
+    findings = []
+    if missing := [name for name in world.config.admission_plugins if name not in enabled]:
+        todo = "Correct reinitialize.admission_plugins, if one keeps an empty cluster from being initialised."
+        findings.append(
+            ask(f"Not among the flags of kube-apiserver, and so not taken out: {', '.join(missing)}.", todo)
+        )
+    if len(world.new.config.endpoints) != len(world.new.hosts):
+        what = f"{world.new.name} has {len(world.new.hosts)} hosts and {len(world.new.config.endpoints)} endpoints."
+        findings.append(ask(what, "Correct reinitialize.etcds."))
+    return findings
 
 
 def of_loss(world: World) -> list[Finding]:
@@ -210,12 +270,22 @@ def of_units(world: World) -> list[Finding]:
     findings = []
     for host, units in found.items():
         needed = world.component_units() if host in world.control_plane else [world.calico_unit]
-        for name in needed:
-            state = units[name]
-            if isinstance(state, ServiceState) and not state.loaded:
-                todo = "Correct control_plane.components or bgp.unit."
-                findings.append(stop(f"{host} has no {name}.", todo))
+        findings += [
+            _missing(host, name, "control_plane.components or bgp.unit") for name in needed if _lacks(units[name])
+        ]
+    workers = [host for host in world.workers if host not in away]
+    for name in (world.config.kubelet, *world.config.node_watchers):
+        for host, state in services.state(world.cluster.remote, workers, name).items():
+            findings += [_missing(host, name, "reinitialize.kubelet or node_watchers")] if _lacks(state) else []
     return findings
+
+
+def _lacks(state: ServiceState | Unreachable) -> bool:
+    return isinstance(state, ServiceState) and not state.loaded
+
+
+def _missing(host: str, unit: str, key: str) -> Finding:
+    return stop(f"{host} has no {unit}.", f"Correct {key}.")
 
 
 def of_calicoctl(world: World) -> list[Finding]:
@@ -245,8 +315,14 @@ def of_discovery(world: World, discovery: Discovery) -> list[Finding]:
     if config is None:
         return []
     states = discovery.pooled(config.services)
-    pooled = {name: at for name, at in states.items() if at.get(config.datacenter)}
+    here = config.datacenter
     findings = []
+    if unknown := sorted(name for name, at in states.items() if here not in at):
+        what = f"There is no record of the datacenter {here} of {', '.join(unknown)}."
+        findings.append(stop(what, "Correct reinitialize.discovery.datacenter, or take them out of its services."))
+    pooled = {name: at for name, at in states.items() if at.get(here)}
+    if not pooled:
+        findings.append(ask(f"No service is pooled in {here}.", "Be sure that it is this cluster's own datacenter."))
     if alone := last_one(pooled, config.datacenter):
         todo = "Pool them elsewhere first, or take them out of discovery.services if they may be away."
         findings.append(stop(f"Pooled nowhere but in {config.datacenter}: {', '.join(alone)}.", todo))
@@ -261,6 +337,8 @@ def of_namespaces(world: World) -> list[Finding]:
     there = set(namespaces.existing(world.cluster.api))
     findings = [note(f"Namespaces that are deleted: {', '.join(sorted(set(world.managed) & there)) or 'none'}.")]
     if missing := sorted(set(world.managed) - there):
-        findings.append(note(f"Managed namespaces that are not there: {', '.join(missing)}."))
+        findings.append(
+            ask(f"Managed namespaces that are not there: {', '.join(missing)}.", "See reinitialize.managed.")
+        )
     findings.append(note(f"Not managed, so only in the export: {', '.join(sorted(there - set(world.managed)))}."))
     return findings

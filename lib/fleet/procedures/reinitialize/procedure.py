@@ -155,12 +155,17 @@ class PartsProcedure:
         self._question = None
 
     def outline(self) -> Sequence[str]:
-        """Return the stages that are left, each with its units and steps."""
-        return [
-            f"{part.name}: {', '.join(names)}: {' → '.join(step.spec.name for step in part.steps)}"
-            for part in self._parts
-            if (names := list(part.units())) and not self._is_done(part)
-        ]
+        """Return the stages that are left, each with its units and steps, and the first question before one."""
+        lines = []
+        asked = False
+        for part in self._parts:
+            if not (names := list(part.units())) or self._is_done(part):
+                continue
+            if not asked and (question := self._ask(part)):
+                asked = True
+                lines.append(f'(before the next one "{question.answer}" has to be typed)')
+            lines.append(f"{part.name}: {', '.join(names)}: {' → '.join(step.spec.name for step in part.steps)}")
+        return [*lines, "silences end"]
 
     def effects(self, stage: str, step: str) -> Effects:
         """Return what a step does."""

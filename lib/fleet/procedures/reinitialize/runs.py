@@ -1,5 +1,6 @@
 """Runs that move a cluster onto a new etcd: what is asked for, the plan, the work and the way back."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from spicerack import Spicerack
 
 from fleet import commands
 from fleet.config import ClusterConfig
+from fleet.config_types import DNS_LABEL
 from fleet.discovery import Discovery
 from fleet.errors import FleetError
 from fleet.k8s import namespaces
@@ -30,11 +32,12 @@ from fleet.procedures.reinitialize import parts, preflight, stages, way_back, wo
 from fleet.procedures.reinitialize.data import is_merged, read_export
 from fleet.procedures.reinitialize.parts import Edges, Part
 from fleet.procedures.reinitialize.procedure import ANSWER, PartsProcedure
+from fleet.procedures.reinitialize.traffic import LEFT_OUT
 from fleet.procedures.reinitialize.world import World
 
 _LISTING = 60.0
 """Seconds for the command that lists the managed namespaces."""
-_LEFT_OUT = {"left_out": True}
+_LEFT_OUT = {LEFT_OUT: True}
 """The facts of units whose stage was left out."""
 
 
@@ -243,7 +246,9 @@ def _managed(cluster: Cluster) -> list[str]:
         if code:
             why = " ".join(said.split())[-200:] or f"exit code {code}"
             raise FleetError(f"The managed namespaces are not known: `{command}`: {why}")
-        managed = tuple(said.split())
+        managed = tuple(line.strip() for line in said.splitlines() if line.strip())
+        if strange := [name for name in managed if not re.fullmatch(DNS_LABEL, name)]:
+            raise FleetError(f"`{command}` has to print one namespace a line; it prints {strange[0]!r}.")
     if not managed:
         raise FleetError("There are no managed namespaces: see reinitialize.managed.")
     namespaces.refuse(managed)
@@ -273,12 +278,18 @@ def _is_merged(seen: World) -> bool:
 
 def _before_the_outage(seen: World) -> Question:
     name = seen.cluster.name
+    deletes = not seen.is_old_gone and int(seen.cluster.run.options.get("from_stage", 0)) <= parts.OUTAGE
     lines = [
-        f"From here on there is an outage of the whole cluster {name}. Stage 5 deletes the namespaces",
-        f"  {', '.join(seen.managed)}",
-        f"with all that is in them; stage 7 stops the API. The way back (--abort {seen.cluster.run.id}) leads to"
-        " the old etcd, and deploys the services of these namespaces anew.",
+        f"From here on there is an outage of the whole cluster {name}.",
+        *((f"Stage 5 deletes the namespaces {', '.join(seen.managed)} with all that is in them.",) if deletes else ()),
+        "Stage 7 stops the API.",
+        *(("There is no way back: the old etcd is gone.",) if seen.is_old_gone else ()),
     ]
+    if not seen.is_old_gone:
+        lines.append(
+            f"The way back (--abort {seen.cluster.run.id}) leads to the old etcd, and deploys the services of the"
+            " managed namespaces anew; there is none any more once stage 19 is done."
+        )
     return Question("\n".join(lines), name)
 
 

@@ -172,6 +172,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             (
                 parts.gate("others", deadlines.blocked, apiserver.OthersStopped(world)),
                 *(replace(step, effects=machines.Tolerant(world, step.effects)) for step in parts.nodes(world)),
+                parts.gate("one etcd", deadlines.blocked, apiserver.NoneOnOld(world)),
             ),
         ),
         Part(
@@ -179,6 +180,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             [f"Puppet; {', '.join(plugins) or 'no plugin'} back; one host at a time, {first} last"],
             lambda: planes,
             (
+                parts.gate("one etcd", deadlines.blocked, apiserver.NoneOnOld(world)),
                 parts.configured(world),
                 parts.step("admission", API_DEADLINE, apiserver.AdmissionBack(world, parts.ADMISSION)),
                 parts.step("start", deadlines.restart, apiserver.Serves(world, world.new, admission=parts.ADMISSION)),

@@ -10,6 +10,8 @@ from fleet.procedures.reinitialize.data import Say, WorldStep, is_merged
 from fleet.procedures.reinitialize.world import World
 from fleet.procedures.steps import NodeStep, Verdicts
 
+LEFT_OUT = "left_out"
+"""The fact of units whose stage was left out (--from-stage)."""
 POOLED = "was_pooled"
 """The fact whether a service was pooled in the cluster's datacenter when the run came to it."""
 
@@ -26,6 +28,8 @@ class Depooled(WorldStep):
         """Read the record; whether it was pooled is noted before that is changed."""
         name, datacenter = state.unit.name, datacenter_of(self.world)
         found = self._discovery.pooled([name])
+        if datacenter not in found[name]:
+            return failed(f"it has no record of the datacenter {datacenter}: correct reinitialize.discovery.datacenter")
         was = bool(state.facts.get(POOLED, found[name].get(datacenter, False)))
         if not found[name].get(datacenter):
             return done("it was not pooled, and stays so" if not was else "", **{POOLED: was})
@@ -71,7 +75,9 @@ class AsProven(NodeStep):
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at all of it, once for all units."""
         problems = [f"the change {self._world.change} is merged"] if is_merged(self._world) else []
-        names = [name for name, facts in self._world.facts(self._stage).items() if facts.get(POOLED)]
+        # Where stage 4 was left out, all of them are to have been depooled by hand.
+        noted = self._world.facts(self._stage)
+        names = [name for name, facts in noted.items() if facts.get(POOLED) or facts.get(LEFT_OUT)]
         if self._discovery and names:
             found, here = self._discovery.pooled(names), datacenter_of(self._world)
             problems += [f"{name} is pooled in {here} again" for name in names if found[name].get(here)]
