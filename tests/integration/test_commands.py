@@ -134,9 +134,11 @@ def test_what_is_left_in_the_background_is_not_waited_for(run: Run) -> None:
 
 
 CHILD = """
-import sys, threading
+import signal, sys, threading
 from pathlib import Path
 from fleet import commands
+# A shell that has started the tests in its background has had them ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     print(commands.run(sys.argv[1], timeout=20, log=Path(sys.argv[2]), cancel=None, tell=lambda line: None))
 except KeyboardInterrupt:
