@@ -272,7 +272,7 @@ def test_whatever_goes_wrong_is_told_and_gone_on_with_once_it_is_mended(rehearsa
     lab.inject("host-stays-down", "worker6")
     lab.exec("worker6", "systemctl reboot")
     lab.inject("puppet-fails", "worker2")
-    stopped(because="worker2: HELD: Puppet: Puppet: ")
+    stopped(because="worker2: HELD: Puppet: The run of Puppet failed")
     assert disabled(lab) == lab.names("control-plane")
     lab.heal("worker2")
     lab.inject("etcd-stopped", "etcd5")
