@@ -34,8 +34,8 @@ FIRST, ADMISSION, START, KUBELETS, SERVICES, LATE = (
 )
 """The names of stages that others look at: what they begin with is the number that operators know."""
 
-OUTAGE, API_STOPS, API_STARTS = 5, 7, 13
-"""The numbers of the first stage that hurts, of that in which the API goes, and of that in which it comes back."""
+OUTAGE, PUPPET_GOES, API_STOPS, API_STARTS = 5, 6, 7, 13
+"""The numbers of the first stage that hurts, and of those in which Puppet is disabled, the API goes and comes back."""
 NEW_DATA = 14
 """The number of the first stage in which others than the run write to the new etcd."""
 

@@ -21,7 +21,7 @@ from fleet.k8s.nodes import list_nodes
 from fleet.procedures import preflight
 from fleet.procedures.findings import Finding, Level, ask, note, stop
 from fleet.procedures.reinitialize.machines import absent, endpoint_problems, nodes_by_host, states_of
-from fleet.procedures.reinitialize.parts import API_STARTS, API_STOPS, Edges, Part
+from fleet.procedures.reinitialize.parts import API_STARTS, API_STOPS, PUPPET_GOES, Edges, Part
 from fleet.procedures.reinitialize.world import Store, World
 
 _REPAIR = "Repair that first."
@@ -43,7 +43,7 @@ def checks(world: World, edges: Edges, parts: Sequence[Part], state_dir: Path) -
     found: list[Callable[[], list[Finding]]] = [
         partial(preflight.of_held, cluster, state_dir),
         partial(preflight.of_alerts, cluster),
-        partial(of_hosts, world),
+        partial(of_hosts, world, min(numbers)),
         partial(of_store, world, world.new),
         partial(of_reach, world),
         partial(of_commands, world),
@@ -73,14 +73,22 @@ def checks(world: World, edges: Edges, parts: Sequence[Part], state_dir: Path) -
     return found
 
 
-def of_hosts(world: World) -> list[Finding]:
-    """Ask all hosts whether they can be reached, and what their Puppet does; some workers may be away."""
+def of_hosts(world: World, first: int) -> list[Finding]:
+    """Ask all hosts whether they can be reached, and what their Puppet does; some workers may be away.
+
+    Args:
+        world: the world.
+        first: the number of the first stage that is carried out.
+    """
     away = absent(world, world.workers)
     tolerated = len(away) <= world.max_failed
     found = preflight.of_ssh(world.cluster, needs_puppet=True, without=away if tolerated else ())
     # What others may be about elsewhere is in the way here: every host has to run Puppet.
     kept = [
-        stop(it.what, "Every host has to run Puppet in this run: enable it there.") if it.level is Level.ASK else it
+        stop(it.what, "Every host has to run Puppet in this run: enable it there.")
+        # From stage 7 on it was disabled by hand, and is enabled by hand where a later stage is held for it.
+        if it.level is Level.ASK and first <= PUPPET_GOES
+        else it
         for it in found
     ]
     if not away or not tolerated:
@@ -227,7 +235,7 @@ def of_what_was_left_out(world: World, discovery: Discovery | None, first: int) 
     if (code == 0) is not (first > 8):
         what = f"The Puppet change {world.change} is {'merged' if code == 0 else 'not merged'} before stage {first}."
         findings.append(stop(what, "Begin with the stage that the cluster is in."))
-    if 6 < first <= 9:
+    if PUPPET_GOES < first <= 9:
         answers = probe.probe(world.cluster.remote, world.hosts)
         on = [host for host, it in answers.items() if isinstance(it, HostState) and it.puppet_disabled is None]
         findings += [stop(f"Puppet is enabled on {', '.join(on)}.", "Disable it, or begin with 6.")] if on else []
