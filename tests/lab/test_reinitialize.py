@@ -224,7 +224,8 @@ def test_who_does_not_type_the_name_deletes_nothing(rehearsal, lab):
     assert_served(rehearsal)
 
 
-@pytest.mark.parametrize("stage", [pytest.param("7", marks=pytest.mark.long), "12"])
+@pytest.mark.long
+@pytest.mark.parametrize("stage", ["7", "12"])
 def test_before_there_is_new_data_an_abort_goes_back(rehearsal, lab, stage):
     kill_in(rehearsal, stage)
     code, output = carry_out(rehearsal, "--abort", run_id(rehearsal))
