@@ -254,7 +254,7 @@ def test_a_run_that_is_killed_at_the_hand_over_is_aborted(rehearsal, lab, ranks)
             {},
             "--hosts gives nosuchhost, worker1, which the configuration does not have: it has etcd1, etcd2, etcd3.",
         ),
-        ("etcd1", {"etcd": None}, "The cluster lab has no section etcd in the configuration."),
+        ("etcd1", {"etcd": None, "reinitialize": None}, "The cluster lab has no section etcd in the configuration."),
         ("etcd1", {"etcd": {"unit": "etcdd.service"}}, "[stop] etcd1 has no etcdd.service."),
         (
             "etcd1",
