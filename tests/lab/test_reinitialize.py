@@ -270,7 +270,10 @@ def test_whatever_goes_wrong_is_told_and_gone_on_with_once_it_is_mended(rehearsa
     stopped(because="data: HELD: delete: not within 20 s: it is being deleted: a finalizer keeps configmaps/held")
     release(lab)
     rehearsal.change_config(lambda cluster: cluster["reinitialize"].update({"command_timeout": "90s"}))
-    lab.inject("host-stays-down", "worker6")
+    after = len(events(rehearsal))
+    with on_terminal(rehearsal, *arguments) as terminal:
+        assert kill_when(rehearsal, terminal, lambda event: event.stage.startswith("7 "), after=after)
+    lab.inject("host-stays-down", "worker6")  # Puppet is disabled there already: it will come back as it is.
     lab.exec("worker6", "systemctl reboot")
     lab.inject("puppet-fails", "worker2")
     stopped(because="worker2: HELD: Puppet: The run of Puppet failed")
