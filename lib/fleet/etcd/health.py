@@ -196,6 +196,20 @@ def successor(view: View, host: str) -> Status | None:
     return max(able, key=lambda status: (status.raft_applied_index, status.raft_index), default=None)
 
 
+def spokesman(view: View) -> str:
+    """Return the host to ask about the cluster as a whole: one whose member is well, and has little else to do.
+
+    Args:
+        view: what was heard of all members.
+
+    Returns:
+        The host of a follower that is up to date, else that of the leader; nothing if none is known to be well.
+    """
+    leads = leader(view)
+    heir = successor(view, leads)
+    return heir.host if heir else leads
+
+
 def _answers(view: View) -> dict[str, Answer]:
     return {host: answer for host, answer in view.items() if isinstance(answer, Answer)}
 

@@ -113,9 +113,7 @@ class Snapshot(_Step):
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Take it on a member that is well: a follower if there is one, which has less to do."""
-        view = self._etcd.view()
-        heir = health.successor(view, health.leader(view))
-        host = heir.host if heir else health.leader(view)
+        host = health.spokesman(self._etcd.view())
         if not host:
             return {state.unit.name: pending("no member is known to be well") for state in units}
         try:

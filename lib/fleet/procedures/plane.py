@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from fleet.config import COMPONENTS, ComponentConfig
+from fleet.config import COMPONENTS, ComponentConfig, ControlPlaneConfig
 from fleet.hosts import services
 from fleet.hosts.probe import TIMEOUT, Unreachable
 from fleet.hosts.services import ServiceState
@@ -43,7 +43,7 @@ class ControlPlane:
 
     def unit(self, name: str) -> str:
         """Return the unit of systemd of a component."""
-        return self.component(name).unit or f"{name}.service"
+        return unit_of(self.cluster.config.control_plane, name)
 
     def problem(self, component: str, host: str) -> str:
         """Say why a host cannot be spared: all others have to be well, and to be used by the load balancer.
@@ -104,6 +104,11 @@ class ControlPlane:
             host: "" if result.ok else f"the check on {host} fails: {result.output.strip() or 'it says nothing'}"
             for host, result in results.items()
         }
+
+
+def unit_of(config: ControlPlaneConfig, component: str) -> str:
+    """Return the unit of systemd of a component."""
+    return config.components.get(component, ComponentConfig()).unit or f"{component}.service"
 
 
 def of_health(host: str, health: Health | Unreachable) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet import commands
-from fleet.config import EtcdConfig, ReinitializeConfig
+from fleet.config import COMPONENTS, EtcdConfig, ReinitializeConfig
 from fleet.errors import FleetError
 from fleet.etcd import health, members
 from fleet.k8s.apiserver import Apiservers
@@ -14,7 +14,7 @@ from fleet.maintenance import journal
 from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import UnitState
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.plane import API
+from fleet.procedures.plane import unit_of
 
 CLUSTER = "cluster"
 """The one unit of the stages that are about the cluster as a whole."""
@@ -42,11 +42,9 @@ class Store:
             FleetError: no member is known to be well.
         """
         view = members.view(cluster.remote, self.hosts, self.config)
-        leads = health.leader(view)
-        heir = health.successor(view, leads)
-        if heir is None and not leads:
-            raise FleetError(f"No member of {self.name} is known to be well: {health.problem(view)}.")
-        return heir.host if heir else leads
+        if host := health.spokesman(view):
+            return host
+        raise FleetError(f"No member of {self.name} is known to be well: {health.problem(view)}.")
 
 
 @dataclass(frozen=True)
@@ -101,9 +99,7 @@ class World:
 
     def component_units(self) -> list[str]:
         """Return the units of the control plane, kube-apiserver first."""
-        components = self.cluster.config.control_plane.components
-        names = (API, "kube-controller-manager", "kube-scheduler")
-        return [(components[name].unit if name in components else None) or f"{name}.service" for name in names]
+        return [unit_of(self.cluster.config.control_plane, name) for name in COMPONENTS]
 
     def units_of(self, host: str) -> list[str]:
         """Return the units of a host that must not run while etcd is exchanged."""
