@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fleet.config import ClusterConfig
 from fleet.errors import FleetError
 from fleet.maintenance import decide, journal
 from fleet.maintenance.journal import Journal
@@ -19,10 +18,10 @@ from fleet.procedures import plan, preflight
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding
 from fleet.procedures.hosts import GiveBack, Work
-from fleet.procedures.maintenance import Proposal, Step, Steps, specs
+from fleet.procedures.maintenance import OverApi, Proposal, Step, Steps, specs
 
 
-class HostRuns(ABC):
+class HostRuns(OverApi, ABC):
     """Base of the kinds of maintenance that take hosts out of service one at a time.
 
     Args:
@@ -33,7 +32,6 @@ class HostRuns(ABC):
     """The cookbook's full name."""
     keeps: ClassVar[Collection[str]] = ("depool", "pool", "puppet on")
     """The steps that a run needs to its end: they give back what it may have taken."""
-    needs_api: ClassVar[bool] = True
     promise: ClassVar[str]
     """What the plan says of what may be out of service at once."""
 
@@ -55,14 +53,6 @@ class HostRuns(ABC):
     @abstractmethod
     def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> AbstractContextManager[Procedure]:
         """Yield what a session carries out."""
-
-    def is_offline(self, cluster: Cluster, folder: Path | None) -> bool:  # noqa: ARG002
-        """It never is."""
-        return False
-
-    def kubeconfig(self, config: ClusterConfig) -> Path:
-        """Return the kubeconfig of all maintenance."""
-        return config.kubeconfig
 
     def options(self, cluster: Cluster) -> dict[str, Any]:
         """Return the options of a new run, checked.

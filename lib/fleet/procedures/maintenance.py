@@ -161,6 +161,20 @@ class Asking(Protocol):
         """Return what is left to do, in lines for people."""
 
 
+class OverApi:
+    """What the kinds of maintenance have in common that need the API all the time."""
+
+    needs_api = True
+
+    def kubeconfig(self, config: ClusterConfig) -> Path:
+        """Return the kubeconfig of all maintenance."""
+        return config.kubeconfig
+
+    def is_offline(self, cluster: Cluster, folder: Path | None) -> bool:  # noqa: ARG002
+        """It never is."""
+        return False
+
+
 class Proof:
     """A proof that is asked only of units that a run has taken out of service: others are taken as they are."""
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ClusterShell.NodeSet import NodeSet, NodeSetException
 
-from fleet.config import ClusterConfig
 from fleet.errors import FleetError
 from fleet.hosts import probe
 from fleet.hosts.names import known_as
@@ -23,7 +22,7 @@ from fleet.maintenance.runner import Procedure
 from fleet.procedures import inventory, plan, preflight
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, note
-from fleet.procedures.maintenance import Nothing, Proposal, Steps, specs
+from fleet.procedures.maintenance import Nothing, OverApi, Proposal, Steps, specs
 from fleet.procedures.nodes import ABORT_NODES, NODES, Abort, NodeMaintenance, NodeProcedure, unit_of
 
 
@@ -46,7 +45,7 @@ class Selection:
     only_if_required: bool = False
 
 
-class NodeRuns:
+class NodeRuns(OverApi):
     """A kind of maintenance of nodes, and which of them.
 
     Args:
@@ -62,19 +61,6 @@ class NodeRuns:
     def name(self) -> str:
         """The cookbook's full name."""
         return self._procedure.name
-
-    @property
-    def needs_api(self) -> bool:
-        """It does: nodes are drained through it."""
-        return True
-
-    def is_offline(self, cluster: Cluster, folder: Path | None) -> bool:  # noqa: ARG002
-        """It never is."""
-        return False
-
-    def kubeconfig(self, config: ClusterConfig) -> Path:
-        """Return the kubeconfig of all maintenance."""
-        return config.kubeconfig
 
     @property
     def keeps(self) -> Collection[str]:
