@@ -8,10 +8,11 @@ import logging
 import queue
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ class Session:
         """
         if self._spicerack.dry_run:
             return self._describe(run_id, "abort", cluster_name)
-        with self._reopened(run_id, "abort", cluster_name) as (book, cluster), self._locked(cluster, book.folder):
+        with self._reopened(run_id, "abort", cluster_name) as (book, cluster), self._held(cluster):
             self._adapt(book, cluster)
             procedure = self._maintenance.give_back(cluster, book)
             book.note("session", "abort")
@@ -395,17 +396,24 @@ class Session:
         holder = Holder(run.id, self._spicerack.current_hostname, run.operator, run.reason)
         return ClusterLock(cluster.api, cluster.config.lease, holder, lambda: self._events.put(None))
 
-    @contextmanager
-    def _locked(self, cluster: Cluster, folder: Path | None) -> Iterator[ClusterLock]:
+    def _locked(self, cluster: Cluster, folder: Path | None) -> AbstractContextManager[ClusterLock]:
         """Hold the cluster for as long as the context lasts; ``folder`` is that of a run that is gone on with."""
+        if self._maintenance.is_offline(cluster, folder):
+            return self._holding(cluster, ClusterLock.suspend)
+        patient = not self._maintenance.needs_api and folder is not None
+        return self._holding(cluster, partial(ClusterLock.acquire, patient=patient))
+
+    def _held(self, cluster: Cluster) -> AbstractContextManager[ClusterLock]:
+        """Hold the cluster while it is given back: whenever there is an API on the way, if it needs none."""
+        return self._holding(cluster, partial(ClusterLock.acquire, patient=not self._maintenance.needs_api))
+
+    @contextmanager
+    def _holding(self, cluster: Cluster, take: Callable[[ClusterLock], None]) -> Iterator[ClusterLock]:
         lock = self._lock(cluster)
         try:
             # Two that start at the same moment are kept apart by spicerack's lock; see fleet.maintenance.lock.
             with self._spicerack.lock().acquired(f"fleet:{cluster.name}", concurrency=1, ttl=60):
-                if self._maintenance.is_offline(cluster, folder):
-                    lock.suspend()
-                else:
-                    lock.acquire(patient=not self._maintenance.needs_api and folder is not None)
+                take(lock)
         except SpicerackError as error:
             raise Refused(f"Spicerack's lock could not be taken: {error}; see etcd_config, or --no-locks.") from error
         try:
