@@ -111,25 +111,35 @@ class SilenceNode(NodeStep):
 
 def silence_node(cluster: Cluster, node: str, duration: float) -> str:
     """Silence a node's alerts for some seconds; the comment tells the run and the node."""
-    run = cluster.run
-    task = f" - {run.task}" if run.task else ""
     return cluster.silences.create(
         [cluster.hosts[node]],
-        comment=f"{run.reason}{task} - run {run.id} - {node}",
-        author=run.operator,
+        comment=silence_comment(cluster, node),
+        author=cluster.run.operator,
         duration=duration,
         matchers=[parse_matcher(matcher) for matcher in cluster.config.alerts.matchers],
     )
 
 
-def silences_of(cluster: Cluster) -> dict[str, list[Silence]]:
-    """Return this run's active silences by node; one that merely mentions the run in its comment is someone else's."""
+def silence_comment(cluster: Cluster, about: str) -> str:
+    """Return the comment of a silence: it tells the run, and what the silence is for."""
+    run = cluster.run
+    task = f" - {run.task}" if run.task else ""
+    return f"{run.reason}{task} - run {run.id} - {about}"
+
+
+def silences_about(cluster: Cluster) -> dict[str, list[Silence]]:
+    """Return this run's active silences by what they are for; one that merely mentions the run is someone else's."""
     found: dict[str, list[Silence]] = {}
     for silence in cluster.silences.find(comment_contains=cluster.run.id):
-        before, _, node = silence.comment.rpartition(" - ")
-        if node in cluster.hosts and before.endswith(f" - run {cluster.run.id}"):
-            found.setdefault(node, []).append(silence)
+        before, _, about = silence.comment.rpartition(" - ")
+        if before.endswith(f" - run {cluster.run.id}"):
+            found.setdefault(about, []).append(silence)
     return found
+
+
+def silences_of(cluster: Cluster) -> dict[str, list[Silence]]:
+    """Return this run's active silences by node."""
+    return {node: found for node, found in silences_about(cluster).items() if node in cluster.hosts}
 
 
 class Cordon(NodeStep):

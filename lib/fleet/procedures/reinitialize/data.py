@@ -2,7 +2,7 @@
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,12 +12,10 @@ from fleet.calico.datastore import Datastore
 from fleet.errors import FleetError
 from fleet.etcd import keys
 from fleet.hosts.matchers import parse_matcher
-from fleet.hosts.silences import Silence
 from fleet.k8s import export
 from fleet.maintenance.model import Kind, UnitState, Verdict, done, failed, pending, undone
-from fleet.procedures.cluster import Cluster
 from fleet.procedures.reinitialize.world import World
-from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
+from fleet.procedures.steps import NodeStep, Tell, Verdicts, each, silence_comment, silences_about
 
 EMPTY = "was_empty"
 """The fact that the new etcd was empty when the run came to it."""
@@ -175,20 +173,18 @@ class Silenced(WorldStep):
 
     def look(self, state: UnitState) -> Verdict:
         """Look for this run's silences; one whose id was lost in a crash is found by its comment."""
-        found = silences_of(self.cluster).get(state.unit.name)
+        found = silences_about(self.cluster).get(state.unit.name)
         return done() if found else undone("not silenced")
 
     def act(self, state: UnitState, say: Say) -> Verdict:
         """Create it."""
         silences = dict(self._matchers())
         hosts = self.world.hosts if state.unit.name == HOSTS else []
-        run, alerts = self.cluster.run, self.cluster.config.alerts
-        task = f" - {run.task}" if run.task else ""
         self.cluster.silences.create(
             hosts,
-            comment=f"{run.reason}{task} - run {run.id} - {state.unit.name}",
-            author=run.operator,
-            duration=alerts.silence,
+            comment=silence_comment(self.cluster, state.unit.name),
+            author=self.cluster.run.operator,
+            duration=self.cluster.config.alerts.silence,
             matchers=[parse_matcher(text) for text in silences[state.unit.name]],
         )
         return done()
@@ -204,16 +200,6 @@ class Silenced(WorldStep):
 def silence_units(world: World) -> list[str]:
     """Return the units of the stage of silences."""
     return [HOSTS, *(f"{SERVICES} {number}" for number, _ in enumerate(world.config.silences, 1))]
-
-
-def silences_of(cluster: Cluster) -> Mapping[str, Silence]:
-    """Return this run's active silences by unit."""
-    found = {}
-    for silence in cluster.silences.find(comment_contains=cluster.run.id):
-        before, _, unit = silence.comment.rpartition(" - ")
-        if before.endswith(f" - run {cluster.run.id}"):
-            found[unit] = silence
-    return found
 
 
 def write_private(path: Path, text: str) -> None:

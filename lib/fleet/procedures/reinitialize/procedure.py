@@ -2,10 +2,11 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from fleet.errors import FleetError
+from fleet.hosts.silences import Silence
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.model import (
     Limits,
@@ -23,9 +24,10 @@ from fleet.maintenance.model import (
 from fleet.maintenance.runner import Effects
 from fleet.procedures.hosts import API_DEADLINE
 from fleet.procedures.maintenance import Question, Step, effects_of, specs
-from fleet.procedures.reinitialize.data import Say, Silenced, WorldStep, silences_of
+from fleet.procedures.reinitialize.data import Say, Silenced, WorldStep
 from fleet.procedures.reinitialize.parts import SILENCE, Part
 from fleet.procedures.reinitialize.world import World
+from fleet.procedures.steps import silences_about
 
 ANSWER = "answer"
 """The kind of the journal's events that tell that an operator has typed what was asked for."""
@@ -51,47 +53,50 @@ class Silences(WorldStep):
         self._stage = stage
         self._is_over = is_over
         self._lock = threading.Lock()
-        self._ended = False
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="silences", daemon=True)
 
     def keep(self) -> None:
         """Begin to extend them."""
-        if not self._thread.is_alive() and not self._ended:
+        if not self._thread.is_alive() and not self._ended.is_set():
             self._thread.start()
 
     def look(self, state: UnitState) -> Verdict:
         """Look for silences to end; extending them is done each time."""
         over = self._is_over()
         with self._lock:
-            found = silences_of(self.cluster)
-            self._ended = True
+            found = self._found()
+            self._ended.set()
             if over:
                 return undone(f"{len(found)} silences to end") if found else done()
-            for silence in found.values():
+            for silence in found:
                 self.cluster.silences.extend(silence.id, self.cluster.config.alerts.held_silence)
         return done("they stay, as not all is done") if found else done()
 
     def act(self, state: UnitState, say: Say) -> Verdict:
         """End them."""
-        for silence in silences_of(self.cluster).values():
+        for silence in self._found():
             self.cluster.silences.expire(silence.id)
         return done()
 
+    def _found(self) -> list[Silence]:
+        return list(chain.from_iterable(silences_about(self.cluster).values()))
+
     def _keep(self) -> None:
         seconds = self.cluster.config.alerts.silence
-        while not self._ended:
+        while not self._ended.is_set():
             try:
                 with self._lock:
                     self._extend(seconds)
             except FleetError as error:
                 logger.warning("The silences of the run were not extended: %s", error)
-            time.sleep(seconds / 3)
+            self._ended.wait(seconds / 3)
 
     def _extend(self, seconds: float) -> None:
-        if self._ended:
+        if self._ended.is_set():
             return
-        found = silences_of(self.cluster)
-        for silence in found.values():
+        found = silences_about(self.cluster)
+        for silence in chain.from_iterable(found.values()):
             self.cluster.silences.extend(silence.id, seconds)
         made = [s for s in self.world.states(self._stage).values() if s.status is Status.DONE and not s.facts]
         if lost := [state for state in made if state.unit.name not in found]:
