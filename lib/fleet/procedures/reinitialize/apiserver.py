@@ -15,7 +15,7 @@ from fleet.k8s.apiserver import Health, url
 from fleet.k8s.client import Api, ApiError
 from fleet.load_balancer.model import LoadBalancer
 from fleet.maintenance.lock import ClusterLock
-from fleet.maintenance.model import Phase, UnitState, Verdict, done, failed, pending, undone, unknown
+from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone, unknown
 from fleet.procedures.plane import of_health
 from fleet.procedures.reinitialize.data import Say, WorldStep
 from fleet.procedures.reinitialize.machines import of_results
@@ -142,7 +142,7 @@ class Serves(WorldStep):
             return unknown(f"{host} does not answer: {words.reason}")
         if not words:
             return undone("it does not run")
-        servers = (processes.flag(words, "etcd-servers") or "").split(",")
+        servers = _servers(words)
         enabled = set((processes.flag(words, _FLAG) or "").split(","))
         back = taken_out(self.world, self._admission, host) if self._admission else []
         if set(servers) != set(self._store.config.endpoints):
@@ -162,30 +162,12 @@ class Serves(WorldStep):
         return self.world.component_units()[0]
 
 
-class OthersStopped(NodeStep):
-    """No control-plane host's kube-apiserver runs but the first: one that was rebooted would serve the old etcd."""
-
-    def __init__(self, world: World) -> None:
-        """Look at all control-plane hosts but the first."""
-        super().__init__(world.cluster)
-        self._world = world
-
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """Ask systemd there, once for all units."""
-        world, unit = self._world, self._world.component_units()[0]
-        others = [host for host in world.control_plane if host != world.first]
-        problems = []
-        for host, found in services.state(self.cluster.remote, others, unit).items() if others else ():
-            if isinstance(found, Unreachable):
-                problems.append(f"{host} does not answer: {found.reason}")
-            elif found.active not in ("inactive", "failed"):
-                problems.append(f"{unit} is {found.active} on {host}, and serves {world.old.name}: stop it")
-        verdict = pending("; ".join(problems)) if problems else done()
-        return {state.unit.name: verdict for state in units}
+def _servers(words: Sequence[str]) -> list[str]:
+    return (processes.flag(words, "etcd-servers") or "").split(",")
 
 
 class NoneOnOld(NodeStep):
-    """No kube-apiserver runs on the old etcd, on whatever host: the load balancer would use it beside the others."""
+    """No kube-apiserver runs on the old etcd: of a host that was rebooted the load balancer would use it as well."""
 
     def __init__(self, world: World) -> None:
         """Look at all control-plane hosts."""
@@ -199,9 +181,7 @@ class NoneOnOld(NodeStep):
         for host, words in processes.arguments(self.cluster.remote, world.control_plane, unit).items():
             if isinstance(words, Unreachable):
                 problems.append(f"{host} does not answer: {words.reason}")
-            elif words and set((processes.flag(words, "etcd-servers") or "").split(",")) & set(
-                world.old.config.endpoints
-            ):
+            elif set(_servers(words)) & set(world.old.config.endpoints):
                 problems.append(f"{unit} on {host} serves {world.old.name}: stop it")
         verdict = pending("; ".join(problems)) if problems else done()
         return {state.unit.name: verdict for state in units}
@@ -251,20 +231,11 @@ class Leased(WorldStep):
 
     def look(self, state: UnitState) -> Verdict:
         """Ask the lock."""
-        waits = state.phase is Phase.VERIFY and self.cluster.config.lease.namespace != _NAMESPACE
-        return undone("not yet") if self._lock().is_suspended and not waits else done()
+        return undone("not yet") if self._lock().is_suspended else done()
 
     def act(self, state: UnitState, say: Say) -> Verdict:
-        """Take it; where its namespace is made in stage 14, it is taken then."""
-        try:
-            self._lock().acquire()
-        except ApiError as error:
-            if error.status != 404:
-                raise
-            namespace = self.cluster.config.lease.namespace
-            if namespace != _NAMESPACE:
-                return done()
-            return pending(f"the namespace {namespace} is not there yet")
+        """Take it."""
+        self._lock().acquire()
         return done()
 
     def _lock(self) -> ClusterLock:

@@ -15,7 +15,6 @@ from fleet.etcd.keys import Fingerprint
 from fleet.k8s import workloads
 from fleet.k8s.client import ApiError
 from fleet.k8s.model import Node
-from fleet.k8s.nodes import list_nodes
 from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone
 from fleet.procedures import bgp
 from fleet.procedures.cluster import Cluster
@@ -236,8 +235,8 @@ class Registered(NodeStep):
     """The node is registered in the API, Ready, with a heartbeat that is newer than its kubelet's start."""
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """List the nodes, freshly: a watch of before the exchange would tell of the old etcd."""
-        known = nodes_by_host(list_nodes(self.cluster.api), self.cluster)
+        """List the nodes."""
+        known = nodes_by_host(self.cluster)
 
         def judge(state: UnitState) -> Verdict:
             node = known.get(state.unit.name)
@@ -279,7 +278,7 @@ class SessionsBack(NodeStep):
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask the routers."""
         config, routers = bgp.configured(self.cluster)
-        known = nodes_by_host(list_nodes(self.cluster.api), self.cluster)
+        known = nodes_by_host(self.cluster)
         readings = routers.summaries()
         noted = self._world.facts(self._stage)
 
@@ -319,7 +318,7 @@ class AllSessions(WorldStep):
         """Ask the routers."""
         config, routers = bgp.configured(self.cluster)
         facts = self.world.facts(self._left_out)
-        known = nodes_by_host(list_nodes(self.cluster.api), self.cluster)
+        known = nodes_by_host(self.cluster)
         readings = routers.summaries()
         sessions = [
             session
@@ -371,7 +370,7 @@ class NodesWell(WorldStep):
 
     def look(self, state: UnitState) -> Verdict:
         """List them."""
-        known = nodes_by_host(list_nodes(self.cluster.api), self.cluster)
+        known = nodes_by_host(self.cluster)
         facts = self.world.facts(self._left_out)
         problems = []
         for host in self.world.workers:

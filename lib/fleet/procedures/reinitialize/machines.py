@@ -9,6 +9,7 @@ from fleet.errors import FleetError
 from fleet.hosts import defaults, probe, puppet, services, textfile
 from fleet.hosts.names import known_as
 from fleet.hosts.probe import HostState, Unreachable
+from fleet.hosts.remote import Result, failures
 from fleet.hosts.services import ServiceState
 from fleet.hosts.textfile import TextFile
 from fleet.k8s.model import Node
@@ -79,7 +80,7 @@ class BgpBaseline(NodeStep):
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask the routers; hosts that are no nodes have none."""
         config, routers = bgp.configured(self.cluster)
-        known = nodes_by_host(list_nodes(self.cluster.api), self.cluster)
+        known = nodes_by_host(self.cluster)
         readings = routers.summaries()
         broken = [str(reading) for reading in readings.values() if isinstance(reading, FleetError)]
 
@@ -95,9 +96,15 @@ class BgpBaseline(NodeStep):
         return each(units, judge)
 
 
-def nodes_by_host(found: Sequence[Node], cluster: Cluster) -> dict[str, Node]:
-    """Return nodes by the names that Cumin has for their hosts."""
-    by_name = {node.name: node for node in found}
+def nodes_by_host(cluster: Cluster) -> dict[str, Node]:
+    """Return the nodes as they are now, by the names that Cumin has for their hosts.
+
+    They are listed each time: a watch that was begun before the exchange would tell of the old etcd.
+
+    Raises:
+        KubernetesError: the API could not be read.
+    """
+    by_name = {node.name: node for node in list_nodes(cluster.api)}
     names = {host: known_as(host, cluster.config.node_names) for host in cluster.hosts.values()}
     return {host: by_name[name] for host, name in names.items() if name in by_name}
 
@@ -225,15 +232,11 @@ def _state(states: _States, unit: str) -> ServiceState:
     return found
 
 
-def of_results(results: Mapping[str, object], units: Sequence[UnitState]) -> Verdicts:
+def of_results(results: Mapping[str, Result], units: Sequence[UnitState]) -> Verdicts:
     """Return what came of an order to hosts: one that failed is given again."""
-    failures = {host: result for host, result in results.items() if not getattr(result, "ok", True)}
-    return {
-        state.unit.name: pending(f"the order was not taken: {getattr(failures[state.unit.name], 'output', '')}")
-        if state.unit.name in failures
-        else done()
-        for state in units
-    }
+    refused = failures(results)
+    names = [state.unit.name for state in units]
+    return {name: pending(f"the order was not taken: {refused[name]}") if name in refused else done() for name in names}
 
 
 class Configured(NodeStep):

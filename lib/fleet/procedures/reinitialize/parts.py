@@ -24,10 +24,11 @@ CALICO, SILENCE, DEPOOL, NAMESPACES, PUPPET, STOP, MERGE = (
     "7 stop",
     "8 merge",
 )
-FIRST, ADMISSION, START, KUBELETS, SERVICES, LATE = (
+FIRST, ADMISSION, START, INITIALISE, KUBELETS, SERVICES, LATE = (
     "10 first Puppet",
     "12 admission",
     "13 start",
+    "14 initialise",
     "15 kubelets",
     "18 services",
     "20 latecomers",
@@ -37,7 +38,7 @@ FIRST, ADMISSION, START, KUBELETS, SERVICES, LATE = (
 OUTAGE, PUPPET_GOES, API_STOPS, API_STARTS = 5, 6, 7, 13
 """The numbers of the first stage that hurts, and of those in which Puppet is disabled, the API goes and comes back."""
 NEW_DATA = 14
-"""The number of the first stage in which others than the run write to the new etcd."""
+"""The number of the first stage in which others than the run write to the new etcd; at its end the Lease is taken."""
 
 SLOW, RERUN = 2.0, 10.0
 """Seconds between two questions, and between two runs of Puppet."""
@@ -144,11 +145,11 @@ def deploy(world: World, name: str) -> Part:
     # They wait for each other in turn: the last one may have waited for all others.
     turns = math.ceil(len(config.names) / config.parallel)
     turn = threading.BoundedSemaphore(config.parallel)
-    deploy = StepSpec("deploy", timeout * turns, poll=SLOW, batch=False)
+    command = StepSpec("deploy", timeout * turns, poll=SLOW, batch=False)
     check = StepSpec("check", world.cluster.config.deadlines.ready, poll=SLOW, gate=True, batch=False)
     return Part(
         name,
         [config.deploy, *([config.check] if config.check else []), f"{config.parallel} at once"],
         lambda: config.names,
-        (Step(deploy, cluster_steps.Deployed(world, turn)), Step(check, cluster_steps.Answers(world))),
+        (Step(command, cluster_steps.Deployed(world, turn)), Step(check, cluster_steps.Answers(world))),
     )

@@ -17,16 +17,15 @@ from fleet.hosts.probe import HostState, Unreachable
 from fleet.hosts.services import ServiceState
 from fleet.hosts.textfile import TextFile
 from fleet.k8s import namespaces
-from fleet.k8s.nodes import list_nodes
 from fleet.procedures import preflight
 from fleet.procedures.findings import Finding, Level, ask, note, stop
+from fleet.procedures.reinitialize.data import is_empty
 from fleet.procedures.reinitialize.machines import absent, endpoint_problems, nodes_by_host, states_of
 from fleet.procedures.reinitialize.parts import API_STARTS, API_STOPS, PUPPET_GOES, Edges, Part
 from fleet.procedures.reinitialize.world import Store, World
 
 _REPAIR = "Repair that first."
 _ASSIGNMENT, _WORD = re.compile(r"[A-Za-z_]\w*="), re.compile(r"[A-Za-z0-9_./-]+")
-_COMPACTION = "compact_rev_key"  # what an apiserver leaves beside its prefix
 
 
 def checks(world: World, edges: Edges, parts: Sequence[Part], state_dir: Path) -> list[Callable[[], list[Finding]]]:
@@ -45,6 +44,7 @@ def checks(world: World, edges: Edges, parts: Sequence[Part], state_dir: Path) -
         partial(preflight.of_alerts, cluster),
         partial(of_hosts, world, min(numbers)),
         partial(of_store, world, world.new),
+        partial(of_two, world),
         partial(of_reach, world),
         partial(of_commands, world),
         partial(of_calicoctl, world),
@@ -108,22 +108,27 @@ def of_store(world: World, store: Store) -> list[Finding]:
 
 def of_emptiness(world: World) -> list[Finding]:
     """Count the keys of the new etcd."""
+    if is_empty(world):
+        return [note(f"{world.new.name} is empty.")]
     host = world.new.asked(world.cluster)
     there = keys.count(world.cluster.remote, host, world.new.config)
     some = keys.some(world.cluster.remote, host, world.new.config, 3)
-    if not there or some == [_COMPACTION]:
-        return [note(f"{world.new.name} is empty.")]
     what = f"{world.new.name} is not empty: {there} keys, such as {', '.join(some)}."
     if world.cluster.run.options.get("reuse"):
         return [ask(what, "As --reuse asks: what is there stays, and may be what the cluster begins with.")]
     return [stop(what, f"Name an empty one, or say --reuse {world.new.name} if that is what you mean.")]
 
 
-def of_use(world: World) -> list[Finding]:
-    """Find out whether the hosts use the old etcd today: otherwise there would be nothing to go back to."""
+def of_two(world: World) -> list[Finding]:
+    """Find out whether the old and the new etcd are two indeed."""
     both = set(world.old.config.endpoints) & set(world.new.config.endpoints)
     if both or set(world.old.hosts) & set(world.new.hosts):
         return [stop(f"{world.new.name} is the etcd of today, or has members of it.", "Name another one.")]
+    return []
+
+
+def of_use(world: World) -> list[Finding]:
+    """Find out whether the hosts use the old etcd today: otherwise there would be nothing to go back to."""
     away = absent(world, world.workers)
     problems = endpoint_problems(world, [host for host in world.hosts if host not in away], world.old)
     todo = "Correct etcd.endpoints, or run Puppet there: the way back leads to what stands in the configuration."
@@ -168,7 +173,7 @@ def _text(world: World, path: Path) -> str:
 
 
 def of_commands(world: World) -> list[Finding]:
-    """Look whether the programs of all configured commands are there, and the kubeconfig."""
+    """Look whether bash could run the configured commands, and has their programs."""
     config = world.config
     commands_ = {
         "puppet_change.merged": config.puppet_change.merged,
@@ -306,9 +311,8 @@ def of_calicoctl(world: World) -> list[Finding]:
 
 def of_nodes(world: World) -> list[Finding]:
     """Look at the nodes of today."""
-    api = world.cluster.api
-    findings = preflight.of_api(api, len(list_nodes(api)))
-    known = nodes_by_host(list_nodes(api), world.cluster)
+    known = nodes_by_host(world.cluster)
+    findings = preflight.of_api(world.cluster.api, len(known))
     if strange := sorted(set(world.workers) - set(known)):
         what = f"Kubernetes has no node for {', '.join(strange)}."
         findings.append(ask(what, "Correct node_names or hosts.workers, unless they are new."))

@@ -192,10 +192,10 @@ class ReinitializeRuns:
         options = cluster.run.options
         is_gone = bool(options.get("calico_export"))
         if folder is None:
-            return is_gone or parts.API_STOPS < int(options.get("from_stage", 0)) <= parts.API_STARTS
-        stop, start = (journal.read_states(folder, stage).values() for stage in (parts.STOP, parts.START))
+            return is_gone or parts.API_STOPS < int(options.get("from_stage", 0)) <= parts.NEW_DATA
+        stop, taken = (journal.read_states(folder, stage).values() for stage in (parts.STOP, parts.INITIALISE))
         stops = any(state.status is not Status.PENDING or state.facts for state in stop)
-        is_back = any(state.status is Status.DONE for state in start)
+        is_back = any(state.status is Status.DONE for state in taken)
         return not is_back and (stops or is_gone)
 
     def _world(self, cluster: Cluster, folder: Path | None = None, lock: ClusterLock | None = None) -> World:

@@ -144,20 +144,19 @@ def forth(world: World, edges: Edges) -> list[Part]:
             lambda: [first],
             (
                 parts.gate("new etcd", deadlines.blocked, cluster_steps.StoreWell(world, world.new)),
-                parts.gate("others", deadlines.blocked, apiserver.OthersStopped(world)),
+                parts.gate("one etcd", deadlines.blocked, apiserver.NoneOnOld(world)),
                 parts.step("start", deadlines.restart, apiserver.Serves(world, world.new, without=plugins)),
                 parts.gate("ready", deadlines.ready, apiserver.Ready(world)),
-                parts.step("lease", API_DEADLINE, apiserver.Leased(world)),
                 parts.step("marker", API_DEADLINE, apiserver.Marked(world, world.new, world.old)),
                 parts.step("controllers", deadlines.restart, parts.started(world, world.component_units()[1:])),
             ),
         ),
         Part(
-            "14 initialise",
+            parts.INITIALISE,
             [world.fill(config.initialize), f"has to make {', '.join(config.initialized)}"],
             parts.whole,
             (
-                parts.gate("others", deadlines.blocked, apiserver.OthersStopped(world)),
+                parts.gate("one etcd", deadlines.blocked, apiserver.NoneOnOld(world)),
                 parts.step("initialise", timeout + deadlines.ready, cluster_steps.Initialized(world)),
                 parts.step("lease", API_DEADLINE, apiserver.Leased(world)),
             ),
@@ -170,9 +169,9 @@ def forth(world: World, edges: Edges) -> list[Part]:
             ],
             lambda: workers,
             (
-                parts.gate("others", deadlines.blocked, apiserver.OthersStopped(world)),
-                *(replace(step, effects=machines.Tolerant(world, step.effects)) for step in parts.nodes(world)),
                 parts.gate("one etcd", deadlines.blocked, apiserver.NoneOnOld(world)),
+                *(replace(step, effects=machines.Tolerant(world, step.effects)) for step in parts.nodes(world)),
+                parts.gate("one etcd still", deadlines.blocked, apiserver.NoneOnOld(world)),
             ),
         ),
         Part(

@@ -26,7 +26,7 @@ def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
     if begun >= parts.NEW_DATA:
         ended = parts.gate("ended", timeout, cluster_steps.CommandsEnded(world), poll=parts.SLOW)
         found.append(_part("commands", [CLUSTER], ended))
-    if begun >= 7:
+    if begun >= parts.API_STOPS:
         units = [*world.component_units(), world.calico_unit]
         planes = list(world.control_plane)
         disabled = (replace(step, effects=machines.Tolerant(world, step.effects)) for step in parts.puppet_off(world))
@@ -58,10 +58,10 @@ def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
             ),
             _part("marker", [CLUSTER], parts.step("marker", API_DEADLINE, apiserver.Unmarked(world))),
         ]
-    elif begun >= 6:
+    elif begun >= parts.PUPPET_GOES:
         on = machines.Tolerant(world, PuppetOn(world.cluster))
         found.append(_part("Puppet", world.hosts, parts.step("Puppet on", API_DEADLINE, on)))
-    if begun >= 5:
+    if begun >= parts.OUTAGE:
         settled = parts.gate("settled", timeout, traffic.Settled(world), poll=parts.SLOW)
         found += [_part("namespaces", [CLUSTER], settled), parts.deploy(world, f"{ABORT}services")]
     if begun >= 4 and edges.discovery:
@@ -72,11 +72,11 @@ def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
                 "new etcd", [CLUSTER], parts.step("wipe", timeout, cluster_steps.Wiped(world, parts.CALICO, prefixes))
             )
         )
-    if begun >= 6:
+    if begun >= parts.PUPPET_GOES:
         names = (f"{ABORT}nodes", f"{ABORT}Puppet", f"{ABORT}disable Puppet")
         steps = (
             parts.nodes(world, old=True)
-            if begun >= 7
+            if begun >= parts.API_STOPS
             else (parts.step("Puppet on", API_DEADLINE, PuppetOn(world.cluster)),)
         )
         found.append(Part(f"{ABORT}latecomers", (), lambda: _absent(world, names), steps))
