@@ -105,7 +105,7 @@ class DeployConfig(Model):
     check: ServiceCommand | None = None
     """Succeeds if the service answers."""
     parallel: int = Field(default=4, ge=1)
-    """How many are deployed at once."""
+    """How many are deployed at once, and asked at once for their traffic and whether they answer."""
 
 
 class ReinitializeConfig(Model):
