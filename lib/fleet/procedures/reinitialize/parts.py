@@ -12,7 +12,7 @@ from fleet.maintenance.runner import Effects
 from fleet.procedures.hosts import API_DEADLINE, POLL
 from fleet.procedures.maintenance import ABORT, Step
 from fleet.procedures.puppet import PuppetOff
-from fleet.procedures.reinitialize import cluster_steps, machines, traffic
+from fleet.procedures.reinitialize import deployment, machines, nodes, traffic
 from fleet.procedures.reinitialize.world import CLUSTER, World
 
 CALICO, SILENCE, DEPOOL, NAMESPACES, PUPPET, STOP, MERGE = (
@@ -103,14 +103,14 @@ def started(world: World, units: Sequence[str]) -> Effects:
     return machines.Started(world, (STOP, f"{ABORT}stop"), units)
 
 
-def nodes(world: World, *, old: bool = False) -> tuple[Step, ...]:
+def returning(world: World, *, old: bool = False) -> tuple[Step, ...]:
     """Return the steps with which a node comes back on an etcd."""
     cluster, deadlines = world.cluster, world.cluster.config.deadlines
-    calico = cluster_steps.RestartedAnew(cluster, world.calico_unit, cluster_steps.CALICO)
-    kubelet = cluster_steps.RestartedAnew(cluster, world.config.kubelet, cluster_steps.KUBELET)
-    sessions = cluster_steps.SessionsBack(world, PUPPET, prefixes=old)
+    calico = nodes.RestartedAnew(cluster, world.calico_unit, nodes.CALICO)
+    kubelet = nodes.RestartedAnew(cluster, world.config.kubelet, nodes.KUBELET)
+    sessions = nodes.SessionsBack(world, PUPPET, prefixes=old)
     watchers = [
-        step(unit.removesuffix(".service"), deadlines.restart, cluster_steps.RestartedAnew(cluster, unit, unit))
+        step(unit.removesuffix(".service"), deadlines.restart, nodes.RestartedAnew(cluster, unit, unit))
         for unit in world.config.node_watchers
     ]
     has_routers = cluster.config.bgp is not None
@@ -119,7 +119,7 @@ def nodes(world: World, *, old: bool = False) -> tuple[Step, ...]:
         step("calico-node", deadlines.restart, calico),
         *watchers,
         Step(StepSpec("kubelet", deadlines.restart, poll=POLL, pivot=True), kubelet),
-        gate("registered", deadlines.ready, cluster_steps.Registered(cluster), poll=SLOW),
+        gate("registered", deadlines.ready, nodes.Registered(cluster), poll=SLOW),
         *((gate("bgp", deadlines.bgp, sessions),) if has_routers else ()),
     )
 
@@ -151,5 +151,5 @@ def deploy(world: World, name: str) -> Part:
         name,
         [config.deploy, *([config.check] if config.check else []), f"{config.parallel} at once"],
         lambda: config.names,
-        (Step(command, cluster_steps.Deployed(world, turn)), Step(check, cluster_steps.Answers(world))),
+        (Step(command, deployment.Deployed(world, turn)), Step(check, deployment.Answers(world))),
     )

@@ -8,7 +8,7 @@ from fleet.maintenance.runner import Effects
 from fleet.procedures import etcd
 from fleet.procedures.hosts import API_DEADLINE
 from fleet.procedures.maintenance import Step
-from fleet.procedures.reinitialize import apiserver, cluster_steps, data, machines, parts, traffic
+from fleet.procedures.reinitialize import apiserver, data, deployment, machines, nodes, parts, stores, traffic
 from fleet.procedures.reinitialize.parts import Edges, Part
 from fleet.procedures.reinitialize.world import World
 
@@ -107,12 +107,8 @@ def forth(world: World, edges: Edges) -> list[Part]:
             parts.whole,
             (
                 parts.gate("API silent", deadlines.restart, apiserver.Silent(world)),
-                *(
-                    ()
-                    if world.is_old_gone
-                    else (parts.step("old etcd", API_DEADLINE, cluster_steps.Fingerprinted(world)),)
-                ),
-                parts.step("merge", timeout, cluster_steps.Merged(world)),
+                *(() if world.is_old_gone else (parts.step("old etcd", API_DEADLINE, stores.Fingerprinted(world)),)),
+                parts.step("merge", timeout, deployment.Merged(world)),
             ),
         ),
         Part(
@@ -143,7 +139,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             ["a marker that is written through the API has to be found in the new etcd"],
             lambda: [first],
             (
-                parts.gate("new etcd", deadlines.blocked, cluster_steps.StoreWell(world, world.new)),
+                parts.gate("new etcd", deadlines.blocked, stores.StoreWell(world, world.new)),
                 parts.gate("one etcd", deadlines.blocked, apiserver.NoneOnOld(world)),
                 parts.step("start", deadlines.restart, apiserver.Serves(world, world.new, without=plugins)),
                 parts.gate("ready", deadlines.ready, apiserver.Ready(world)),
@@ -157,7 +153,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             parts.whole,
             (
                 parts.gate("one etcd", deadlines.blocked, apiserver.NoneOnOld(world)),
-                parts.step("initialise", timeout + deadlines.ready, cluster_steps.Initialized(world)),
+                parts.step("initialise", timeout + deadlines.ready, deployment.Initialized(world)),
                 parts.step("lease", API_DEADLINE, apiserver.Leased(world)),
             ),
         ),
@@ -170,7 +166,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             lambda: workers,
             (
                 parts.gate("one etcd", deadlines.blocked, apiserver.NoneOnOld(world)),
-                *(replace(step, effects=machines.Tolerant(world, step.effects)) for step in parts.nodes(world)),
+                *(replace(step, effects=machines.Tolerant(world, step.effects)) for step in parts.returning(world)),
                 parts.gate("one etcd still", deadlines.blocked, apiserver.NoneOnOld(world)),
             ),
         ),
@@ -195,11 +191,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             "17 components",
             [world.fill(config.components.command), f"Ready in {', '.join(config.components.namespaces)}"],
             parts.whole,
-            (
-                parts.step(
-                    "deploy", timeout + deadlines.ready, cluster_steps.ComponentsDeployed(world), poll=parts.SLOW
-                ),
-            ),
+            (parts.step("deploy", timeout + deadlines.ready, deployment.ComponentsDeployed(world), poll=parts.SLOW),),
         ),
         parts.deploy(world, parts.SERVICES),
         Part(
@@ -207,11 +199,11 @@ def forth(world: World, edges: Edges) -> list[Part]:
             ["nodes, sessions, services; these are pooled again; the old etcd is compared with what it was"],
             parts.whole,
             (
-                parts.gate("nodes", deadlines.ready, cluster_steps.NodesWell(world, parts.KUBELETS), poll=parts.SLOW),
+                parts.gate("nodes", deadlines.ready, nodes.NodesWell(world, parts.KUBELETS), poll=parts.SLOW),
                 *_sessions(world),
-                parts.gate("services", deadlines.ready, cluster_steps.AllAnswer(world), poll=parts.SLOW),
+                parts.gate("services", deadlines.ready, deployment.AllAnswer(world), poll=parts.SLOW),
                 *parts.repool(world, edges),
-                parts.gate("old etcd", API_DEADLINE, cluster_steps.Untouched(world, parts.MERGE)),
+                parts.gate("old etcd", API_DEADLINE, stores.Untouched(world, parts.MERGE)),
                 parts.step("marker", API_DEADLINE, apiserver.Unmarked(world)),
             ),
         ),
@@ -219,7 +211,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             parts.LATE,
             ["workers that were away meanwhile, if there were any"],
             lambda: [name for name, facts in world.facts(parts.KUBELETS).items() if facts.get(machines.ABSENT)],
-            parts.nodes(world),
+            parts.returning(world),
         ),
     ]
     # What is read from an etcd that is gone cannot be kept, and nothing can be deleted in it.
@@ -243,13 +235,13 @@ def _calico(world: World, hosts: Sequence[str]) -> Effects:
         noted = world.facts(parts.STOP).get(host, {}).get(machines.STOPPED)
         return host in hosts and (noted is None or world.calico_unit in noted)
 
-    return cluster_steps.RestartedAnew(world.cluster, world.calico_unit, cluster_steps.CALICO, had)
+    return nodes.RestartedAnew(world.cluster, world.calico_unit, nodes.CALICO, had)
 
 
 def _sessions(world: World) -> Sequence[Step]:
     if world.cluster.config.bgp is None:
         return ()
-    return (parts.gate("bgp", world.cluster.config.deadlines.bgp, cluster_steps.AllSessions(world, parts.KUBELETS)),)
+    return (parts.gate("bgp", world.cluster.config.deadlines.bgp, nodes.AllSessions(world, parts.KUBELETS)),)
 
 
 def _balanced(world: World, edges: Edges) -> Sequence[Step]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from fleet.procedures.hosts import API_DEADLINE
 from fleet.procedures.maintenance import ABORT, Step
 from fleet.procedures.puppet import PuppetOn
-from fleet.procedures.reinitialize import apiserver, cluster_steps, machines, parts, traffic
+from fleet.procedures.reinitialize import apiserver, deployment, machines, parts, stores, traffic
 from fleet.procedures.reinitialize.parts import Edges, Part
 from fleet.procedures.reinitialize.world import CLUSTER, World
 
@@ -24,7 +24,7 @@ def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
     prefixes = ("/calico", config.etcd_prefix)
     found = []
     if begun >= parts.NEW_DATA:
-        ended = parts.gate("ended", timeout, cluster_steps.CommandsEnded(world), poll=parts.SLOW)
+        ended = parts.gate("ended", timeout, deployment.CommandsEnded(world), poll=parts.SLOW)
         found.append(_part("commands", [CLUSTER], ended))
     if begun >= parts.API_STOPS:
         units = [*world.component_units(), world.calico_unit]
@@ -37,7 +37,7 @@ def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
                 world.hosts,
                 parts.step("stop", deadlines.restart, machines.Tolerant(world, machines.Stopped(world))),
             ),
-            _part("revert", [CLUSTER], parts.step("revert", timeout, cluster_steps.Reverted(world))),
+            _part("revert", [CLUSTER], parts.step("revert", timeout, deployment.Reverted(world))),
             _part("Puppet", world.hosts, parts.configured(world, tolerant=True, old=True)),
             _part(
                 "control plane",
@@ -53,7 +53,7 @@ def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
                 list(world.workers),
                 *(
                     replace(step, effects=machines.Tolerant(world, step.effects))
-                    for step in parts.nodes(world, old=True)
+                    for step in parts.returning(world, old=True)
                 ),
             ),
             _part("marker", [CLUSTER], parts.step("marker", API_DEADLINE, apiserver.Unmarked(world))),
@@ -68,14 +68,12 @@ def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
         found.append(_part("pool", [CLUSTER], *parts.repool(world, edges)))
     if 2 <= begun < parts.NEW_DATA:
         found.append(
-            _part(
-                "new etcd", [CLUSTER], parts.step("wipe", timeout, cluster_steps.Wiped(world, parts.CALICO, prefixes))
-            )
+            _part("new etcd", [CLUSTER], parts.step("wipe", timeout, stores.Wiped(world, parts.CALICO, prefixes)))
         )
     if begun >= parts.PUPPET_GOES:
         names = (f"{ABORT}nodes", f"{ABORT}Puppet", f"{ABORT}disable Puppet")
         steps = (
-            parts.nodes(world, old=True)
+            parts.returning(world, old=True)
             if begun >= parts.API_STOPS
             else (parts.step("Puppet on", API_DEADLINE, PuppetOn(world.cluster)),)
         )

@@ -1,0 +1,164 @@
+"""Stages 15 and 19, and back: units of nodes that start anew, nodes that register, their BGP sessions."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from fleet.bgp import verify
+from fleet.k8s.model import Node
+from fleet.maintenance.model import UnitState, Verdict, done, pending
+from fleet.procedures import bgp
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.once import Life
+from fleet.procedures.reinitialize.data import WorldStep
+from fleet.procedures.reinitialize.machines import ABSENT, BASELINE, nodes_by_host
+from fleet.procedures.reinitialize.world import World
+from fleet.procedures.steps import NodeStep, Verdicts, each
+from fleet.procedures.units import RestartUnit
+
+KUBELET, CALICO = "kubelet", "calico"
+"""The facts of the units that are restarted on nodes: which start was found; with ``_at``, when the new one was."""
+
+
+class RestartedAnew(RestartUnit):
+    """A unit of systemd was started after the run first looked at it; nothing is in service that could suffer."""
+
+    def __init__(
+        self, cluster: Cluster, unit: str, fact: str, only: Callable[[str], bool] = lambda _host: True
+    ) -> None:
+        """Restart a unit, on some hosts only; its invocation is remembered under a name of its own."""
+        super().__init__(cluster, unit, lambda _host: "", patient=True)
+        self.fact = fact
+        self._only = only
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Compare invocations on the hosts that it is about."""
+        mine = [state for state in units if self._only(state.unit.name)]
+        return {**{state.unit.name: done() for state in units}, **(super().check(mine) if mine else {})}
+
+    def _proven(self, life: Life) -> Verdict:
+        # Two units of a host are restarted in one stage: each has its own time.
+        return done(**{f"new_{self.fact}": life.id, f"{self.fact}_at": life.facts["replaced_at"]})
+
+    def silence_again(self, units: Sequence[UnitState]) -> None:
+        """Do nothing: all hosts are silenced together."""
+
+
+class Registered(NodeStep):
+    """The node is registered in the API, Ready, with a heartbeat that is newer than its kubelet's start."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """List the nodes."""
+        known = nodes_by_host(self.cluster)
+
+        def judge(state: UnitState) -> Verdict:
+            node = known.get(state.unit.name)
+            if node is None:
+                return pending("the API does not know it")
+            since = datetime.fromtimestamp(float(state.facts.get(f"{KUBELET}_at", 0)) - 1, UTC)
+            if problem := unready(node, self.cluster.config.domain_label):
+                return pending(problem)
+            if node.ready_heartbeat is None or node.ready_heartbeat < since:
+                return pending("no heartbeat since its kubelet's start")
+            return done()
+
+        return each(units, judge)
+
+
+def unready(node: Node, label: str) -> str:
+    """Return why a node is not as it should be; nothing if it is Ready and labelled."""
+    if not node.ready:
+        return "NotReady"
+    return "" if node.labels.get(label) else f"it has no label {label}"
+
+
+class SessionsBack(NodeStep):
+    """The node's BGP sessions are back at every router, as they were, or as they must be where nothing is known."""
+
+    def __init__(self, world: World, stage: str, *, prefixes: bool) -> None:
+        """Compare with what the named stage has noted.
+
+        Args:
+            world: the world.
+            stage: the stage.
+            prefixes: whether as many prefixes have to be there: in a new datastore a node has none before it has pods.
+        """
+        super().__init__(world.cluster)
+        self._world = world
+        self._stage = stage
+        self._prefixes = prefixes
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask the routers."""
+        config, routers = bgp.configured(self.cluster)
+        known = nodes_by_host(self.cluster)
+        readings = routers.summaries()
+        noted = self._world.facts(self._stage)
+
+        def judge(state: UnitState) -> Verdict:
+            name = state.unit.name
+            if baseline := noted.get(name, {}).get(BASELINE):
+                if not self._prefixes:
+                    baseline = _without_prefixes(baseline)
+                since = state.facts.get(f"{CALICO}_at")
+                left = verify.unproven(baseline, readings, config.asn, since=since, stable=config.stable)
+            elif name in known:
+                sessions = bgp.sessions_of(known[name], config)
+                left = [f"{session} {why}" for session, why in verify.missing(sessions, readings, config.asn)]
+            else:
+                left = []
+            return pending("; ".join(left)) if left else done()
+
+        return each(units, judge)
+
+
+def _without_prefixes(baseline: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        router: {address: {**seen, "accepted": {}} for address, seen in sessions.items()}
+        for router, sessions in baseline.items()
+    }
+
+
+class AllSessions(WorldStep):
+    """All BGP sessions of all nodes are up at every router, but for nodes that were left out."""
+
+    def __init__(self, world: World, left_out: str) -> None:
+        """Look at all nodes but those that the named stage has left out."""
+        super().__init__(world)
+        self._left_out = left_out
+
+    def look(self, state: UnitState) -> Verdict:
+        """Ask the routers."""
+        config, routers = bgp.configured(self.cluster)
+        facts = self.world.facts(self._left_out)
+        known = nodes_by_host(self.cluster)
+        readings = routers.summaries()
+        sessions = [
+            session
+            for host, node in known.items()
+            if not facts.get(host, {}).get(ABSENT)
+            for session in bgp.sessions_of(node, config)
+        ]
+        left = [f"{session} {why}" for session, why in verify.missing(sessions, readings, config.asn)]
+        return pending("; ".join(left[:5])) if left else done(f"{len(sessions)} sessions")
+
+
+class NodesWell(WorldStep):
+    """All nodes are Ready and labelled, but for those that were left out."""
+
+    def __init__(self, world: World, left_out: str) -> None:
+        """Look at all nodes but those that the named stage has left out."""
+        super().__init__(world)
+        self._left_out = left_out
+
+    def look(self, state: UnitState) -> Verdict:
+        """List them."""
+        known = nodes_by_host(self.cluster)
+        facts = self.world.facts(self._left_out)
+        problems = []
+        for host in self.world.workers:
+            if facts.get(host, {}).get(ABSENT):
+                continue
+            problem = unready(known[host], self.cluster.config.domain_label) if host in known else "is not registered"
+            problems += [f"{host}: {problem}"] if problem else []
+        return pending("; ".join(problems[:5])) if problems else done(f"{len(known)} nodes")

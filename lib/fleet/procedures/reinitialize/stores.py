@@ -1,0 +1,106 @@
+"""Stages 8, 13 and 19, and back: what the old etcd holds, and whether the new one is well, or empty again."""
+
+import logging
+from collections.abc import Sequence
+
+from fleet.errors import FleetError
+from fleet.etcd import health, keys, members
+from fleet.etcd.keys import Fingerprint
+from fleet.maintenance.model import UnitState, Verdict, done, pending, undone
+from fleet.procedures.reinitialize.data import EMPTY, Say, WorldStep
+from fleet.procedures.reinitialize.world import CLUSTER, Store, World
+
+logger = logging.getLogger(__name__)
+
+FINGERPRINT = "fingerprint"
+"""The fact what the old etcd was when nothing used it any more, and which member was asked."""
+
+
+class Fingerprinted(WorldStep):
+    """It is remembered what the old etcd holds, now that nothing writes to it."""
+
+    def look(self, state: UnitState) -> Verdict:
+        """Look whether it was noted."""
+        return done() if FINGERPRINT in state.facts else pending("not yet")
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Ask a member."""
+        host = self.world.old.asked(self.cluster)
+        found = keys.fingerprint(self.cluster.remote, host, self.world.old.config)
+        line = f"revision {found.revision}, hash {found.hash:x}"
+        say(f"{host}: {line}")
+        fact = {"host": host, "of": [found.cluster, found.revision, found.hash, found.compacted]}
+        return done(line, **{FINGERPRINT: fact})
+
+
+class Untouched(WorldStep):
+    """The old etcd is as it was when nothing used it any more."""
+
+    def __init__(self, world: World, stage: str) -> None:
+        """Compare with what the named stage has noted."""
+        super().__init__(world)
+        self._stage = stage
+
+    def look(self, state: UnitState) -> Verdict:
+        """Ask the same member again."""
+        noted = self.world.facts(self._stage).get(CLUSTER, {}).get(FINGERPRINT)
+        if noted is None:
+            return done("it is not known what it was")
+        found = keys.fingerprint(self.cluster.remote, str(noted["host"]), self.world.old.config)
+        before = Fingerprint(*noted["of"])
+        changed = keys.touched(before, found)
+        if not changed:
+            return done(f"as it was: revision {found.revision}, hash {found.hash:x}")
+        last = keys.newest(self.cluster.remote, str(noted["host"]), self.world.old.config)
+        if found.cluster == before.cluster and last <= before.revision < found.revision:
+            return done(f"nothing was written: what has expired by itself has made it revision {found.revision}")
+        # It cannot be made undone, and nothing of it serves any more: who goes back has to know.
+        logger.warning("The old etcd was written to since stage 8: %s. Find out by what.", changed)
+        return done(f"WRITTEN TO since stage 8: {changed}")
+
+
+class StoreWell(WorldStep):
+    """All members of an etcd are well."""
+
+    def __init__(self, world: World, store: Store) -> None:
+        """Look at an etcd."""
+        super().__init__(world)
+        self._store = store
+
+    def look(self, state: UnitState) -> Verdict:
+        """Ask all members."""
+        problem = health.problem(members.view(self.cluster.remote, self._store.hosts, self._store.config))
+        return pending(problem) if problem else done()
+
+
+class Wiped(WorldStep):
+    """What the run has written to the new etcd is gone; one that was in use before is left as it is."""
+
+    def __init__(self, world: World, stage: str, prefixes: Sequence[str]) -> None:
+        """Delete what is below prefixes, if the named stage has noted that nothing was there."""
+        super().__init__(world)
+        self._stage = stage
+        self._prefixes = prefixes
+
+    def look(self, state: UnitState) -> Verdict:
+        """Look for the first key."""
+        if not self.world.facts(self._stage).get(CLUSTER, {}).get(EMPTY):
+            return done("it is not known to have been empty, and is left as it is")
+        try:
+            self._host()
+        except FleetError as error:
+            return done(f"left as it is: {error}")
+        # Keys come in their order: what an apiserver keeps beside its prefix comes after what is below a folder.
+        left = keys.some(self.cluster.remote, self._host(), self.world.new.config, 1)
+        return undone(f"{left[0]} is there") if left and left[0].startswith(tuple(self._prefixes)) else done()
+
+    def act(self, state: UnitState, say: Say) -> Verdict:
+        """Delete them."""
+        for prefix in self._prefixes:
+            deleted = keys.delete_prefix(self.cluster.remote, self._host(), self.world.new.config, prefix)
+            if deleted:
+                say(f"{deleted} keys below {prefix} deleted from {self.world.new.name}")
+        return done()
+
+    def _host(self) -> str:
+        return self.world.new.asked(self.cluster)
