@@ -19,6 +19,15 @@ def write(context: Context) -> None:
     Raises:
         LabError: etcd is not ready for it.
     """
+    _write(context, again=False)
+
+
+def pool(context: Context) -> None:
+    """Have all objects pooled, whatever has become of them; see :func:`write`."""
+    _write(context, again=True)
+
+
+def _write(context: Context, *, again: bool) -> None:
     # It takes long to load, and other commands need not wait for that.
     from conftool.cli import ConftoolClient
     from conftool.drivers import BackendError
@@ -37,7 +46,7 @@ def write(context: Context) -> None:
             *((record(name, datacenter), service) for name in SERVICES for datacenter in deployment.DATACENTERS),
         ]
         for item, values in objects:
-            if not item.exists:
+            if again or not item.exists:
                 item.update(values)
     except BackendError as error:
         raise LabError(f"Conftool's objects cannot be written: {error}") from error

@@ -4,6 +4,7 @@ import shlex
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
+from fleet_lab import objects
 from fleet_lab.binaries import CONTROL_PLANE
 from fleet_lab.command import run
 from fleet_lab.errors import LabError
@@ -15,10 +16,20 @@ from fleet_lab.waiting import wait_for
 _API = 60.0
 _NODES = 60.0
 _ETCD = 30.0
+_ETCDCTL = ". /etc/profile.d/etcdctl.sh; etcdctl"
 
 # Killed, as an apiserver that is asked to stop waits for its watchers.
 _STOP = f"systemctl kill --kill-whom=main --signal=KILL {' '.join(CONTROL_PLANE)} 2>/dev/null; systemctl stop "
 _STOP += " ".join(CONTROL_PLANE)
+
+
+def is_begun(lab: Lab) -> bool:
+    """Return whether there is something to restore: whatever is moved begins with data in the new etcd.
+
+    Raises:
+        LabError: the new etcd does not answer.
+    """
+    return bool(lab.enter(lab.names("new-etcd")[0], "sh", "-c", f"{_ETCDCTL} get --from-key '' --keys-only --limit=1"))
 
 
 def restore(lab: Lab) -> None:
@@ -26,7 +37,7 @@ def restore(lab: Lab) -> None:
 
     All faults are healed, Puppet is enabled and its change is not merged, Kubernetes and Calico use the old etcd as it
     was left, the new one is empty, all hosts are before the load balancer, all nodes are Ready and all sessions up.
-    What was deleted in the old etcd stays so, and conftool's records stay as they are.
+    What was deleted in the old etcd stays so; conftool's objects are pooled.
 
     Args:
         lab: the lab.
@@ -47,6 +58,7 @@ def restore(lab: Lab) -> None:
     orders = "; ".join(f"enable health {server}; set server {server} state ready" for server in servers)
     balancer = lab.names("load-balancer")[0]
     lab.enter(balancer, "sh", "-c", f"echo {shlex.quote(orders)} | socat - UNIX-CONNECT:{load_balancer.SOCKET}")
+    objects.pool(lab.context)
     wait_for(lambda: _silent(lab), what="the API on all hosts", timeout=_API, trouble=TROUBLE)
     # Everything that watches begins anew: the revisions that it knows are another etcd's.
     restart = f"systemctl restart {calico.UNIT}"
@@ -72,7 +84,7 @@ def _empty(lab: Lab) -> None:
     host = lab.names("new-etcd")[0]
 
     def keys() -> str:
-        lab.enter(host, "sh", "-c", ". /etc/profile.d/etcdctl.sh; etcdctl del --from-key ''")
+        lab.enter(host, "sh", "-c", f"{_ETCDCTL} del --from-key ''")
         return ""
 
     wait_for(keys, what="the new etcd to be empty", timeout=_ETCD, trouble=(LabError,))

@@ -14,7 +14,7 @@ from typing import TextIO
 import pytest
 import yaml
 
-from fleet_lab import boot, preflight, topology, workload
+from fleet_lab import boot, preflight, reinitialized, topology, workload
 from fleet_lab.lab import Lab
 from fleet_lab.paths import Paths
 
@@ -139,6 +139,8 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         keep = request.config.stash[_EXISTED] = Lab(paths).exists
         running = boot.up(paths, print, topology_file=topology_file)
         running.heal()
+        if keep and reinitialized.is_begun(running):
+            reinitialized.restore(running)  # Somebody has left a rehearsal half way.
         yield running
         if not keep:
             boot.down(paths, print)

@@ -30,9 +30,6 @@ def rehearsal(lab: Lab, tmp_path: Any) -> Any:
     with suppress(ApiError):
         lab.api().request("DELETE", LEASE)  # Of a run that was killed and not resumed.
     deployment.load(lab)
-    for name, is_pooled in pooled(lab).items():
-        if not is_pooled:
-            set_pooled(lab, name)
     found = Rehearsal(lab, tmp_path, REINITIALIZE)
     found.hurry(puppet="120s", ready="120s", restart="60s", bgp="60s")
     yield found
@@ -146,10 +143,6 @@ def record(lab: Lab, name: str) -> Any:
 
 def pooled(lab: Lab) -> dict[str, bool]:
     return {name: record(lab, name).pooled for name in SERVICES}
-
-
-def set_pooled(lab: Lab, name: str) -> None:
-    record(lab, name).update({"pooled": True})
 
 
 def disabled(lab: Lab) -> list[str]:
