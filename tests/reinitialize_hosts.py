@@ -23,6 +23,8 @@ OLD, NEW = "https://old1:2379", "https://new1:2379"
 DEFAULTS, CALICO_FILE = "/etc/default/kube-apiserver", "/etc/calico/calicoctl.cfg"
 PLUGIN = "PodSecurityPolicy"
 BY_HAND = "by hand"
+ORGANISATION = ("initialize", "components", "deploy", "check")
+"""The commands of the organisation that need the API."""
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Service:
     """A unit of systemd; ``text`` is its host's file of flags as it was when it was started."""
 
     active: bool = True
+    loaded: bool = True
     number: int = 1
     started: float = 0.0
     jobs: int = 0
@@ -61,6 +64,7 @@ class Hosts:
         self.later: list[tuple[float, Callable[[], None]]] = []
         self.merged = self.going_back = self.puppet_starts = False
         self.planes = [f"cp{number + 1}" for number in range(planes)]
+        self.programs = {"calicoctl", "bash", "merged", "merge", "revert", "idle", *ORGANISATION}
         self.workers = [f"w{number + 1}" for number in range(workers)]
         self.hosts = {name: self._host(name) for name in (*self.planes, *self.workers)}
 
@@ -110,6 +114,8 @@ class Hosts:
 
     def run(self, hosts: Sequence[str], command: str, *, timeout: float, safe: bool) -> dict[str, Result]:
         words = shlex.split(command)
+        if words[0] == "command":
+            return {host: Result(0 if words[-1] in self.programs else 1, "") for host in hosts}
         assert words[0] == "rm", command
         self.moment()
         for host in hosts:
@@ -126,9 +132,9 @@ class Hosts:
 
     def state(self, remote: Any, hosts: Sequence[str], unit: str) -> Mapping[str, ServiceState | Unreachable]:
         def answer(host: str) -> ServiceState:
-            it = self.hosts[host].services[unit]
+            it = self.hosts[host].services.get(unit, Service(active=False, loaded=False))
             active, age = "active" if it.active else "inactive", self.now - it.started
-            return ServiceState(True, active, "success", f"{it.number:032x}", age, BOOT, it.jobs > 0)
+            return ServiceState(it.loaded, active, "success", f"{it.number:032x}", age, BOOT, it.jobs > 0)
 
         return self.ask(hosts, answer)
 

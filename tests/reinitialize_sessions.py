@@ -107,12 +107,14 @@ class Play:
         wish: Wish = WISH,
         dry_run: bool = False,
         unattended: bool = False,
+        preflight: bool = False,
     ) -> None:
         self.world = world
         self.folder = folder
         self._config = Config(state_dir=folder, clusters={"lab": config})
         self._wish = wish
         self._unattended = unattended
+        self._preflight = preflight
         self._spicerack: Any = SimpleNamespace(
             username="ann",
             current_hostname="here",
@@ -146,7 +148,7 @@ class Play:
     def _session(self, verb: str, kill: int) -> int | None:
         self.world.moments_left = kill
         self.world.typed.clear()
-        with _in(self.world):
+        with _in(self.world, preflight=self._preflight):
             runs = ReinitializeRuns(self._spicerack, self._wish)
             session = Session(self._spicerack, self._config, runs, unattended=self._unattended)
             events: Any = Events(self.world)  # type: ignore[arg-type]
@@ -160,7 +162,7 @@ class Play:
 
 
 @contextmanager
-def _in(world: World) -> Any:
+def _in(world: World, *, preflight: bool) -> Any:
     Book.world = world
     api: Any = Client(world)
     of_hosts = {
@@ -182,14 +184,18 @@ def _in(world: World) -> Any:
         "time.monotonic": world.clock,
         "fleet.maintenance.runner.threading": SimpleNamespace(Thread=AtOnce),
         "fleet.commands.run": world.organisation,
+        "fleet.commands.ask": world.asked,
         "fleet.commands.is_running": lambda log: False,
         "fleet.etcd.keys.read": world.read,
         "fleet.etcd.keys.some": world.some,
         "fleet.etcd.keys.fingerprint": world.fingerprint,
         "fleet.etcd.keys.newest": lambda *args: 0,
         "fleet.etcd.keys.delete_prefix": world.delete_prefix,
-        "fleet.etcd.members.view": lambda *args: {},
-        "fleet.etcd.health.problem": lambda view: "",
+        "fleet.etcd.keys.count": world.count,
+        "fleet.etcd.members.view": lambda remote, hosts, config: config.endpoints[0],
+        "fleet.etcd.health.problem": lambda endpoint: world.ill.get(endpoint, ""),
+        "fleet.etcd.health.leader": lambda endpoint: endpoint,
+        "fleet.etcd.reach.reachable": world.reachable,
         "fleet.k8s.export.export": world.export,
         f"{_REINITIALIZE}.world.Store.asked": lambda store, cluster: store.hosts[0],
         f"{_REINITIALIZE}.world.World.apiservers": lambda self: world,
@@ -198,7 +204,8 @@ def _in(world: World) -> Any:
         f"{_REINITIALIZE}.apiserver.Api": SimpleNamespace(
             from_kubeconfig=lambda path, server: Client(world, server.split("/")[2].split(":")[0])
         ),
-        f"{_REINITIALIZE}.runs.preflight.checks": lambda *args: [list],
+        "fleet.maintenance.lock.taken_by": lambda api, lease: "",
+        **({} if preflight else {f"{_REINITIALIZE}.runs.preflight.checks": lambda *args: [list]}),
         f"{_REINITIALIZE}.runs.Discovery": lambda config, dry_run: SimpleNamespace(
             pooled=world.pooled_at, set=world.set_pooled
         ),

@@ -5,6 +5,7 @@ the running kube-apiservers has; discovery records; an organisation's commands. 
 never bend, at the moment that they count.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from fleet.calico.contents import Contents, Resource
 from fleet.config import ClusterConfig
 from fleet.etcd.keys import Fingerprint
 from fleet.hosts.probe import Unreachable
-from fleet.hosts.silences import Silence
+from fleet.hosts.silences import Alert, Silence
 from fleet.k8s.apiserver import Health
 from fleet.k8s.client import ApiError, ApiUnreachable
 from fleet.load_balancer.model import ServerState
@@ -85,6 +86,7 @@ class World(Hosts):
         self.old, self.new = Etcd(OLD, calico=ALL_CALICO), Etcd(NEW)
         self.lies = False
         self.pooled = dict.fromkeys(SERVICES, True)
+        self.elsewhere = dict(self.pooled)
         self.was_pooled = dict(self.pooled)
         self.silenced: dict[str, Silence] = {}
         self.typed: list[str] = []
@@ -94,6 +96,10 @@ class World(Hosts):
         """How many times a command of the organisation is still to fail."""
         self.begun = -1
         self.when: dict[int, list[Callable[[], None]]] = {}
+        self.ill: dict[str, str] = {}
+        """What is wrong with an etcd, by its endpoint."""
+        self.unreached: dict[str, str] = {}
+        """Why a host does not reach the new etcd."""
         self.frozen = self.deleted = self.is_agreed = False
         self.ran: Counter[str] = Counter()
         namespaces = ("default", "kube-system", "others", *MANAGED)
@@ -153,6 +159,12 @@ class World(Hosts):
     def some(self, remote: Any, host: str, config: Any, limit: int) -> list[str]:
         return sorted(self.store(config.endpoints[0]).keys)[:limit]
 
+    def count(self, remote: Any, host: str, config: Any) -> int:
+        return len(self.store(config.endpoints[0]).keys)
+
+    def reachable(self, remote: Any, hosts: Sequence[str], endpoints: Any, certificates: Any) -> dict[str, str]:
+        return {host: self.unreached.get(host, "") for host in hosts}
+
     def fingerprint(self, remote: Any, host: str, config: Any) -> Fingerprint:
         return Fingerprint(1, self.store(config.endpoints[0]).revision, 1, -1)
 
@@ -184,7 +196,7 @@ class World(Hosts):
         return {h: ServerState(("lb",), False, self.serving(h) is not None, 0, "") for h in hosts}
 
     def pooled_at(self, services: Sequence[str]) -> dict[str, dict[str, bool]]:
-        return {service: {"here": self.pooled[service], "there": True} for service in services}
+        return {service: {"here": self.pooled[service], "there": self.elsewhere[service]} for service in services}
 
     def set_pooled(self, service: str, datacenter: str, *, pooled: bool) -> None:
         self.moment()
@@ -193,6 +205,9 @@ class World(Hosts):
         rule(f"{service} is pooled, and does not answer", holds=not pooled or answers)
         self.pooled[service] = pooled
         self.moment()
+
+    def alerts(self, hosts: Sequence[str]) -> list[Alert]:
+        return []
 
     def find(self, *, comment_contains: str) -> list[Silence]:
         return [silence for silence in self.silenced.values() if comment_contains in silence.comment]
@@ -240,6 +255,15 @@ class World(Hosts):
         code = self.command(command)
         self.moment()
         return code
+
+    def asked(self, command: str, *, timeout: float) -> tuple[int, str]:
+        """Answer a command that only tells something, as bash would."""
+        words = shlex.split(command)
+        if words[:2] == ["bash", "-n"]:
+            return (2, "unexpected EOF") if words[-1].count("'") % 2 else (0, "")
+        if words[0] == "type":
+            return (0 if words[3] in self.programs else 1), ""
+        return self.command(command), ""
 
     def command(self, command: str) -> int:
         verb, name = command.split()
@@ -320,7 +344,8 @@ class Client:
     def list_all(self, path: str, convert: Callable[[Any], Any] = lambda item: item) -> tuple[list[Any], str]:
         store = self._store()
         if path != _NODES:
-            return [], "1"
+            names = [key.rpartition("/")[2] for key in sorted(store.keys) if key.startswith(f"/registry{path}/")]
+            return [convert({"metadata": {"name": name}}) for name in names], "1"
         return [convert(self._node(store, name)) for name in self._world.workers if self._registered(store, name)], "1"
 
     def _registered(self, store: Etcd, name: str) -> bool:
@@ -369,6 +394,10 @@ class Client:
     def _finish(self, store: Etcd, name: str) -> None:
         store.deleting.discard(name)
         store.keys.discard(f"/registry/api/v1/namespaces/{name}")
+
+    def version(self) -> str:
+        self._store()
+        return "v1.20.2"
 
     def not_ready(self) -> str:
         self._store()

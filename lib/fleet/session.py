@@ -37,16 +37,12 @@ from fleet.maintenance.runner import STOPPED_BY_OPERATOR, Events, Interrupted, P
 from fleet.procedures import plan
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Level
-from fleet.procedures.maintenance import ABORT, Asking, Maintenance, Nothing, Proposal, Question, specs
+from fleet.procedures.maintenance import ABORT, Asking, Maintenance, Nothing, Proposal, Question, Refused, specs
 
 logger = logging.getLogger(__name__)
 
 DONE, INCOMPLETE, REFUSED, INTERRUPTED = 0, 1, 2, 3
 """Exit codes: all done; units are held or left; nothing was touched; the run was told to leave."""
-
-
-class Refused(FleetError):
-    """The run does not start; nothing was touched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,10 +248,10 @@ class Session:
 
     def _carry_out(self, book: Journal, cluster: Cluster, lock: ClusterLock) -> int:
         self._console.print(f"Run {cluster.run.id}; its journal and report are in {book.folder}.", soft_wrap=True)
-        book.note("session", "")
-        book.set_status("running")
         try:
             with self._maintenance.work(cluster, book, lock) as procedure:
+                book.note("session", "")
+                book.set_status("running")
                 incomplete = self._run(procedure, book, cluster)
         except Interrupted as error:
             book.set_status("interrupted")
@@ -263,6 +259,8 @@ class Session:
                 self._report(book)
             logger.error("Interrupted: %s.", error)
             return INTERRUPTED
+        except Refused:
+            raise
         except FleetError as error:  # An edge that the session itself needs.
             book.set_status("stopped")
             self._report(book)

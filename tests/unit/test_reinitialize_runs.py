@@ -9,9 +9,10 @@ import pytest
 
 from fleet.maintenance import journal
 from fleet.maintenance.model import Kind, Status, Unit, UnitState
+from fleet.procedures.maintenance import Refused
 from fleet.procedures.reinitialize.runs import Wish
 from fleet.procedures.reinitialize.traffic import NamespaceGone
-from fleet.session import DONE, INCOMPLETE, Refused
+from fleet.session import DONE, INCOMPLETE
 from reinitialize_hosts import API, BY_HAND, CALICO, CALICO_FILE, KUBELET, NEW, OLD, PLUGIN, endpoint_of
 from reinitialize_sessions import Play
 from reinitialize_world import BY_PEOPLE, World, config
@@ -104,12 +105,22 @@ def test_more_workers_than_may_be_away_are_all_held(tmp_path):
     assert play.held() == {"7 stop": ["w2", "w3"]}
 
 
-def test_an_apiserver_that_was_rebooted_on_the_old_etcd_keeps_the_first_one_from_starting(world, play):
+@pytest.mark.parametrize(
+    ("since", "held"),
+    [
+        (12, {"13 start": ["cp1"]}),
+        (14, {"14 initialise": ["cluster"]}),
+        (15, {"15 kubelets": ["w1", "w2"]}),
+        (16, {"16 control plane": ["cp2"]}),
+    ],
+)
+def test_an_apiserver_that_was_rebooted_on_the_old_etcd_holds_the_run_until_it_is_stopped(world, play, since, held):
     other = world.hosts["cp2"].services[API]
-    world.at_begin(12, partial(setattr, other, "active", True))
+    world.at_begin(since, partial(setattr, other, "active", True))
     assert play.start() == INCOMPLETE
-    assert play.held() == {"13 start": ["cp1"]}
-    assert not world.hosts["cp1"].services[API].active
+    assert play.held() == held
+    assert world.hosts["cp1"].services[API].active is (since > 12)
+    assert [OLD in world.hosts["cp2"].services[API].text, other.number] == [True, 1], "it is left to the operator"
     other.active = False
     assert play.resume() == DONE
 
@@ -179,7 +190,8 @@ def test_a_run_that_was_gone_back_from_cannot_be_gone_on_with(world, play):
     assert play.start() is None
     assert play.abort(kill=20) is None
     assert world.going_back
-    assert play.resume() != DONE
+    with pytest.raises(Refused, match="can only be gone on with, by --abort"):
+        play.resume()
     assert world.begun == 9
     assert play.abort() == DONE
 

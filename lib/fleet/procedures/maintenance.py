@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from rich.console import Console
 
 from fleet.config import ClusterConfig
+from fleet.errors import FleetError
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import StepSpec, UnitState, Verdict, done
@@ -18,6 +19,10 @@ from fleet.procedures.findings import Finding
 
 ABORT = "abort "
 """What the names of the stages begin with in which units in flight are given back."""
+
+
+class Refused(FleetError):
+    """A session does not begin; nothing was touched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,9 @@ class Maintenance(Protocol):
             cluster: the cluster.
             book: the run's journal.
             lock: the cluster's lock.
+
+        Raises:
+            Refused: on entering: the run cannot be gone on with.
         """
 
     def give_back(self, cluster: Cluster, book: Journal) -> Procedure:

@@ -101,9 +101,10 @@ def of_hosts(world: World, first: int) -> list[Finding]:
 def of_store(world: World, store: Store) -> list[Finding]:
     """Ask the members of an etcd."""
     view = members.view(world.cluster.remote, store.hosts, store.config)
+    name = "The old etcd" if store is world.old else store.name
     if problem := health.problem(view):
-        return [stop(f"{store.name} is not well: {problem}.", _REPAIR)]
-    return [note(f"{store.name}: {len(store.hosts)} members are well, {health.leader(view)} leads.")]
+        return [stop(f"{name} is not well: {problem}.", _REPAIR)]
+    return [note(f"{name}: {len(store.hosts)} members are well, {health.leader(view)} leads.")]
 
 
 def of_emptiness(world: World) -> list[Finding]:

@@ -26,7 +26,7 @@ from fleet.maintenance.runner import Procedure
 from fleet.procedures import plan
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding
-from fleet.procedures.maintenance import ABORT, Proposal, Question, Steps
+from fleet.procedures.maintenance import ABORT, Proposal, Question, Refused, Steps
 from fleet.procedures.preflight import carry_out, worst_first
 from fleet.procedures.reinitialize import parts, preflight, stages, way_back, world
 from fleet.procedures.reinitialize.data import is_merged, read_export
@@ -151,9 +151,7 @@ class ReinitializeRuns:
         """Yield the stages from the old etcd to the new one."""
         seen = self._world(cluster, book.folder, lock)
         if any(event.stage.startswith(ABORT) for event in book.events()):
-            raise FleetError(
-                f"The way back of run {cluster.run.id} was begun: it can only be gone on with, by --abort."
-            )
+            raise Refused(f"The way back of run {cluster.run.id} was begun: it can only be gone on with, by --abort.")
 
         def ask(part: Part) -> Question | None:
             # Once it was typed the outage has begun: it is not asked for again in the middle of it.
