@@ -1,7 +1,7 @@
 """Cookbooks in processes that are forked from one which has imported already what all of them need.
 
 That takes a second of a core each time, and the tests in the lab run more than a hundred cookbooks. What runs is the
-function behind the command ``cookbook``; the command itself is run by the tests that need a terminal.
+function behind the command ``cookbook``.
 """
 
 import multiprocessing
@@ -23,18 +23,23 @@ _FORKS.set_forkserver_preload(
 
 
 class CookbookProcess:
-    """A cookbook that works beside the test, without a terminal.
+    """A cookbook that works beside the test.
 
     Args:
         arguments: of the command ``cookbook``.
         environment: all of its variables.
-        output: a file that does not exist yet, for what it says.
+        output: a file that does not exist yet, for what it says; or the terminal that it works on.
     """
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], output: Path) -> None:
         self._output = output
         self._process = _FORKS.Process(target=_run, args=(list(arguments), dict(environment), output), daemon=True)
         self._process.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.is_alive()
 
     def send_signal(self, number: int) -> None:
         """Send it a signal."""
@@ -47,14 +52,14 @@ class CookbookProcess:
         self._process.join()
 
     def wait(self, *, timeout: float) -> tuple[int, str]:
-        """Wait for its end; return its exit code, negative for a signal's number, and what it has said.
+        """Wait for its end; return its exit code, negative for a signal's number, and what its file has of it.
 
         Raises:
             TimeoutExpired: it has not ended in time; it is killed then.
         """
         self._process.join(timeout)
         code = self._process.exitcode
-        said = self._output.read_text(encoding="utf-8") if self._output.exists() else ""
+        said = self._output.read_text(encoding="utf-8") if self._output.is_file() else ""
         if code is None:
             self.kill()
             raise TimeoutExpired("cookbook", timeout, said)
@@ -63,10 +68,15 @@ class CookbookProcess:
 
 def _run(arguments: list[str], environment: Mapping[str, str], output: Path) -> None:
     """Be the command: with its output, its variables and its exit code."""
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    is_terminal = output.is_char_device()
+    if is_terminal:
+        os.setsid()  # The first terminal that a session opens is its own: ^C comes from there.
+    descriptor = os.open(output, os.O_RDWR if is_terminal else os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    for standard in (0, 1, 2) if is_terminal else (1, 2):
+        os.dup2(descriptor, standard)
     os.close(descriptor)
+    if is_terminal:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - multiprocessing has given it /dev/null.
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["cookbook", *arguments]

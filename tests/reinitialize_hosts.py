@@ -64,6 +64,8 @@ class Hosts:
         self.later: list[tuple[float, Callable[[], None]]] = []
         self.merged = self.going_back = self.puppet_starts = False
         self.planes = [f"cp{number + 1}" for number in range(planes)]
+        self.puppet_runs: set[str] = set()
+        """Hosts with a run of Puppet that does not end."""
         self.programs = {"calicoctl", "bash", "merged", "merge", "revert", "idle", *ORGANISATION}
         self.workers = [f"w{number + 1}" for number in range(workers)]
         self.hosts = {name: self._host(name) for name in (*self.planes, *self.workers)}
@@ -214,7 +216,7 @@ class Hosts:
         return results
 
     def running_puppet(self, remote: Any, hosts: Sequence[str]) -> dict[str, bool | None]:
-        return {host: False if self.hosts[host].reachable else None for host in hosts}
+        return {host: host in self.puppet_runs if self.hosts[host].reachable else None for host in hosts}
 
     def _puppet(self, hosts: Sequence[str], act: Callable[[Host], str | None]) -> dict[str, PuppetResult]:
         self.moment()

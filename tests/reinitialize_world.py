@@ -17,6 +17,7 @@ from typing import Any
 from fleet.calico import contents
 from fleet.calico.contents import Contents, Resource
 from fleet.config import ClusterConfig
+from fleet.errors import FleetError
 from fleet.etcd.keys import Fingerprint
 from fleet.hosts.probe import Unreachable
 from fleet.hosts.silences import Alert, Silence
@@ -100,6 +101,23 @@ class World(Hosts):
         """What is wrong with an etcd, by its endpoint."""
         self.unreached: dict[str, str] = {}
         """Why a host does not reach the new etcd."""
+        self.answering: dict[str, Health | Unreachable] = {}
+        """What kube-apiservers answer that do not answer as they should."""
+        self.unused: set[str] = set()
+        """Hosts that the load balancer does not use."""
+        self.mute: set[str] = set()
+        """Nodes whose kubelet does not register."""
+        self.lazy: set[str] = set()
+        """Commands of the organisation that succeed, and do nothing."""
+        self.leaks = False
+        """Whether each etcd has what is written to the other one."""
+        self.outliving = False
+        """Whether a command has outlived the process that ran it."""
+        self.unready: list[str] = []
+        """Workloads of the components that are not Ready."""
+        self.newest = 0
+        """The revision in which the key of the old etcd was written that was written last."""
+        self.refuses_deletion = False
         self.frozen = self.deleted = self.is_agreed = False
         self.ran: Counter[str] = Counter()
         namespaces = ("default", "kube-system", "others", *MANAGED)
@@ -154,10 +172,19 @@ class World(Hosts):
 
     def read(self, remote: Any, host: str, config: Any, key: str) -> bytes | None:
         path = f"/registry/api/v1/namespaces/kube-system/configmaps/{key.rpartition('/')[2]}"
-        return b"{}" if path in self.store(config.endpoints[0]).keys else None
+        return b"{}" if self.leaks or path in self.store(config.endpoints[0]).keys else None
 
     def some(self, remote: Any, host: str, config: Any, limit: int) -> list[str]:
         return sorted(self.store(config.endpoints[0]).keys)[:limit]
+
+    def member(self, store: Any) -> str:
+        """Return the member of an etcd that can be asked."""
+        if why := self.ill.get(store.config.endpoints[0]):
+            raise FleetError(f"No member of {store.name} is known to be well: {why}.")
+        return str(store.hosts[0])
+
+    def exists(self, remote: Any, host: str, config: Any, folder: str) -> bool:
+        return any(key.startswith(f"{folder}/") for key in self.store(config.endpoints[0]).keys)
 
     def count(self, remote: Any, host: str, config: Any) -> int:
         return len(self.store(config.endpoints[0]).keys)
@@ -166,6 +193,8 @@ class World(Hosts):
         return {host: self.unreached.get(host, "") for host in hosts}
 
     def fingerprint(self, remote: Any, host: str, config: Any) -> Fingerprint:
+        if why := self.ill.get(config.endpoints[0]):
+            raise FleetError(f"{host} does not answer: {why}")
         return Fingerprint(1, self.store(config.endpoints[0]).revision, 1, -1)
 
     def delete_prefix(self, remote: Any, host: str, config: Any, prefix: str) -> int:
@@ -190,10 +219,11 @@ class World(Hosts):
         return {"workers": self.workers, "planes": self.planes}.get(query, [f"{query}1"])
 
     def examine(self, hosts: Sequence[str]) -> Mapping[str, Health | Unreachable]:
-        return {h: Health(True, (), True) if self.serving(h) else Unreachable("refused") for h in hosts}
+        usual = {h: Health(True, (), True) if self.serving(h) else Unreachable("refused") for h in hosts}
+        return {host: self.answering.get(host, health) for host, health in usual.items()}
 
     def states(self, hosts: Sequence[str]) -> dict[str, ServerState]:
-        return {h: ServerState(("lb",), False, self.serving(h) is not None, 0, "") for h in hosts}
+        return {h: ServerState(("lb",), False, bool(self.serving(h)) and h not in self.unused, 0, "") for h in hosts}
 
     def pooled_at(self, services: Sequence[str]) -> dict[str, dict[str, bool]]:
         return {service: {"here": self.pooled[service], "there": self.elsewhere[service]} for service in services}
@@ -273,6 +303,8 @@ class World(Hosts):
         if verb == "merged":
             return 0 if self.merged else 1
         self.ran[verb] += 1
+        if verb in self.lazy:
+            return 0
         if verb in ("merge", "revert"):
             self.merged = verb == "merge"
         elif verb == "idle":
@@ -350,7 +382,7 @@ class Client:
 
     def _registered(self, store: Etcd, name: str) -> bool:
         kubelet = self._world.hosts[name].services[KUBELET]
-        if kubelet.active and not kubelet.registered:
+        if kubelet.active and not kubelet.registered and name not in self._world.mute:
             kubelet.registered = store.endpoint
             self._world.write(store, f"/registry{_NODES}/{name}")
         return f"/registry{_NODES}/{name}" in store.keys
@@ -383,7 +415,11 @@ class Client:
 
     def _delete_namespace(self, store: Etcd, name: str) -> None:
         world = self._world
+        if world.refuses_deletion:
+            raise ApiError(f"DELETE {name}", 500, "InternalError", "a webhook refuses it")
         rule(f"{name} is deleted, and not managed", holds=name in MANAGED)
+        away = not any(world.pooled.values())
+        rule(f"{name} is deleted while services are pooled", holds=away)
         rule(f"{name} is deleted from {store.endpoint}", holds=store is world.old and not world.frozen)
         rule(f"{name} is deleted before the cluster's name was typed", holds=world.is_agreed)
         world.deleted = True

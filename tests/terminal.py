@@ -1,39 +1,32 @@
-"""Running a command on a terminal of its own, as an operator does who answers its questions."""
+"""Running a cookbook on a terminal of its own, as an operator does who answers its questions."""
 
 import contextlib
 import os
 import pty
 import re
-import signal
-import subprocess
 import threading
-import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cookbook_process import CookbookProcess
 
 _CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
 class Terminal:
-    """A command on a terminal. Also a context manager, which ends it.
+    """A cookbook on a terminal. Also a context manager, which ends it.
 
     Args:
-        command: the words of it.
+        arguments: of the command ``cookbook``.
         environment: its environment.
         replies: what is typed as soon as a pattern is seen, each time anew.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], replies: Mapping[str, str]) -> None:
-        ours, theirs = pty.openpty()
-        self._process = subprocess.Popen(
-            command,
-            env={**environment, "TERM": "dumb", "COLUMNS": "200"},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
-        os.close(theirs)
-        self._file = ours
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], replies: Mapping[str, str]) -> None:
+        self._ours, theirs = pty.openpty()
+        self._theirs: int | None = theirs
+        environment = {**environment, "TERM": "dumb", "COLUMNS": "200"}
+        self._process = CookbookProcess(arguments, environment, Path(os.ttyname(theirs)))
         self._replies = replies
         self._output = ""
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -43,10 +36,7 @@ class Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        self._thread.join(timeout=5)
+        self.kill()
 
     @property
     def output(self) -> str:
@@ -56,36 +46,35 @@ class Terminal:
     @property
     def is_alive(self) -> bool:
         """Whether it has not ended."""
-        return self._process.poll() is None
+        return self._process.is_alive
 
     def kill(self) -> None:
         """Kill it, as the kernel would that has no memory left."""
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait(timeout=30)
+        self._process.kill()
+        self._ended()
 
     def wait(self, timeout: float) -> int:
         """Wait for its end, and return its exit code."""
-        code = self._process.wait(timeout=timeout)
-        self._thread.join(timeout=5)
+        code, _ = self._process.wait(timeout=timeout)
+        self._ended()
         return code
 
-    def wait_for(self, pattern: str, timeout: float) -> None:
-        """Wait until something was printed."""
-        deadline = time.monotonic() + timeout
-        while not re.search(pattern, self.output):
-            if not self.is_alive or time.monotonic() > deadline:
-                raise AssertionError(f"{pattern!r} was never printed:\n{self.output}")
-            time.sleep(0.1)
+    def _ended(self) -> None:
+        """Read the rest: with its last process the terminal ends."""
+        if self._theirs is not None:
+            os.close(self._theirs)
+            self._theirs = None
+        self._thread.join(timeout=5)
 
     def _read(self) -> None:
         unanswered = ""
         with contextlib.suppress(OSError):  # The other side is closed.
-            while data := os.read(self._file, 65536):
+            while data := os.read(self._ours, 65536):
                 text = data.decode(errors="replace")
                 self._output += text
                 unanswered += _CODES.sub("", text)
                 for pattern, reply in self._replies.items():
                     if re.search(pattern, unanswered):
-                        os.write(self._file, f"{reply}\n".encode())
+                        os.write(self._ours, f"{reply}\n".encode())
                         unanswered = ""
-        os.close(self._file)
+        os.close(self._ours)

@@ -47,7 +47,8 @@ def _as_it_was(lab: Lab) -> Any:
 
 
 def on_terminal(rehearsal: Rehearsal, *arguments: str, replies: dict[str, str] = YES) -> Terminal:
-    return Terminal(["cookbook", REINITIALIZE, *arguments], rehearsal.environment, replies)
+    command = ("-c", str(rehearsal.lab.spicerack_config), REINITIALIZE, *arguments)
+    return Terminal(command, rehearsal.environment, replies)
 
 
 def carry_out(

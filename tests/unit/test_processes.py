@@ -91,9 +91,14 @@ def test_a_process_is_asked_for_its_own_arguments(tmp_path: Path) -> None:
     assert found == {"cp1": tuple(command), "cp2": tuple(command)}
 
 
-@pytest.mark.parametrize("pid", [0, "", 2**22 + 1])
-def test_a_process_that_is_gone_has_no_arguments(tmp_path: Path, pid: object) -> None:
-    assert processes.arguments(Hosts(tmp_path, pid), ["cp1"], "api.service") == {"cp1": ()}
+def test_a_unit_that_does_not_run_has_no_arguments(tmp_path: Path) -> None:
+    assert processes.arguments(Hosts(tmp_path, 0), ["cp1"], "api.service") == {"cp1": ()}
+
+
+@pytest.mark.parametrize("pid", ["", 2**22 + 1, "; exit 1; echo 0"])
+def test_a_systemd_that_does_not_say_or_a_process_that_has_just_ended_is_no_answer(tmp_path: Path, pid: object) -> None:
+    found = processes.arguments(Hosts(tmp_path, pid), ["cp1"], "api.service")
+    assert isinstance(found["cp1"], Unreachable), "it may run all the same"
 
 
 def test_the_unit_is_quoted(tmp_path: Path) -> None:

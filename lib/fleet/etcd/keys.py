@@ -80,6 +80,23 @@ def some(remote: Runner, host: str, config: EtcdConfig, limit: int) -> list[str]
     return [_decode(host, found["key"]).decode(errors="backslashreplace") for found in answer.get("kvs", [])]
 
 
+def exists(remote: Runner, host: str, config: EtcdConfig, folder: str) -> bool:
+    """Say whether there is any key below a folder, such as ``/registry/minions``. Nothing is changed.
+
+    Args:
+        remote: runs the command, in a dry-run as well.
+        host: the host of a member.
+        config: how to run etcdctl there.
+        folder: what its keys begin with, before a slash.
+
+    Raises:
+        EtcdError: there is no answer, or it cannot be read.
+        fleet.hosts.remote.RemoteError: Cumin could not run anything.
+    """
+    prefix = shlex.quote(folder.rstrip("/") + "/")
+    return bool(_read(remote, host, config, f"get --prefix --keys-only --limit=1 -- {prefix}").get("kvs"))
+
+
 def read(remote: Runner, host: str, config: EtcdConfig, key: str) -> bytes | None:
     """Return the value of a key. Nothing is changed, in a dry-run as well.
 

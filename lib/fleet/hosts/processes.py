@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from fleet.hosts.probe import TIMEOUT, Unreachable
-from fleet.hosts.remote import Runner
+from fleet.hosts.remote import Runner, failures
 
 _LINE = re.compile(r"^fleet-arguments=([A-Za-z0-9+/=]*)$", re.MULTILINE)
 
@@ -24,12 +24,13 @@ def arguments(remote: Runner, hosts: Sequence[str], unit: str) -> dict[str, tupl
         fleet.hosts.remote.RemoteError: Cumin could not run anything.
     """
     command = f"""\
-pid=$(systemctl show --property=MainPID --value -- {shlex.quote(unit)})
-case ${{pid:-0}} in 0) words= ;; *) words=$(base64 --wrap=0 "/proc/$pid/cmdline" 2>/dev/null) ;; esac
+pid=$(systemctl show --property=MainPID --value -- {shlex.quote(unit)}) || exit
+case $pid in 0) words= ;; [1-9]*) words=$(base64 --wrap=0 "/proc/$pid/cmdline") || exit ;; *) exit 1 ;; esac
 echo "fleet-arguments=$words"
 """
     results = remote.run(hosts, command, timeout=TIMEOUT, safe=True)
-    return {host: Unreachable(r.output) if r.exit_code is None else parse(r.output) for host, r in results.items()}
+    failed = failures(results)
+    return {host: Unreachable(failed[host]) if host in failed else parse(r.output) for host, r in results.items()}
 
 
 def parse(output: str) -> tuple[str, ...] | Unreachable:

@@ -42,6 +42,10 @@ class Health:
     etcd: bool
 
 
+class Strange(Unreachable):
+    """Something answers that cannot be asked: its certificate is not trusted, or it does not want the credentials."""
+
+
 class Apiservers:
     """The kube-apiservers of a cluster, each asked on its host's own address with a verified certificate.
 
@@ -105,15 +109,15 @@ def _examine(api: Api) -> Health | Unreachable:
     try:
         status, failing = api.readyz()
         if status != 200 and not failing:
-            return Unreachable(f"{api.server}/readyz answers with status {status}, and names no check")
+            return Strange(f"{api.server}/readyz answers with status {status}, and names no check")
         etcd = not any(check.startswith("etcd") for check in failing)  # newer ones have etcd-readiness as well
         return Health(ready=status == 200, failing=failing, etcd=etcd)
     except UntrustedCertificate as error:
-        return Unreachable(_distrust(api.server, error))
+        return Strange(_distrust(api.server, error))
     except ApiUnreachable as error:
         return Unreachable(f"{api.server} does not answer: {error.__cause__}")
     except KubernetesError as error:
-        return Unreachable(str(error))
+        return Strange(str(error))
     finally:
         api.disconnect()
 

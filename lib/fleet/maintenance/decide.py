@@ -196,16 +196,16 @@ def enter(stage: Stage, state: UnitState, step: int, now: float, phase: Phase = 
 def resume(stage: Stage, state: UnitState, now: float) -> UnitState:
     """Say where a unit goes on after its run was interrupted, or after it was held.
 
-    A unit whose pivot (its reboot) has not been ordered starts over. One whose pivot was ordered is asked first whether
-    that has happened. One that was past the pivot goes on right after it: what was proven then need not be true now.
-    Every step looks at the world before it acts.
+    A unit whose pivot (its reboot) has not been ordered starts over, and so does one without a pivot: what was proven
+    then need not be true now. One whose pivot was ordered is asked first whether that has happened. One that was past
+    the pivot goes on right after it. Every step looks at the world before it acts.
     """
     if state.status in (Status.PENDING, Status.DONE):
         return replace(state, busy=False)
     state = replace(state, renew_at=now)  # The silence may be about to end, or gone.
     pivot = stage.pivot()
     if pivot is None:
-        return enter(stage, state, min(state.step, len(stage.steps) - 1), now)
+        return enter(stage, state, 0, now)
     if state.step > pivot:
         return enter(stage, state, min(pivot + 1, len(stage.steps) - 1), now)
     if awaits_pivot(stage, state):

@@ -90,7 +90,8 @@ class ClusterLock:
             self._take_at_once()
             self._suspended.clear()
         except KubernetesError as error:
-            if not patient or (isinstance(error, ApiError) and error.status < 500):
+            # In a cluster that is just being initialised there may be no namespace for it yet.
+            if not patient or (isinstance(error, ApiError) and error.status < 500 and error.status != 404):
                 raise
             self._trying = True
             self._suspended.set()

@@ -11,14 +11,14 @@ from fleet.etcd import keys
 from fleet.hosts import defaults, processes, services, textfile
 from fleet.hosts.probe import Unreachable
 from fleet.hosts.textfile import Missing, TextFile
-from fleet.k8s.apiserver import Health, url
+from fleet.k8s.apiserver import Health, Strange, url
 from fleet.k8s.client import Api, ApiError
 from fleet.load_balancer.model import LoadBalancer
 from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone, unknown
 from fleet.procedures.plane import of_health
 from fleet.procedures.reinitialize.data import Say, WorldStep
-from fleet.procedures.reinitialize.machines import of_results
+from fleet.procedures.reinitialize.machines import QUIET, named, of_results
 from fleet.procedures.reinitialize.world import Store, World
 from fleet.procedures.steps import NodeStep, Verdicts
 
@@ -162,29 +162,56 @@ class Serves(WorldStep):
         return self.world.component_units()[0]
 
 
-def _servers(words: Sequence[str]) -> list[str]:
-    return (processes.flag(words, "etcd-servers") or "").split(",")
+def _servers(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple((processes.flag(words, "etcd-servers") or "").split(","))
 
 
-class NoneOnOld(NodeStep):
-    """No kube-apiserver runs on the old etcd: of a host that was rebooted the load balancer would use it as well."""
+class OneEtcd(NodeStep):
+    """No kube-apiserver runs on another etcd than one, and where none runs nothing of the control plane does.
 
-    def __init__(self, world: World) -> None:
+    The units of a host that was rebooted come up by themselves, with the files and the caches of another etcd, and the
+    load balancer would use such an apiserver as well.
+    """
+
+    def __init__(self, world: World, store: Store) -> None:
         """Look at all control-plane hosts."""
         super().__init__(world.cluster)
         self._world = world
+        self._store = store
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """Read with which arguments they were started, once for all units."""
-        world, unit = self._world, self._world.component_units()[0]
-        problems = []
-        for host, words in processes.arguments(self.cluster.remote, world.control_plane, unit).items():
-            if isinstance(words, Unreachable):
-                problems.append(f"{host} does not answer: {words.reason}")
-            elif set(_servers(words)) & set(world.old.config.endpoints):
-                problems.append(f"{unit} on {host} serves {world.old.name}: stop it")
+        """Look once for all units."""
+        found = serving(self._world)
+        problems = [f"{host} does not answer: {it.reason}" for host, it in found.items() if isinstance(it, Unreachable)]
+        unit, wanted = self._world.component_units()[0], set(self._store.config.endpoints)
+        for host, servers in found.items():
+            if not isinstance(servers, Unreachable) and servers and set(servers) != wanted:
+                problems.append(f"{unit} on {host} serves {named(self._world, servers)}: stop it")
+        problems += self._idle([host for host, servers in found.items() if servers == ()])
         verdict = pending("; ".join(problems)) if problems else done()
         return {state.unit.name: verdict for state in units}
+
+    def _idle(self, hosts: Sequence[str]) -> list[str]:
+        """Say what runs, or is about to, on hosts without an apiserver; on the first one controllers follow it."""
+        api, *controllers = self._world.component_units()
+        asked = [(api, hosts), *((unit, [host for host in hosts if host != self._world.first]) for unit in controllers)]
+        problems = []
+        for unit, those in asked:
+            for host, state in services.state(self.cluster.remote, those, unit).items() if those else ():
+                if isinstance(state, Unreachable):
+                    problems.append(f"{host} does not answer: {state.reason}")
+                elif state.moving or state.active not in QUIET:
+                    problems.append(f"{unit} on {host} is {state.active}: stop it")
+        return problems
+
+
+def serving(world: World) -> dict[str, tuple[str, ...] | Unreachable]:
+    """Return the etcd servers of each host's running kube-apiserver; none where it does not run."""
+    found = processes.arguments(world.cluster.remote, world.control_plane, world.component_units()[0])
+    return {
+        host: words if isinstance(words, Unreachable) else (_servers(words) if words else ())
+        for host, words in found.items()
+    }
 
 
 class Silent(WorldStep):
@@ -193,7 +220,7 @@ class Silent(WorldStep):
     def look(self, state: UnitState) -> Verdict:
         """Ask all of them."""
         found = self.world.apiservers().examine(self.world.control_plane)
-        answering = [host for host, health in found.items() if isinstance(health, Health)]
+        answering = [host for host, health in found.items() if isinstance(health, Health | Strange)]
         return pending(f"kube-apiserver answers on {', '.join(answering)}") if answering else done()
 
 
@@ -235,7 +262,15 @@ class Leased(WorldStep):
 
     def act(self, state: UnitState, say: Say) -> Verdict:
         """Take it."""
-        self._lock().acquire()
+        try:
+            self._lock().acquire()
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            namespace = self.cluster.config.lease.namespace
+            return pending(
+                f"the namespace {namespace} of the Lease is not there: reinitialize.initialize has to make it"
+            )
         return done()
 
     def _lock(self) -> ClusterLock:

@@ -19,11 +19,12 @@ class Merged(WorldStep):
 
     def look(self, state: UnitState) -> Verdict:
         """Run the configured command."""
-        return done() if is_merged(self.world) else undone(f"{self.world.change} is not merged")
+        # What takes its time to be seen is not merged again: undone would be ordered anew at each look.
+        return done() if is_merged(self.world) else pending(f"{self.world.change} is not merged")
 
     def act(self, state: UnitState, say: Say) -> Verdict:
         """Merge it, where a command is configured; otherwise the operator was asked for it."""
-        return _change(self.world, self.world.config.puppet_change.merge, say, "is not merged")
+        return _change(self.world, self.world.config.puppet_change.merge, say)
 
 
 class Reverted(WorldStep):
@@ -31,16 +32,16 @@ class Reverted(WorldStep):
 
     def look(self, state: UnitState) -> Verdict:
         """Run the configured command."""
-        return undone(f"{self.world.change} is merged") if is_merged(self.world) else done()
+        return pending(f"{self.world.change} is merged") if is_merged(self.world) else done()
 
     def act(self, state: UnitState, say: Say) -> Verdict:
         """Revert it, where a command is configured; otherwise the operator was asked for it."""
-        return _change(self.world, self.world.config.puppet_change.revert, say, "is not reverted")
+        return _change(self.world, self.world.config.puppet_change.revert, say)
 
 
-def _change(world: World, command: str | None, say: Say, what: str) -> Verdict:
+def _change(world: World, command: str | None, say: Say) -> Verdict:
     if command is None:
-        return failed(f"the change {world.change} {what}")
+        return done()  # An operator has said that it is done: it is waited for.
     return _run(world, world.fill(command, change=world.change), "puppet-change.log", say)
 
 

@@ -28,7 +28,8 @@ STOPPED = "stopped"
 """The fact which units of systemd the run has found active on a host, and stopped."""
 BASELINE = "bgp"
 """The fact what the routers had of a node's sessions."""
-_QUIET = ("inactive", "failed")
+QUIET = ("inactive", "failed")
+"""The states of units that do nothing."""
 
 
 class Tolerant:
@@ -129,7 +130,7 @@ class Stopped(NodeStep):
             # One that is not there is called something else, and runs.
             if missing := [unit for unit in self._needed(host) if unit not in on]:
                 return failed(f"{host} has no {', '.join(missing)}: correct control_plane.components or bgp.unit")
-            running = [unit for unit in on if _state(found[host], unit).active not in _QUIET]
+            running = [unit for unit in on if _state(found[host], unit).active not in QUIET]
             moving = [unit for unit in on if _state(found[host], unit).moving]
             stopped = [*state.facts.get(STOPPED, []), *(u for u in running if u not in state.facts.get(STOPPED, []))]
             if not running and not moving:
@@ -285,12 +286,7 @@ def endpoint_problems(world: World, hosts: Sequence[str], store: Store) -> dict[
 
     def compare(host: str, path: Path, found: set[str]) -> None:
         if found != wanted and not problems[host]:
-            names = {
-                frozenset(world.old.config.endpoints): world.old.name,
-                frozenset(world.new.config.endpoints): world.new.name,
-            }
-            of = names.get(frozenset(found), ",".join(sorted(found)) or "no etcd")
-            problems[host] = f"{path} names {of}"
+            problems[host] = f"{path} names {named(world, found)}"
 
     def read(those: Sequence[str], path: Path, parse: Callable[[str], Iterable[str]]) -> None:
         for host, file in textfile.read(world.cluster.remote, those, path).items():
@@ -307,6 +303,13 @@ def endpoint_problems(world: World, hosts: Sequence[str], store: Store) -> dict[
         read(planes, world.config.apiserver_defaults, servers_of)
     read(hosts, world.config.calico.file, lambda text: calicoctl.parse(text).endpoints)
     return problems
+
+
+def named(world: World, endpoints: Iterable[str]) -> str:
+    """Return the name of the etcd that has these endpoints, or the endpoints."""
+    found = set(endpoints)
+    known = (store.name for store in (world.old, world.new) if set(store.config.endpoints) == found)
+    return next(known, ",".join(sorted(found)) or "no etcd")
 
 
 def servers_of(text: str) -> list[str]:

@@ -97,7 +97,8 @@ class SessionsBack(NodeStep):
 
         def judge(state: UnitState) -> Verdict:
             name = state.unit.name
-            if baseline := noted.get(name, {}).get(BASELINE):
+            baseline = noted.get(name, {}).get(BASELINE)
+            if baseline and _was_up(baseline):
                 if not self._prefixes:
                     baseline = _without_prefixes(baseline)
                 since = state.facts.get(f"{CALICO}_at")
@@ -110,6 +111,11 @@ class SessionsBack(NodeStep):
             return pending("; ".join(left)) if left else done()
 
         return each(units, judge)
+
+
+def _was_up(baseline: Mapping[str, Any]) -> bool:
+    """Say whether a node had any session: that of a host that was down proves nothing."""
+    return any(seen["up"] for sessions in baseline.values() for seen in sessions.values())
 
 
 def _without_prefixes(baseline: Mapping[str, Any]) -> dict[str, Any]:

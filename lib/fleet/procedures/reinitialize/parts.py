@@ -37,6 +37,8 @@ FIRST, ADMISSION, START, INITIALISE, KUBELETS, SERVICES, LATE = (
 
 OUTAGE, PUPPET_GOES, API_STOPS, API_STARTS = 5, 6, 7, 13
 """The numbers of the first stage that hurts, and of those in which Puppet is disabled, the API goes and comes back."""
+HANDS_BACK = 19
+"""The number of the stage in which services are pooled again."""
 NEW_DATA = 14
 """The number of the first stage in which others than the run write to the new etcd; at its end the Lease is taken."""
 
@@ -137,6 +139,15 @@ def repool(world: World, edges: Edges) -> Sequence[Step]:
     if edges.discovery is None:
         return ()
     return (step("pool", API_DEADLINE, traffic.Repooled(world, edges.discovery, DEPOOL)),)
+
+
+def depool(world: World, discovery: Discovery) -> tuple[Step, ...]:
+    """Return the steps after which a service has no traffic here."""
+    timeout = world.config.command_timeout
+    return (
+        step("depool", API_DEADLINE, traffic.Depooled(world, discovery)),
+        Step(StepSpec("traffic gone", timeout, poll=SLOW, gate=True, batch=False), traffic.TrafficGone(world)),
+    )
 
 
 def deploy(world: World, name: str) -> Part:

@@ -17,12 +17,17 @@ from fleet.hosts.probe import HostState, Unreachable
 from fleet.hosts.services import ServiceState
 from fleet.hosts.textfile import TextFile
 from fleet.k8s import namespaces
+from fleet.k8s.apiserver import Strange
+from fleet.k8s.nodes import list_nodes
 from fleet.procedures import preflight
+from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, ask, note, stop
+from fleet.procedures.plane import of_health
 from fleet.procedures.reinitialize.data import is_empty
 from fleet.procedures.reinitialize.machines import absent, endpoint_problems, nodes_by_host, states_of
 from fleet.procedures.reinitialize.parts import API_STARTS, API_STOPS, PUPPET_GOES, Edges, Part
 from fleet.procedures.reinitialize.world import Store, World
+from fleet.runs import open_runs
 
 _REPAIR = "Repair that first."
 _ASSIGNMENT, _WORD = re.compile(r"[A-Za-z_]\w*="), re.compile(r"[A-Za-z0-9_./-]+")
@@ -40,7 +45,7 @@ def checks(world: World, edges: Edges, parts: Sequence[Part], state_dir: Path) -
     cluster = world.cluster
     numbers = {part.number for part in parts}
     found: list[Callable[[], list[Finding]]] = [
-        partial(preflight.of_held, cluster, state_dir),
+        partial(of_earlier_runs, cluster, state_dir),
         partial(preflight.of_alerts, cluster),
         partial(of_hosts, world, min(numbers)),
         partial(of_store, world, world.new),
@@ -55,7 +60,7 @@ def checks(world: World, edges: Edges, parts: Sequence[Part], state_dir: Path) -
     if world.is_old_gone:
         found.append(partial(of_loss, world))
     if first <= API_STOPS:
-        found.append(partial(of_units, world))
+        found += [partial(of_units, world), partial(of_apiservers, world)]
     if 0 in numbers:
         found += [partial(of_store, world, world.old), partial(of_nodes, world), partial(of_use, world)]
     if 1 in numbers:
@@ -71,6 +76,30 @@ def checks(world: World, edges: Edges, parts: Sequence[Part], state_dir: Path) -
     if 5 in numbers:
         found.append(partial(of_namespaces, world))
     return found
+
+
+def of_earlier_runs(cluster: Cluster, state_dir: Path) -> list[Finding]:
+    """Look for runs that have ended and left something, and for re-initialisations that are not over, held or not."""
+    findings = preflight.of_held(cluster, state_dir)
+    for record, held in open_runs(state_dir):
+        info = record.info
+        same = (info.procedure, info.cluster) == (cluster.run.procedure, cluster.name) and record.status == "stopped"
+        if same and not any(state.unit.name in cluster.hosts for state in held):
+            again = f"cookbook {info.procedure}"
+            todo = f"{again} --resume {info.id}, or {again} --abort {info.id}"
+            findings.append(stop(f"Run {info.id} is not over.", todo))
+    return findings
+
+
+def of_apiservers(world: World) -> list[Finding]:
+    """Ask each kube-apiserver on its own address: the run proves by these who serves, and who does not."""
+    findings = []
+    for host, answer in world.apiservers().examine(world.control_plane).items():
+        if isinstance(answer, Strange):
+            findings.append(stop(f"kube-apiserver on {host}: {answer.reason}.", "Correct that: the run has to ask it."))
+        elif (problem := of_health(host, answer)) and not world.is_old_gone:
+            findings.append(stop(f"{problem}.", _REPAIR))
+    return findings
 
 
 def of_hosts(world: World, first: int) -> list[Finding]:
@@ -314,6 +343,14 @@ def of_nodes(world: World) -> list[Finding]:
     """Look at the nodes of today."""
     known = nodes_by_host(world.cluster)
     findings = preflight.of_api(world.cluster.api, len(known))
+    names = {node.name for node in known.values()}
+    if left := sorted(node.name for node in list_nodes(world.cluster.api) if node.name not in names):
+        what = f"Nodes of no host in the configuration, which would stay on the old etcd: {', '.join(left)}."
+        findings.append(stop(what, "Correct hosts.workers or node_names, or delete them."))
+    if planes := sorted(set(known) & set(world.control_plane)):
+        what = f"Control-plane hosts that are nodes as well: {', '.join(planes)}."
+        todo = f"Restart {world.config.kubelet} there by hand after stage 16, and see that they register."
+        findings.append(ask(what, todo))
     if strange := sorted(set(world.workers) - set(known)):
         what = f"Kubernetes has no node for {', '.join(strange)}."
         findings.append(ask(what, "Correct node_names or hosts.workers, unless they are new."))

@@ -28,11 +28,12 @@ from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding
 from fleet.procedures.maintenance import ABORT, Proposal, Question, Refused, Steps
 from fleet.procedures.preflight import carry_out, worst_first
-from fleet.procedures.reinitialize import parts, preflight, stages, way_back, world
+from fleet.procedures.reinitialize import apiserver, parts, preflight, stages, stores, way_back, world
 from fleet.procedures.reinitialize.data import is_merged, read_export
 from fleet.procedures.reinitialize.parts import Edges, Part
 from fleet.procedures.reinitialize.procedure import ANSWER, PartsProcedure
 from fleet.procedures.reinitialize.traffic import LEFT_OUT
+from fleet.procedures.reinitialize.way_back import REVERT
 from fleet.procedures.reinitialize.world import World
 
 _LISTING = 60.0
@@ -171,14 +172,20 @@ class ReinitializeRuns:
         begun = max((part.number for part in stages.forth(seen, edges) if _is_begun(seen, part)), default=-1)
         if seen.is_old_gone and begun >= parts.OUTAGE:
             raise FleetError(f"Run {cluster.run.id} was begun as the old etcd is gone: there is nothing to go back to.")
-        there = way_back.back(seen, edges, begun=begun)
+        if begun >= parts.API_STOPS:
+            _check_old(seen)
+        # Whoever has gone on by hand, or has agreed once that there is more in it, keeps what is in the new etcd.
+        serves = _serves(seen, begun)
+        agreed = any(it.kind == ANSWER and it.detail.startswith(ABORT) and it.detail != REVERT for it in book.events())
+        wipes = begun < parts.NEW_DATA and not serves and not agreed
+        deleted = any((it.stage, it.step, it.kind) == (parts.NAMESPACES, "delete", "intent") for it in book.events())
+        there = way_back.back(seen, edges, begun=begun, deleted=deleted, wipes=wipes)
         first = there[0].name if there else ""
 
         def ask(part: Part) -> Question | None:
-            if part.name == first and begun >= parts.NEW_DATA:
-                return _before_the_way_back(seen)
-            revert = part.name == f"{ABORT}revert" and seen.config.puppet_change.revert is None
-            if revert and _is_merged(seen):
+            if part.name == first and (begun >= parts.NEW_DATA or (serves and begun >= parts.API_STOPS)):
+                return _before_the_way_back(seen, begun)
+            if part.name == REVERT and seen.config.puppet_change.revert is None and _is_merged(seen):
                 text = f"Revert the Puppet change {seen.change} now: hosts take it with their next run."
                 return Question(text, "done")
             return None
@@ -266,6 +273,34 @@ def _is_begun(seen: World, part: Part) -> bool:
     return any(s.facts != _LEFT_OUT and (s.status is not Status.PENDING or s.facts) for s in states)
 
 
+def _check_old(seen: World) -> None:
+    """Make sure that there is something to go back to, before anything is stopped.
+
+    Raises:
+        FleetError: the old etcd is not there.
+    """
+    try:
+        seen.old.asked(seen.cluster)
+    except FleetError as error:
+        raise FleetError(
+            f"{str(error).rstrip('.')}. Nothing was touched: repair it before going back to it, or go on with --resume."
+        ) from error
+
+
+def _serves(seen: World, begun: int) -> bool:
+    """Say whether the cluster serves from the new etcd by others' doing: an apiserver, or nodes, use it."""
+    found = apiserver.serving(seen)
+    if begun >= parts.API_STARTS:
+        found.pop(seen.first)
+    wanted = set(seen.new.config.endpoints)
+    if any(set(servers) == wanted for servers in found.values() if isinstance(servers, tuple)):
+        return True
+    try:
+        return stores.has_nodes(seen)
+    except FleetError:
+        return False  # An etcd that does not answer is not wiped either.
+
+
 def _is_merged(seen: World) -> bool:
     """Say whether the change is known to be merged; who is asked for it in vain loses nothing."""
     try:
@@ -291,10 +326,12 @@ def _before_the_outage(seen: World) -> Question:
     return Question("\n".join(lines), name)
 
 
-def _before_the_way_back(seen: World) -> Question:
+def _before_the_way_back(seen: World, begun: int) -> Question:
     name = seen.cluster.name
+    again = "  - services that are pooled again already are depooled once more;"
     lines = [
         f"The cluster {name} serves from {seen.new.name} already. Going back to the old etcd means:",
+        *((again,) if begun >= parts.HANDS_BACK else ()),
         "  - the API stops, and serves what the old etcd has: as it was in stage 7, without the managed namespaces;",
         f"  - what was created since is lost to the cluster; it stays in {seen.new.name}, which is not touched;",
         "  - the services of the managed namespaces are deployed anew.",

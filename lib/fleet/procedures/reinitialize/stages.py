@@ -59,12 +59,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
         ),
     ]
     if edges.discovery and config.discovery:
-        steps = (
-            parts.step("depool", API_DEADLINE, traffic.Depooled(world, edges.discovery)),
-            Step(
-                StepSpec("traffic gone", timeout, poll=parts.SLOW, gate=True, batch=False), traffic.TrafficGone(world)
-            ),
-        )
+        steps = parts.depool(world, edges.discovery)
         where = config.discovery.datacenter
         found.append(Part(parts.DEPOOL, [f"discovery records out of {where}"], lambda: _services(world), steps))
     found += [
@@ -108,7 +103,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             (
                 parts.gate("API silent", deadlines.restart, apiserver.Silent(world)),
                 *(() if world.is_old_gone else (parts.step("old etcd", API_DEADLINE, stores.Fingerprinted(world)),)),
-                parts.step("merge", timeout, deployment.Merged(world)),
+                parts.step("merge", timeout, deployment.Merged(world), poll=parts.SLOW),
             ),
         ),
         Part(
@@ -121,7 +116,12 @@ def forth(world: World, edges: Edges) -> list[Part]:
             parts.FIRST,
             [f"{config.apiserver_defaults} and {calico} have to name {world.new.name} then"],
             lambda: [first],
-            (parts.configured(world),),
+            (
+                # Puppet may start kube-apiserver.
+                parts.gate("new etcd", deadlines.blocked, stores.StoreWell(world, world.new)),
+                parts.gate("one etcd", deadlines.blocked, apiserver.OneEtcd(world, world.new)),
+                parts.configured(world),
+            ),
         ),
         Part("11 Puppet off", [], lambda: [first], disabled),
         Part(
@@ -140,7 +140,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             lambda: [first],
             (
                 parts.gate("new etcd", deadlines.blocked, stores.StoreWell(world, world.new)),
-                parts.gate("one etcd", deadlines.blocked, apiserver.NoneOnOld(world)),
+                parts.gate("one etcd", deadlines.blocked, apiserver.OneEtcd(world, world.new)),
                 parts.step("start", deadlines.restart, apiserver.Serves(world, world.new, without=plugins)),
                 parts.gate("ready", deadlines.ready, apiserver.Ready(world)),
                 parts.step("marker", API_DEADLINE, apiserver.Marked(world, world.new, world.old)),
@@ -152,7 +152,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             [world.fill(config.initialize), f"has to make {', '.join(config.initialized)}"],
             parts.whole,
             (
-                parts.gate("one etcd", deadlines.blocked, apiserver.NoneOnOld(world)),
+                parts.gate("one etcd", deadlines.blocked, apiserver.OneEtcd(world, world.new)),
                 parts.step("initialise", timeout + deadlines.ready, deployment.Initialized(world)),
                 parts.step("lease", API_DEADLINE, apiserver.Leased(world)),
             ),
@@ -165,9 +165,9 @@ def forth(world: World, edges: Edges) -> list[Part]:
             ],
             lambda: workers,
             (
-                parts.gate("one etcd", deadlines.blocked, apiserver.NoneOnOld(world)),
+                parts.gate("one etcd", deadlines.blocked, apiserver.OneEtcd(world, world.new)),
                 *(replace(step, effects=machines.Tolerant(world, step.effects)) for step in parts.returning(world)),
-                parts.gate("one etcd still", deadlines.blocked, apiserver.NoneOnOld(world)),
+                parts.gate("one etcd still", deadlines.blocked, apiserver.OneEtcd(world, world.new)),
             ),
         ),
         Part(
@@ -175,7 +175,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             [f"Puppet; {', '.join(plugins) or 'no plugin'} back; one host at a time, {first} last"],
             lambda: planes,
             (
-                parts.gate("one etcd", deadlines.blocked, apiserver.NoneOnOld(world)),
+                parts.gate("one etcd", deadlines.blocked, apiserver.OneEtcd(world, world.new)),
                 parts.configured(world),
                 parts.step("admission", API_DEADLINE, apiserver.AdmissionBack(world, parts.ADMISSION)),
                 parts.step("start", deadlines.restart, apiserver.Serves(world, world.new, admission=parts.ADMISSION)),

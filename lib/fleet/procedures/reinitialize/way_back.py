@@ -10,25 +10,41 @@ from fleet.procedures.reinitialize import apiserver, deployment, machines, parts
 from fleet.procedures.reinitialize.parts import Edges, Part
 from fleet.procedures.reinitialize.world import CLUSTER, World
 
+REVERT = f"{ABORT}revert"
+"""The stage in which the change of Puppet's code is reverted."""
 
-def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
+
+def back(world: World, edges: Edges, *, begun: int, deleted: bool, wipes: bool) -> list[Part]:
     """Return the stages back to the old etcd.
 
     Args:
         world: the world.
         edges: what is asked and told beside.
         begun: the number of the last stage that was begun.
+        deleted: whether the run has ordered the deletion of a managed namespace.
+        wipes: whether what is in the new etcd is of this run alone.
     """
     config, deadlines = world.config, world.cluster.config.deadlines
     timeout = config.command_timeout
-    prefixes = ("/calico", config.etcd_prefix)
+    # An apiserver is started in stage 10 at the earliest, by Puppet.
+    prefixes = ("/calico", *([config.etcd_prefix] if begun >= 10 else []))
     found = []
     if begun >= parts.NEW_DATA:
         ended = parts.gate("ended", timeout, deployment.CommandsEnded(world), poll=parts.SLOW)
         found.append(_part("commands", [CLUSTER], ended))
+    if begun >= parts.HANDS_BACK and edges.discovery:
+        found.append(
+            Part(
+                f"{ABORT}depool",
+                (),
+                lambda: [name for name, facts in world.facts(parts.DEPOOL).items() if facts.get(traffic.POOLED)],
+                parts.depool(world, edges.discovery),
+            )
+        )
     if begun >= parts.API_STOPS:
         units = [*world.component_units(), world.calico_unit]
         planes = list(world.control_plane)
+        revert = parts.step("revert", timeout, deployment.Reverted(world), poll=parts.SLOW)
         disabled = (replace(step, effects=machines.Tolerant(world, step.effects)) for step in parts.puppet_off(world))
         found += [
             _part("disable Puppet", world.hosts, *disabled),
@@ -37,12 +53,19 @@ def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
                 world.hosts,
                 parts.step("stop", deadlines.restart, machines.Tolerant(world, machines.Stopped(world))),
             ),
-            _part("revert", [CLUSTER], parts.step("revert", timeout, deployment.Reverted(world))),
-            _part("Puppet", world.hosts, parts.configured(world, tolerant=True, old=True)),
+            Part(REVERT, (), parts.whole, (revert,)),
+            _part(
+                "Puppet",
+                world.hosts,
+                parts.gate("one etcd", deadlines.blocked, apiserver.OneEtcd(world, world.old)),
+                # The copy of the file of flags names the new etcd: Puppet has the last word.
+                parts.step("admission", API_DEADLINE, apiserver.AdmissionBack(world, parts.ADMISSION)),
+                parts.configured(world, tolerant=True, old=True),
+            ),
             _part(
                 "control plane",
                 planes,
-                parts.step("admission", API_DEADLINE, apiserver.AdmissionBack(world, parts.ADMISSION)),
+                parts.gate("one etcd", deadlines.blocked, apiserver.OneEtcd(world, world.old)),
                 parts.step("start", deadlines.restart, apiserver.Serves(world, world.old, admission=parts.ADMISSION)),
                 parts.gate("ready", deadlines.ready, apiserver.Ready(world)),
                 parts.step("marker", API_DEADLINE, apiserver.Marked(world, world.old, world.new)),
@@ -61,12 +84,12 @@ def back(world: World, edges: Edges, *, begun: int) -> list[Part]:
     elif begun >= parts.PUPPET_GOES:
         on = machines.Tolerant(world, PuppetOn(world.cluster))
         found.append(_part("Puppet", world.hosts, parts.step("Puppet on", API_DEADLINE, on)))
-    if begun >= parts.OUTAGE:
+    if deleted:
         settled = parts.gate("settled", timeout, traffic.Settled(world), poll=parts.SLOW)
         found += [_part("namespaces", [CLUSTER], settled), parts.deploy(world, f"{ABORT}services")]
     if begun >= 4 and edges.discovery:
         found.append(_part("pool", [CLUSTER], *parts.repool(world, edges)))
-    if 2 <= begun < parts.NEW_DATA:
+    if begun >= 2 and wipes:
         found.append(
             _part("new etcd", [CLUSTER], parts.step("wipe", timeout, stores.Wiped(world, parts.CALICO, prefixes)))
         )
