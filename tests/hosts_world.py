@@ -44,6 +44,39 @@ def rule(what: str, *, holds: bool) -> None:
         raise RuleBroken(what)
 
 
+class Time:
+    """Time that passes when it is told to, what happens meanwhile, and the moment at which the process is killed."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+        self.moments_left = -1
+        """Moments until the process is killed; negative for never."""
+        self.later: list[tuple[float, Callable[[], None]]] = []
+        """What is going to happen, and when."""
+
+    def clock(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        end = self.now + seconds
+        while due := [when for when, _ in self.later if when <= end]:
+            self.now = max(self.now, min(due))
+            ready = [action for when, action in self.later if when <= self.now]
+            self.later = [(when, action) for when, action in self.later if when > self.now]
+            for action in ready:
+                action()
+        self.now = end
+
+    def at(self, seconds: float, action: Callable[[], None]) -> None:
+        self.later.append((self.now + seconds, action))
+
+    def moment(self) -> None:
+        """Pass a moment at which the process may be killed."""
+        self.moments_left -= 1
+        if self.moments_left == 0:
+            raise Killed
+
+
 @dataclass
 class Service:
     """A unit of systemd."""
@@ -72,18 +105,15 @@ class Host:
 
 
 @dataclass
-class World:
-    """Hosts, and time: the clock, the load balancer, the apiservers, the API and Alertmanager in one."""
+class World(Time):
+    """Hosts, and time: the load balancer, the apiservers, the API and Alertmanager in one."""
 
     names: Sequence[str]
     units: Sequence[str] = (API, *LED)
-    now: float = 1_800_000_000.0
     delay: float = 0.5
     """Seconds that an order to restart is on its way."""
     drains: float = 2.0
     """Seconds until the last connection to a host that is out has ended."""
-    moments_left: int = -1
-    """Moments until the process is killed; negative for never."""
     blocked: Callable[[], str] = str
     hosts: dict[str, Host] = field(default_factory=dict)
     pooled: dict[str, float] = field(default_factory=dict)
@@ -93,39 +123,15 @@ class World:
     restarts: Counter[tuple[str, str]] = field(default_factory=Counter)
     leads: dict[str, str] = field(default_factory=dict)
     acquired: Counter[str] = field(default_factory=Counter)
-    later: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     balancer_fails: bool = False
     told: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        super().__init__()
         for name in self.names:
             self.hosts[name] = Host({f"{unit}.service": Service(started=self.now - 1000) for unit in self.units})
             self.pooled[name] = -1e9
         self.leads = dict.fromkeys(LED, self.names[0])
-
-    # Time.
-
-    def clock(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        end = self.now + seconds
-        while due := sorted((when for when, _ in self.later if when <= end)):
-            self.now = max(self.now, due[0])
-            ready = [action for when, action in self.later if when <= due[0]]
-            self.later = [(when, action) for when, action in self.later if when > due[0]]
-            for action in ready:
-                action()
-        self.now = end
-
-    def at(self, seconds: float, action: Callable[[], None]) -> None:
-        self.later.append((self.now + seconds, action))
-
-    def moment(self) -> None:
-        """Pass a moment at which the process may be killed."""
-        self.moments_left -= 1
-        if self.moments_left == 0:
-            raise Killed
 
     # What clients see.
 

@@ -14,7 +14,7 @@ from fleet.hosts.puppet import PuppetResult
 from fleet.hosts.remote import Result
 from fleet.hosts.services import ServiceState
 from fleet.hosts.textfile import Missing, TextFile
-from hosts_world import Killed, rule
+from hosts_world import Time, rule
 
 BOOT = "00000000-0000-0000-0000-000000000001"
 API, CONTROLLERS, SCHEDULER = "kube-apiserver.service", "kube-controller-manager.service", "kube-scheduler.service"
@@ -55,13 +55,11 @@ def endpoint_of(text: str) -> str:
     return OLD if OLD in text else NEW
 
 
-class Hosts:
+class Hosts(Time):
     """Control-plane hosts and workers, and time."""
 
     def __init__(self, planes: int, workers: int) -> None:
-        self.now = 1_800_000_000.0
-        self.moments_left = -1
-        self.later: list[tuple[float, Callable[[], None]]] = []
+        super().__init__()
         self.merged = self.going_back = self.puppet_starts = False
         self.planes = [f"cp{number + 1}" for number in range(planes)]
         self.puppet_runs: set[str] = set()
@@ -87,30 +85,6 @@ class Hosts:
 
     def apiserver_started(self) -> None:
         """Take note that a kube-apiserver begins to serve."""
-
-    # Time.
-
-    def clock(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        end = self.now + seconds
-        while due := [when for when, _ in self.later if when <= end]:
-            self.now = max(self.now, min(due))
-            ready = [action for when, action in self.later if when <= self.now]
-            self.later = [(when, action) for when, action in self.later if when > self.now]
-            for action in ready:
-                action()
-        self.now = end
-
-    def at(self, seconds: float, action: Callable[[], None]) -> None:
-        self.later.append((self.now + seconds, action))
-
-    def moment(self) -> None:
-        """Pass a moment at which the process may be killed."""
-        self.moments_left -= 1
-        if self.moments_left == 0:
-            raise Killed
 
     # The hosts, over SSH.
 
