@@ -276,20 +276,22 @@ def test_the_default_configuration_gets_what_it_lacks_alone():
 
 
 class Host:
-    """A host whose calicoctl says what it is told to, and which keeps the commands."""
+    """A host whose calicoctl says what it is told to, and which keeps the commands that run it, or read its file."""
 
     def __init__(self, said: dict[str, str] | str, *, code: int | None = 0, dry_run: bool = False) -> None:
         self.said = said
         self.code = code
         self.dry_run = dry_run
         self.commands: list[str] = []
+        self.readings: list[str] = []
 
     def run(self, hosts, command, *, timeout, safe):
         if self.dry_run and not safe:
             return {}
-        self.commands.append(command)
         if "fleet-calico-file=" in command:
+            self.readings.append(command)
             return dict.fromkeys(hosts, Result(0, f"Hello\nfleet-calico-file={_encode(FILE)}"))
+        self.commands.append(command)
         text = self.said if isinstance(self.said, str) else self.lines(self.said)
         return dict.fromkeys(hosts, Result(self.code, text))
 
@@ -302,29 +304,20 @@ def _encode(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def test_a_datastore_is_read_in_one_execution():
+def test_an_etcd_is_read_in_one_execution_with_a_private_file():
     host = Host(SAID, dry_run=True)
-    assert Datastore(host, "w1", CalicoConfig(), None).read() == OLD
-    (command,) = host.commands
-    assert "file=/etc/calico/calicoctl.cfg\n" in command
-
-
-def test_another_etcd_is_read_with_a_private_file():
-    host = Host(SAID)
-    datastore = Datastore(host, "w1", CalicoConfig(file=Path("/etc/a b/calicoctl.cfg")), NEW)
-    assert datastore.read() == OLD
-    assert datastore.api_config() == config.parse(FILE)
-    first, second, _ = host.commands
-    assert "'/etc/a b/calicoctl.cfg'" in first
-    assert "https://etcd4:2379,https://etcd5:2379" in second
-    assert "mktemp" in second
+    assert Datastore(host, "w1", CalicoConfig(file=Path("/etc/a b/calicoctl.cfg")), NEW).read() == OLD
+    (reading,), (command,) = host.readings, host.commands
+    assert "'/etc/a b/calicoctl.cfg'" in reading
+    assert "https://etcd4:2379,https://etcd5:2379" in command
+    assert "mktemp" in command
 
 
 @pytest.mark.parametrize("missing", KINDS)
 def test_an_answer_that_is_cut_off_is_no_empty_datastore(missing):
     said = {kind: text for kind, text in SAID.items() if kind != missing}
     with pytest.raises(CalicoError):
-        Datastore(Host(said), "w1", CalicoConfig(), None).read()
+        Datastore(Host(said), "w1", CalicoConfig(), NEW).read()
 
 
 def test_what_calicoctl_says_of_its_failure_is_told_in_a_line():
@@ -335,20 +328,20 @@ def test_what_calicoctl_says_of_its_failure_is_told_in_a_line():
         "Calico's datastore at https://etcd4:2379, https://etcd5:2379 cannot be read with calicoctl on w1: Version"
         " mismatch. Client Version: v3.20 Use --allow-version-mismatch to override."
     )
-    with pytest.raises(CalicoError, match=r"of /etc/calico/calicoctl\.cfg cannot be read .* no answer within 60 s"):
-        Datastore(Host("no answer within 60 s", code=None), "w1", CalicoConfig(), None).read()
+    with pytest.raises(CalicoError, match=r"etcd5:2379 cannot be read .* no answer within 60 s"):
+        Datastore(Host("no answer within 60 s", code=None), "w1", CalicoConfig(), NEW).read()
 
 
 def test_nothing_is_written_if_nothing_is_missing():
     complete = {**SAID, PROFILE: json.dumps(contents.default_profile("kube-system").manifest())}
     host = Host(complete)
-    assert Datastore(host, "w1", CalicoConfig(), None).write(WANTED) == []
+    assert Datastore(host, "w1", CalicoConfig(), NEW).write(WANTED) == []
     assert len(host.commands) == 1
 
 
 def test_only_what_is_missing_is_written():
     host = Host(SAID)
-    assert Datastore(host, "w1", CalicoConfig(), None).write(WANTED) == ["Profile kns.kube-system"]
+    assert Datastore(host, "w1", CalicoConfig(), NEW).write(WANTED) == ["Profile kns.kube-system"]
     _, command = host.commands
     assert command.count("| calico create --filename=-") == 1
     assert '"kind": "ProfileList"' in command
@@ -357,19 +350,19 @@ def test_only_what_is_missing_is_written():
 def test_a_command_line_does_not_become_too_long():
     peers = tuple(replace(PEER1, name=f"node{number}") for number in range(1200))
     host = Host(SAID)
-    assert len(Datastore(host, "w1", CalicoConfig(), None).write(replace(OLD, peers=(*OLD.peers, *peers)))) == 1200
+    assert len(Datastore(host, "w1", CalicoConfig(), NEW).write(replace(OLD, peers=(*OLD.peers, *peers)))) == 1200
     assert sum(command.count('"BGPPeer"') for command in host.commands) == 1200
     assert max(map(len, host.commands)) < 50_000
 
 
 def test_a_dry_run_says_what_would_be_written():
     host = Host(SAID, dry_run=True)
-    assert Datastore(host, "w1", CalicoConfig(), None).write(WANTED) == ["Profile kns.kube-system"]
+    assert Datastore(host, "w1", CalicoConfig(), NEW).write(WANTED) == ["Profile kns.kube-system"]
     assert len(host.commands) == 1
 
 
 def test_nothing_is_written_into_a_datastore_that_holds_something_else():
     host = Host({**SAID, PEER: PEERS.replace("10.0.0.2", "10.0.0.9")})
     with pytest.raises(CalicoError, match=r"left alone: BGPPeer cr1-ipv4: peerIP is 10\.0\.0\.9, not 10\.0\.0\.2\. "):
-        Datastore(host, "w1", CalicoConfig(), None).write(WANTED)
+        Datastore(host, "w1", CalicoConfig(), NEW).write(WANTED)
     assert len(host.commands) == 1

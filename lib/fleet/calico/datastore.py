@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from fleet.calico import contents
-from fleet.calico.config import ApiConfig, CalicoError, derive, parse
+from fleet.calico.config import CalicoError, derive
 from fleet.calico.contents import Contents, Resource
 from fleet.config_reinitialize import CalicoConfig
 from fleet.hosts.remote import Runner
@@ -28,32 +28,23 @@ _LINE = re.compile(r"^fleet-calico-([A-Za-z]+)=(.*)$", re.MULTILINE)
 
 
 class Datastore:
-    """A datastore that one of the hosts reaches.
+    """A datastore that one of the hosts reaches, with the certificates that its own file names.
 
     Args:
         remote: runs the commands.
         host: a host of the cluster with calicoctl.
         config: where calicoctl's configuration is there.
-        endpoints: the client URLs of another etcd than the one that the host's file names; ``None`` for that one.
+        endpoints: the client URLs of etcd, whatever the host's file names.
     """
 
-    def __init__(self, remote: Runner, host: str, config: CalicoConfig, endpoints: Sequence[str] | None) -> None:
+    def __init__(self, remote: Runner, host: str, config: CalicoConfig, endpoints: Sequence[str]) -> None:
         self._remote = remote
         self._host = host
         self._file = config.file
         self._endpoints = endpoints
 
-    def api_config(self) -> ApiConfig:
-        """Return how the host's own file lets calicoctl reach the datastore.
-
-        Raises:
-            CalicoError: the file cannot be read, or is of no use.
-            fleet.hosts.remote.RemoteError: Cumin could not run anything.
-        """
-        return parse(self._text())
-
     def read(self) -> Contents:
-        """Read all that is moved, in one execution (and one for the host's own file, if another one is derived of it).
+        """Read all that is moved: one execution for the host's own file, and one for all that calicoctl prints.
 
         Nothing is changed, in a dry-run as well.
 
@@ -101,28 +92,25 @@ class Datastore:
 
     def _run(self, done: str, command: str, *, safe: bool) -> str | None:
         """Return what a command printed that runs calicoctl; ``None`` if a dry-run left it out."""
-        where = f"at {', '.join(self._endpoints)}" if self._endpoints else f"of {self._file}"
         script = self._prelude() + command
         results = self._remote.run([self._host], script, timeout=TIMEOUT, safe=safe)
         if not results:
             return None
         result = results[self._host]
         if not result.ok:
+            where = ", ".join(self._endpoints)
             raise CalicoError(
-                f"Calico's datastore {where} cannot be {done} with calicoctl on {self._host}: {_short(result.output)}"
+                f"Calico's datastore at {where} cannot be {done} with calicoctl on {self._host}:"
+                f" {_short(result.output)}"
             )
         return result.output
 
     def _prelude(self) -> str:
         """Return the function ``calico``, which runs calicoctl; its file is private, and away when the shell ends."""
-        if self._endpoints is None:
-            # Without its default file, calicoctl would take its configuration from the environment.
-            file = f'file={shlex.quote(str(self._file))}\n[ -r "$file" ] || {{ echo "there is no $file"; exit 1; }}\n'
-        else:
-            derived = shlex.quote(derive(self._text(), self._endpoints))
-            file = f'file=$(mktemp) && trap \'rm -f -- "$file"\' EXIT && printf %s {derived} >"$file" || exit\n'
+        derived = shlex.quote(derive(self._text(), self._endpoints))
         return f"""\
-{file}calico() {{
+file=$(mktemp) && trap 'rm -f -- "$file"' EXIT && printf %s {derived} >"$file" || exit
+calico() {{
     timeout --kill-after=1 {_EACH} calicoctl "$@" --config="$file" && return
     local code=$?
     [ "$code" != 124 ] || echo "calicoctl did not answer within {_EACH} s" >&2
