@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROOT := $(shell id -u | grep -qx 0 && echo yes)
 # What the lab needs of Debian on this machine; the rest comes with the virtual environment and the lab's base image.
-PACKAGES := python3-venv systemd-container mmdebstrap iproute2 openssh-client openssh-server xz-utils openssl curl
+PACKAGES := python3-venv systemd-container mmdebstrap git iproute2 openssh-client openssh-server xz-utils openssl curl
 # One process more than cores: integration tests wait much. A file's tests share what they have started.
 PARALLEL := -q -n $(shell expr $$(nproc) + 1) --dist loadfile
 # Only the tests need Alertmanager here: unpacked, not installed, so that no service starts.
