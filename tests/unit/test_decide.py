@@ -1,4 +1,4 @@
-"""Properties of the decisions: DESIGN's rules hold in every random history of a random fleet."""
+"""Properties of the decisions: limits and deadlines hold in every random history of a random fleet."""
 
 from collections import Counter
 from dataclasses import replace
@@ -96,55 +96,55 @@ class World:
                 self.finished = action
 
     def check_room(self, units: tuple[str, ...]) -> None:
-        """Rule 1, at the moment that counts: when nodes are taken out of service, also after a crash."""
-        assert not self.seen.blocked, "rule 9: cordoned without the lock"
+        """The limits, at the moment that counts: when nodes are taken out of service, also after a crash."""
+        assert not self.seen.blocked, "cordoned without the lock"
         known = {unit.name: unit for unit in self.stage.units}
         absent = self.seen.absent
         groups = {name: gone.group for name, gone in absent.items()}
         groups |= {name: known[name].group for name in self.cordoned.union(units)}
         new = [name for name in units if name not in absent and name not in self.cordoned]
         if new:
-            assert len(groups) <= self.stage.limits.max_unavailable, "rule 1: cluster, when it is cordoned"
+            assert len(groups) <= self.stage.limits.max_unavailable, "the limit of the cluster, when it is cordoned"
         for name in new:
             group = known[name].group
             most = self.stage.limits.groups.get(group, self.stage.limits.max_unavailable)
-            assert Counter(groups.values())[group] <= most, "rule 1: group, when it is cordoned"
+            assert Counter(groups.values())[group] <= most, "the limit of the group, when it is cordoned"
         domains = {known[name].domain for name in self.cordoned.union(units)}
         domains |= {gone.domain for gone in absent.values() if gone.down}
-        assert not new or len(domains) <= self.stage.limits.max_domains, "rule 1: domain, when it is cordoned"
+        assert not new or len(domains) <= self.stage.limits.max_domains, "the limit of the domain, when it is cordoned"
         self.cordoned.update(units)
 
     def check_run(self, unit: str, step: int, phase: m.Phase) -> None:
         state = self.states[unit]
         assert (state.status, state.busy, state.step, state.phase) == (m.Status.RUNNING, False, step, phase)
         if step == REBOOT and phase is m.Phase.APPLY:
-            assert self.drained.get(unit), "rule 3: rebooted without a drain that succeeded"
-            assert not self.seen.blocked, "rule 9: rebooted without the lock"
+            assert self.drained.get(unit), "rebooted without a drain that succeeded"
+            assert not self.seen.blocked, "rebooted without the lock"
 
     def check_starts(self, decision: d.Decision, held_before: int) -> None:
         starts = [action.unit for action in decision.actions if isinstance(action, d.Start)]
         if not starts:
             return
         limits = self.stage.limits
-        assert not self.seen.blocked, "rule 9"
-        assert held_before <= limits.max_failed, "rule 6"
+        assert not self.seen.blocked, "started without the lock"
+        assert held_before <= limits.max_failed, "started after too many have failed"
         ours = {s.unit.name: s.unit for s in self.states.values() if s.status in (m.Status.RUNNING, m.Status.HELD)}
         everyone = {name: gone.group for name, gone in self.seen.absent.items()} | {
             name: unit.group for name, unit in ours.items()
         }
-        assert len(everyone) <= limits.max_unavailable, "rule 1: cluster"
+        assert len(everyone) <= limits.max_unavailable, "the limit of the cluster"
         for group, count in Counter(everyone.values()).items():
             if any(ours[name].group == group for name in starts if name not in self.seen.absent):
-                assert count <= limits.groups.get(group, limits.max_unavailable), "rule 1: group"
+                assert count <= limits.groups.get(group, limits.max_unavailable), "the limit of the group"
         domains = {unit.domain for unit in ours.values()} | {a.domain for a in self.seen.absent.values() if a.down}
-        assert len(domains) <= limits.max_domains, "rule 1: domain"
+        assert len(domains) <= limits.max_domains, "the limit of the domain"
 
     def check_renewals(self, decision: d.Decision) -> None:
         renewed = {unit for action in decision.actions if isinstance(action, d.Renew) for unit in action.units}
         for name, state in self.states.items():
             if state.status in (m.Status.RUNNING, m.Status.HELD) and name not in renewed:
                 ends = state.step == len(STEPS) - 1
-                assert ends or state.renew_at > self.now, "rule 10: a silence runs out while its unit is in flight"
+                assert ends or state.renew_at > self.now, "a silence runs out while its unit is in flight"
 
     def finish_some_jobs(self) -> None:
         keep = []
@@ -221,7 +221,7 @@ def test_rules_hold_in_every_history(stage, rng, trouble):
         world.now += rng.choice([0.5, 1, 5, 30, 3600, -3600]) if rng.random() < trouble / 4 else 1
     for state in world.states.values():
         if state.status is m.Status.DONE:
-            assert world.boots[state.unit.name] == 1, "rule 8: rebooted exactly once"
+            assert world.boots[state.unit.name] == 1, "rebooted exactly once"
     if world.finished and world.finished.complete:
         assert all(state.status is m.Status.DONE for state in world.states.values())
 

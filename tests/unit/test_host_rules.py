@@ -1,4 +1,4 @@
-"""DESIGN's rules over whole runs: whatever breaks, and wherever the process is killed, in the real engine and steps."""
+"""What must hold over whole runs, whatever breaks and wherever the process is killed, in the real engine and steps."""
 
 from collections.abc import Sequence
 from contextlib import closing, suppress

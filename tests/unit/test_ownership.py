@@ -1,4 +1,4 @@
-"""DESIGN's rule 4: whatever others do meanwhile, a run undoes only what it did itself."""
+"""Whatever others do meanwhile, a run undoes only what it did itself."""
 
 import itertools
 from collections.abc import Sequence

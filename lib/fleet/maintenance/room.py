@@ -1,4 +1,4 @@
-"""How much room the limits leave: DESIGN's rule 1, in one place. Pure."""
+"""How much room the limits leave: never more units unavailable than they allow, others' included. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
