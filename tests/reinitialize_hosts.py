@@ -64,7 +64,7 @@ class Hosts(Time):
         self.planes = [f"cp{number + 1}" for number in range(planes)]
         self.puppet_runs: set[str] = set()
         """Hosts with a run of Puppet that does not end."""
-        self.programs = {"calicoctl", "bash", "merged", "merge", "revert", "idle", *ORGANISATION}
+        self.programs = {"cd", "calicoctl", "bash", "merged", "merge", "revert", "idle", *ORGANISATION}
         self.workers = [f"w{number + 1}" for number in range(workers)]
         self.hosts = {name: self._host(name) for name in (*self.planes, *self.workers)}
 

@@ -206,7 +206,7 @@ def _in(world: World, *, preflight: bool) -> Any:
         f"{_REINITIALIZE}.apiserver.Api": SimpleNamespace(
             from_kubeconfig=lambda path, server: Client(world, server.split("/")[2].split(":")[0])
         ),
-        "fleet.maintenance.lock.taken_by": lambda api, lease: "",
+        "fleet.maintenance.lock.taken_by": lambda api, lease: api.get("/api") and world.holder,
         **({} if preflight else {f"{_REINITIALIZE}.runs.preflight.checks": lambda *args: [list]}),
         f"{_REINITIALIZE}.runs.Discovery": lambda config, dry_run: SimpleNamespace(
             pooled=world.pooled_at, set=world.set_pooled

@@ -18,6 +18,7 @@ from fleet.calico import contents
 from fleet.calico.contents import Contents, Resource
 from fleet.config import ClusterConfig
 from fleet.errors import FleetError
+from fleet.etcd.certificates import Certificates
 from fleet.etcd.keys import Fingerprint
 from fleet.hosts.probe import Unreachable
 from fleet.hosts.silences import Alert, Silence
@@ -101,6 +102,11 @@ class World(Hosts):
         """What is wrong with an etcd, by its endpoint."""
         self.unreached: dict[str, str] = {}
         """Why a host does not reach the new etcd."""
+        self.reached_with: list[tuple[tuple[str, ...], Certificates | None]] = []
+        """Which hosts were told to reach it, with which certificates."""
+        self.firing: list[Alert] = []
+        self.holder = ""
+        """Who has the cluster's Lease."""
         self.answering: dict[str, Health | Unreachable] = {}
         """What kube-apiservers answer that do not answer as they should."""
         self.unused: set[str] = set()
@@ -190,6 +196,7 @@ class World(Hosts):
         return len(self.store(config.endpoints[0]).keys)
 
     def reachable(self, remote: Any, hosts: Sequence[str], endpoints: Any, certificates: Any) -> dict[str, str]:
+        self.reached_with.append((tuple(hosts), certificates))
         return {host: self.unreached.get(host, "") for host in hosts}
 
     def fingerprint(self, remote: Any, host: str, config: Any) -> Fingerprint:
@@ -237,7 +244,7 @@ class World(Hosts):
         self.moment()
 
     def alerts(self, hosts: Sequence[str]) -> list[Alert]:
-        return []
+        return self.firing
 
     def find(self, *, comment_contains: str) -> list[Silence]:
         return [silence for silence in self.silenced.values() if comment_contains in silence.comment]
@@ -378,7 +385,9 @@ class Client:
         if path != _NODES:
             names = [key.rpartition("/")[2] for key in sorted(store.keys) if key.startswith(f"/registry{path}/")]
             return [convert({"metadata": {"name": name}}) for name in names], "1"
-        return [convert(self._node(store, name)) for name in self._world.workers if self._registered(store, name)], "1"
+        registered = [name for name in self._world.workers if self._registered(store, name)]
+        others = [key.rpartition("/")[2] for key in sorted(store.keys) if key.startswith(f"/registry{_NODES}/")]
+        return [convert(self._node(store, name)) for name in dict.fromkeys((*registered, *others))], "1"
 
     def _registered(self, store: Etcd, name: str) -> bool:
         kubelet = self._world.hosts[name].services[KUBELET]
@@ -388,7 +397,9 @@ class Client:
         return f"/registry{_NODES}/{name}" in store.keys
 
     def _node(self, store: Etcd, name: str) -> dict[str, Any]:
-        alive = self._world.hosts[name].services[KUBELET].registered == store.endpoint
+        host = self._world.hosts.get(name)
+        kubelet = host.services.get(KUBELET) if host else None
+        alive = kubelet is None or kubelet.registered == store.endpoint
         ready = {"type": "Ready", "status": "True" if alive else "Unknown"}
         heartbeat = datetime.fromtimestamp(self._world.now if alive else 0, UTC).isoformat()
         labels = {"topology.kubernetes.io/zone": "a"}

@@ -121,7 +121,7 @@ class ReinitializeConfig(Model):
     """Nothing where no discovery record leads to the cluster."""
     apiserver_defaults: AbsolutePath = Path("/etc/default/kube-apiserver")
     """The file with the flags of kube-apiserver."""
-    etcd_prefix: Annotated[str, Field(pattern=r"^/[a-z0-9/._-]+$")] = "/registry"
+    etcd_prefix: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._-]+)+$")] = "/registry"
     """kube-apiserver's ``--etcd-prefix``."""
     admission_plugins: tuple[Annotated[str, Field(pattern=r"^[A-Za-z]+$")], ...] = ()
     """Those that keep an empty cluster from being initialised, such as PodSecurityPolicy; none in Kubernetes 1.25."""

@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 
 from fleet.calico import contents
+from fleet.etcd.certificates import Certificates
+from fleet.hosts.silences import Alert
+from fleet.k8s.apiserver import Health, Strange
 from fleet.procedures.maintenance import Refused
 from fleet.procedures.reinitialize.runs import Wish
+from fleet.procedures.reinitialize.site import programs_of
 from fleet.session import DONE
 from reinitialize_hosts import API, BY_HAND, CALICO, CALICO_FILE, DEFAULTS, KUBELET, NEW, OLD
 from reinitialize_sessions import Play
@@ -82,6 +86,15 @@ def _merged(world: World) -> None:
     world.merged = True
 
 
+def _alert(world: World) -> None:
+    world.firing.append(Alert("w1", "Down", "w1", "critical", 0.0, False))
+
+
+def _moved(world: World) -> None:
+    for host in world.hosts.values():
+        host.files |= {path: world.file_of(path) for path in host.files}
+
+
 def _depooled(world: World) -> None:
     world.pooled = dict.fromkeys(world.pooled, False)
 
@@ -117,6 +130,14 @@ def _all(*changes: Change) -> Change:
         ),
         (_merged, "The Puppet change change-1 is merged already."),
         (lambda world: world.broken.update(merged=1), "Is change-1 merged? `merged change-1`: exit code 7."),
+        (lambda world: setattr(world, "holder", "run r0"), "The cluster is being worked on by run r0."),
+        (_attribute("answering", "cp2", Strange("not for cp2")), "kube-apiserver on cp2: not for cp2."),
+        (_attribute("answering", "cp2", Health(False, ("etcd",), False)), "kube-apiserver on cp2 is not ready: etcd."),
+        (lambda world: world.old.keys.add("/registry/api/v1/nodes/w9"), "would stay on the old etcd: w9."),
+        (
+            _file("cp1", DEFAULTS, f'DAEMON_ARGS="--etcd-servers={OLD} --etcd-prefix=kubernetes"'),
+            "kube-apiserver's --etcd-prefix is /kubernetes, and not /registry.",
+        ),
         (_attribute("elsewhere", "shop", False), "Pooled nowhere but in here: shop."),
     ],
 )
@@ -133,6 +154,12 @@ def test_what_cannot_go_well_keeps_the_run_from_starting(tmp_path, change, findi
         (_away("w2"), {"wish": wish(max_failed=1)}, "No answer over SSH from w2."),
         (_there("/registry/a"), {"wish": wish(reuse="new")}, "new is not empty: 1 keys, such as /registry/a."),
         (_depooled, {}, "No service is pooled in here."),
+        (_alert, {}, "The alert Down is firing for w1."),
+        (
+            lambda world: world.old.keys.add("/registry/api/v1/nodes/cp1"),
+            {},
+            "Control-plane hosts that are nodes as well",
+        ),
         (lambda world: world.old.keys.discard("/registry/api/v1/namespaces/shop"), {}, "Managed namespaces that are"),
         (lambda world: world.old.keys.discard("/registry/api/v1/nodes/w2"), {}, "Kubernetes has no node for w2."),
         (lambda world: setattr(world.hosts["w2"].services[KUBELET], "registered", NEW), {}, "NotReady: w2."),
@@ -177,6 +204,91 @@ def test_what_the_configuration_has_wrong_keeps_the_run_from_starting(tmp_path, 
     world.merged = options.pop("merged", False)
     stops = findings(said(world, tmp_path, **options), "stop")
     assert any(stop.startswith(finding) for stop in stops), stops
+
+
+@pytest.mark.parametrize("first", [1, 7])
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        (_attribute("ill", OLD, "no leader"), "The old etcd is not well: no leader."),
+        (_file("cp2", DEFAULTS, 'DAEMON_ARGS="--etcd-servers=https://x:1"'), f"{DEFAULTS} names https://x:1."),
+    ],
+)
+def test_what_there_is_to_go_back_to_is_looked_at_for_as_long_as_it_serves(tmp_path, first, change, finding):
+    world = World()
+    change(world)
+    if first == 7:
+        _all(_depooled, _everywhere_disabled)(world)
+    text = said(world, tmp_path, wish=wish(from_stage=first))
+    assert f"Stages 0 to {first - 1} are taken as done by hand." in text
+    assert any(stop.endswith(finding) for stop in findings(text, "stop")), text
+
+
+@pytest.mark.parametrize("key", ["initialize", "components", "services", "puppet_change", "discovery", "managed"])
+def test_every_command_is_looked_for(tmp_path, key):
+    nothing = {
+        "initialize": "cd / && nothere {cluster}",
+        "components": {"command": "A=1 nothere", "namespaces": ["kube-system"]},
+        "services": {"names": ["shop"], "deploy": "deploy {service} | nothere", "check": "check {service}"},
+        "puppet_change": {"merged": "merged {change}", "merge": "nothere {change}", "revert": "revert {change}"},
+        "discovery": {"datacenter": "here", "services": ["shop"], "traffic": "nothere {service}"},
+        "managed": ["shop"],
+    }
+    text = said(World(), tmp_path, config=config(**{key: nothing[key]}))
+    stops = [stop for stop in findings(text, "stop") if stop.startswith(f"reinitialize.{key}")]
+    assert [stop.partition(": ")[2] for stop in stops] == (
+        [] if key == "managed" else ["there is no nothere on this host."]
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "programs"),
+    [
+        ("helmfile sync", ["helmfile"]),
+        ("cd /srv/charts && helmfile -e lab sync", ["cd", "helmfile"]),
+        ("A=1 B=2 /usr/bin/x --y; z", ["/usr/bin/x", "z"]),
+        ("cd /srv && ./initialize lab", ["cd"]),
+        ("a | b || (c; d) > e", ["a", "b", "c", "d"]),
+        ("'a b' && \"$HOME\"/bin/c", []),
+        ("echo 'a && b'", ["echo"]),
+    ],
+)
+def test_programs_are_found_in_commands(command, programs):
+    assert programs_of(command) == programs
+
+
+def test_hosts_reach_the_new_etcd_with_what_they_use_themselves(tmp_path):
+    files = "--etcd-cafile=/ca --etcd-certfile=/cert --etcd-keyfile=/key"
+    spec = "etcdEndpoints: '{}', etcdCACertFile: /a, etcdCertFile: /b, etcdKeyFile: /c"
+    world = World()
+    for name, host in world.hosts.items():
+        host.files[CALICO_FILE] = f"kind: CalicoAPIConfig\nspec: {{datastoreType: etcdv3, {spec.format(OLD)}}}\n"
+        if name in world.planes:
+            host.files[DEFAULTS] = host.files[DEFAULTS].replace('="', f'="{files} ')
+    world.hosts["w2"].reachable = False
+    assert findings(said(world, tmp_path, wish=wish(max_failed=1)), "stop") == []
+    assert sorted(world.reached_with) == [
+        (("cp1", "cp2"), Certificates(Path("/ca"), Path("/cert"), Path("/key"))),
+        (("cp1", "cp2", "w1"), Certificates(Path("/a"), Path("/b"), Path("/c"))),
+    ]
+
+
+@pytest.mark.parametrize("first", [8, 13])
+def test_where_there_is_no_api_it_is_not_asked(tmp_path, first):
+    world = World()
+    for name in world.planes:
+        world.hosts[name].services[API].active = False
+    _all(_depooled, _everywhere_disabled, *([_merged, _moved] if first == 13 else []))(world)
+    assert findings(said(world, tmp_path, wish=wish(from_stage=first)), "stop") == []
+
+
+def test_a_run_that_is_not_over_keeps_another_one_from_starting(tmp_path):
+    world = World()
+    world.declines = {"lab"}
+    Play(world, tmp_path).start()
+    text = said(world, tmp_path)
+    assert "Run r1 is not over." in findings(text, "stop")
+    assert "cookbook sre.k8s.reinitialize-cluster --resume r1" in text
 
 
 @pytest.mark.parametrize(

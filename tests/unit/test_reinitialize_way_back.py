@@ -77,11 +77,17 @@ def test_without_the_old_etcd_nothing_is_stopped_to_go_back_to_it(world, play):
 
 
 def test_traffic_is_gone_before_the_api_is_stopped_once_more(world, play, monkeypatch):
-    world.at_begin(20, partial(setattr, world, "moments_left", 1))
-    world.at_begin(7, partial(setattr, world.hosts["w2"], "reachable", False))
-    play = Play(world, play.folder, wish=Wish("new", "change-1", max_failed=1))
+    usual_pool = world.set_pooled
+
+    def set_pooled(service: str, datacenter: str, *, pooled: bool) -> None:
+        usual_pool(service, datacenter, pooled=pooled)
+        if all(world.pooled.values()):
+            world.moments_left = 1
+
+    monkeypatch.setattr(world, "set_pooled", set_pooled)
     assert play.start() is None
-    assert all(world.pooled.values())
+    monkeypatch.setattr(world, "set_pooled", usual_pool)
+    assert (world.begun, all(world.pooled.values())) == (19, True)
     pooled: list[bool] = []
     usual = world._carry_out
 
@@ -90,7 +96,6 @@ def test_traffic_is_gone_before_the_api_is_stopped_once_more(world, play, monkey
         usual(host, unit, verb)
 
     monkeypatch.setattr(world, "_carry_out", carry_out)
-    world.hosts["w2"].reachable = True
     assert play.abort() == DONE
     assert pooled
     assert not any(pooled)
@@ -161,3 +166,16 @@ def test_commands_that_have_outlived_their_run_and_namespaces_that_are_going_are
     assert play.held()["abort namespaces"] == ["cluster"]
     world.old.deleting.clear()
     assert play.abort() == DONE
+
+
+def test_a_cluster_that_was_moved_stays_so_when_its_latecomers_are_given_up(world, play):
+    world.at_begin(7, partial(setattr, world.hosts["w2"], "reachable", False))
+    play = Play(world, play.folder, wish=Wish("new", "change-1", max_failed=1))
+    assert play.start() == INCOMPLETE
+    assert play.held() == {"20 latecomers": ["w2"]}
+    world.typed.clear()
+    assert play.abort() == DONE
+    assert (world.typed, world.served() is world.new, world.silenced) == ([], True, {})
+    assert all(world.pooled.values())
+    with pytest.raises(FleetError, match="is aborted already"):
+        play.resume()

@@ -120,13 +120,19 @@ class Deployed(WorldStep):
 class Answers(WorldStep):
     """The service answers."""
 
+    def __init__(self, world: World, turn: threading.BoundedSemaphore) -> None:
+        """Ask services, as many at once as have a turn."""
+        super().__init__(world)
+        self._turn = turn
+
     def look(self, state: UnitState) -> Verdict:
         """Run the configured check."""
         check, name = self.world.config.services.check, state.unit.name
         if check is None:
             return done("no check is configured")
         log = f"check-{name}.log"
-        code = self.world.run(self.world.fill(check, service=name), log)
+        with self._turn:
+            code = self.world.run(self.world.fill(check, service=name), log)
         return done() if code == 0 else pending(f"its check fails ({code}), see {self.world.place(log)}")
 
 

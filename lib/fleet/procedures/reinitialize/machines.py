@@ -3,21 +3,15 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from fleet.bgp import verify
 from fleet.calico import config as calicoctl
 from fleet.errors import FleetError
 from fleet.hosts import defaults, probe, puppet, services, textfile
-from fleet.hosts.names import known_as
 from fleet.hosts.probe import HostState, Unreachable
 from fleet.hosts.remote import Result, failures
 from fleet.hosts.services import ServiceState
 from fleet.hosts.textfile import TextFile
-from fleet.k8s.model import Node
-from fleet.k8s.nodes import list_nodes
 from fleet.maintenance.model import Kind, UnitState, Verdict, done, failed, pending, undone, unknown
 from fleet.maintenance.runner import Effects
-from fleet.procedures import bgp
-from fleet.procedures.cluster import Cluster
 from fleet.procedures.puppet import puppet_reason
 from fleet.procedures.reinitialize.world import Store, World
 from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
@@ -26,8 +20,6 @@ ABSENT = "absent"
 """The fact that a worker did not answer, and was left out."""
 STOPPED = "stopped"
 """The fact which units of systemd the run has found active on a host, and stopped."""
-BASELINE = "bgp"
-"""The fact what the routers had of a node's sessions."""
 QUIET = ("inactive", "failed")
 """The states of units that do nothing."""
 
@@ -69,45 +61,6 @@ def absent(world: World, hosts: Sequence[str]) -> dict[str, str]:
     """Return the hosts that do not answer over SSH, each with why."""
     answers = probe.probe(world.cluster.remote, hosts)
     return {host: answer.reason for host, answer in answers.items() if isinstance(answer, Unreachable)}
-
-
-class BgpBaseline(NodeStep):
-    """It is remembered what the routers have of the nodes' sessions."""
-
-    def __init__(self, world: World) -> None:
-        """Look at the nodes of a world."""
-        super().__init__(world.cluster)
-
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """Ask the routers; hosts that are no nodes have none."""
-        config, routers = bgp.configured(self.cluster)
-        known = nodes_by_host(self.cluster)
-        readings = routers.summaries()
-        broken = [str(reading) for reading in readings.values() if isinstance(reading, FleetError)]
-
-        def judge(state: UnitState) -> Verdict:
-            node = known.get(state.unit.name)
-            if BASELINE in state.facts or node is None:
-                return done()
-            if broken:
-                return pending("; ".join(broken))
-            sessions = bgp.sessions_of(node, config)
-            return done("", **{BASELINE: verify.baseline(sessions, readings, config.asn)})
-
-        return each(units, judge)
-
-
-def nodes_by_host(cluster: Cluster) -> dict[str, Node]:
-    """Return the nodes as they are now, by the names that Cumin has for their hosts.
-
-    They are listed each time: a watch that was begun before the exchange would tell of the old etcd.
-
-    Raises:
-        KubernetesError: the API could not be read.
-    """
-    by_name = {node.name: node for node in list_nodes(cluster.api)}
-    names = {host: known_as(host, cluster.config.node_names) for host in cluster.hosts.values()}
-    return {host: by_name[name] for host, name in names.items() if name in by_name}
 
 
 class Stopped(NodeStep):

@@ -5,19 +5,63 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fleet.bgp import verify
+from fleet.errors import FleetError
+from fleet.hosts.names import known_as
 from fleet.k8s.model import Node
+from fleet.k8s.nodes import list_nodes
 from fleet.maintenance.model import UnitState, Verdict, done, pending
 from fleet.procedures import bgp
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.once import Life
 from fleet.procedures.reinitialize.data import WorldStep
-from fleet.procedures.reinitialize.machines import ABSENT, BASELINE, nodes_by_host
+from fleet.procedures.reinitialize.machines import ABSENT
 from fleet.procedures.reinitialize.world import World
 from fleet.procedures.steps import NodeStep, Verdicts, each
 from fleet.procedures.units import RestartUnit
 
+BASELINE = "bgp"
+"""The fact what the routers had of a node's sessions."""
 KUBELET, CALICO = "kubelet", "calico"
 """The facts of the units that are restarted on nodes: which start was found; with ``_at``, when the new one was."""
+
+
+class BgpBaseline(NodeStep):
+    """It is remembered what the routers have of the nodes' sessions."""
+
+    def __init__(self, world: World) -> None:
+        """Look at the nodes of a world."""
+        super().__init__(world.cluster)
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask the routers; hosts that are no nodes have none."""
+        config, routers = bgp.configured(self.cluster)
+        known = nodes_by_host(self.cluster)
+        readings = routers.summaries()
+        broken = [str(reading) for reading in readings.values() if isinstance(reading, FleetError)]
+
+        def judge(state: UnitState) -> Verdict:
+            node = known.get(state.unit.name)
+            if BASELINE in state.facts or node is None:
+                return done()
+            if broken:
+                return pending("; ".join(broken))
+            sessions = bgp.sessions_of(node, config)
+            return done("", **{BASELINE: verify.baseline(sessions, readings, config.asn)})
+
+        return each(units, judge)
+
+
+def nodes_by_host(cluster: Cluster) -> dict[str, Node]:
+    """Return the nodes as they are now, by the names that Cumin has for their hosts.
+
+    They are listed each time: a watch that was begun before the exchange would tell of the old etcd.
+
+    Raises:
+        KubernetesError: the API could not be read.
+    """
+    by_name = {node.name: node for node in list_nodes(cluster.api)}
+    names = {host: known_as(host, cluster.config.node_names) for host in cluster.hosts.values()}
+    return {host: by_name[name] for host, name in names.items() if name in by_name}
 
 
 class RestartedAnew(RestartUnit):

@@ -37,6 +37,8 @@ FIRST, ADMISSION, START, INITIALISE, KUBELETS, SERVICES, LATE = (
 
 OUTAGE, PUPPET_GOES, API_STOPS, API_STARTS = 5, 6, 7, 13
 """The numbers of the first stage that hurts, and of those in which Puppet is disabled, the API goes and comes back."""
+MAY_SERVE = 10
+"""The number of the first stage in which an apiserver may serve from the new etcd: Puppet may start it."""
 HANDS_BACK = 19
 """The number of the stage in which services are pooled again."""
 NEW_DATA = 14
@@ -162,5 +164,5 @@ def deploy(world: World, name: str) -> Part:
         name,
         [config.deploy, *([config.check] if config.check else []), f"{config.parallel} at once"],
         lambda: config.names,
-        (Step(command, deployment.Deployed(world, turn)), Step(check, deployment.Answers(world))),
+        (Step(command, deployment.Deployed(world, turn)), Step(check, deployment.Answers(world, turn))),
     )

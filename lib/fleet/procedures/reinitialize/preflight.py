@@ -1,80 +1,78 @@
 """The preflight of a re-initialisation: everything that its stages will need, looked at before anything is touched."""
 
-import re
-import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from fleet import commands
 from fleet.calico import config as calicoctl
-from fleet.discovery import Discovery, last_one
-from fleet.errors import FleetError
 from fleet.etcd import health, keys, members, reach
 from fleet.etcd.certificates import Certificates
-from fleet.hosts import defaults, probe, services, textfile
-from fleet.hosts.probe import HostState, Unreachable
+from fleet.hosts import defaults, probe, services
+from fleet.hosts.probe import Unreachable
 from fleet.hosts.services import ServiceState
-from fleet.hosts.textfile import TextFile
-from fleet.k8s import namespaces
 from fleet.k8s.apiserver import Strange
 from fleet.k8s.nodes import list_nodes
 from fleet.procedures import preflight
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, ask, note, stop
 from fleet.procedures.plane import of_health
+from fleet.procedures.reinitialize import site
+from fleet.procedures.reinitialize.admission import read_defaults, read_text
 from fleet.procedures.reinitialize.data import is_empty
-from fleet.procedures.reinitialize.machines import absent, endpoint_problems, nodes_by_host, states_of
+from fleet.procedures.reinitialize.machines import absent, endpoint_problems, states_of
+from fleet.procedures.reinitialize.nodes import nodes_by_host
 from fleet.procedures.reinitialize.parts import API_STARTS, API_STOPS, PUPPET_GOES, Edges, Part
 from fleet.procedures.reinitialize.world import Store, World
 from fleet.runs import open_runs
 
 _REPAIR = "Repair that first."
-_ASSIGNMENT, _WORD = re.compile(r"[A-Za-z_]\w*="), re.compile(r"[A-Za-z0-9_./-]+")
 
 
-def checks(world: World, edges: Edges, parts: Sequence[Part], state_dir: Path) -> list[Callable[[], list[Finding]]]:
+def checks(
+    world: World, edges: Edges, parts: Sequence[Part], from_stage: int, state_dir: Path
+) -> list[Callable[[], list[Finding]]]:
     """Return all looks; all of them only read.
 
     Args:
         world: the world.
         edges: what is asked beside hosts and the API.
-        parts: the stages that are to be carried out.
+        parts: all stages.
+        from_stage: the number of the first one that is carried out.
         state_dir: where runs are kept.
     """
     cluster = world.cluster
-    numbers = {part.number for part in parts}
+    numbers = {part.number for part in parts if part.number >= from_stage}
+    first = min(numbers)
     found: list[Callable[[], list[Finding]]] = [
         partial(of_earlier_runs, cluster, state_dir),
         partial(preflight.of_alerts, cluster),
-        partial(of_hosts, world, min(numbers)),
+        partial(of_hosts, world, first),
         partial(of_store, world, world.new),
         partial(of_two, world),
         partial(of_reach, world),
-        partial(of_commands, world),
+        partial(site.of_commands, world),
         partial(of_calicoctl, world),
     ]
-    first = min(numbers)
     has_api = not world.is_old_gone and not API_STOPS < first <= API_STARTS
     found.append(partial(preflight.of_runs, cluster, state_dir, has_api=has_api))
     if world.is_old_gone:
         found.append(partial(of_loss, world))
     if first <= API_STOPS:
         found += [partial(of_units, world), partial(of_apiservers, world)]
-    if 0 in numbers:
+    if first <= API_STOPS and not world.is_old_gone:
         found += [partial(of_store, world, world.old), partial(of_nodes, world), partial(of_use, world)]
+    if first > parts[0].number:
+        found.append(partial(site.of_what_was_left_out, world, edges.discovery, first))
     if 1 in numbers:
-        found.append(partial(of_change, world))
-    else:
-        found.append(partial(of_what_was_left_out, world, edges.discovery, first))
-    if 12 in numbers:
-        found.append(partial(of_plugins, world))
+        found.append(partial(site.of_change, world))
+    if first <= API_STARTS:
+        found.append(partial(site.of_flags, world))
     if 2 in numbers:
         found.append(partial(of_emptiness, world))
     if 4 in numbers and edges.discovery:
-        found.append(partial(of_discovery, world, edges.discovery))
+        found.append(partial(site.of_discovery, world, edges.discovery))
     if 5 in numbers:
-        found.append(partial(of_namespaces, world))
+        found.append(partial(site.of_namespaces, world))
     return found
 
 
@@ -181,7 +179,7 @@ def of_reach(world: World) -> list[Finding]:
 
 
 def _of_apiserver(world: World) -> Certificates | None:
-    text = _text(world, world.config.apiserver_defaults)
+    text = read_defaults(world, world.first).text
     files = {name: defaults.flag(text, flag) for name, flag in _FLAGS.items()}
     if not any(files.values()):
         return None
@@ -192,110 +190,7 @@ _FLAGS = {"ca": "etcd-cafile", "cert": "etcd-certfile", "key": "etcd-keyfile"}
 
 
 def _of_calico(world: World) -> Certificates | None:
-    return calicoctl.parse(_text(world, world.config.calico.file)).certificates
-
-
-def _text(world: World, path: Path) -> str:
-    found = textfile.read(world.cluster.remote, [world.first], path)[world.first]
-    if isinstance(found, TextFile):
-        return found.text
-    raise FleetError(f"{path} on {world.first} cannot be read: {found.reason}")
-
-
-def of_commands(world: World) -> list[Finding]:
-    """Look whether bash could run the configured commands, and has their programs."""
-    config = world.config
-    commands_ = {
-        "puppet_change.merged": config.puppet_change.merged,
-        "puppet_change.merge": config.puppet_change.merge,
-        "puppet_change.revert": config.puppet_change.revert,
-        "discovery.traffic": config.discovery.traffic if config.discovery else None,
-        "managed": config.managed if isinstance(config.managed, str) else None,
-        "initialize": config.initialize,
-        "components.command": config.components.command,
-        "services.deploy": config.services.deploy,
-        "services.check": config.services.check,
-    }
-    findings = []
-    for key, command in commands_.items():
-        if command and (problem := _command_problem(command)):
-            findings.append(stop(f"reinitialize.{key}: {problem}.", "Correct it, or install what is missing."))
-    return findings
-
-
-def _command_problem(command: str) -> str:
-    """Return why bash could not run a command; of one with several words only the first program is looked for."""
-    plain = command.replace("{{", "{").replace("}}", "}")
-    code, said = commands.ask(f"bash -n -c {shlex.quote(plain)}", timeout=probe.TIMEOUT)
-    if code:
-        return f"it is no command for bash: {' '.join(said.split())[-200:]}"
-    word = next((word for word in plain.split() if not _ASSIGNMENT.match(word)), "")
-    if not word or not _WORD.fullmatch(word):
-        return ""
-    code, _ = commands.ask(f"type -t -- {shlex.quote(word)} >/dev/null", timeout=probe.TIMEOUT)
-    return f"there is no {word} on this host" if code else ""
-
-
-def of_change(world: World) -> list[Finding]:
-    """Ask whether the change of Puppet's code is there, and not merged."""
-    command = world.fill(world.config.puppet_change.merged, change=world.change)
-    code, said = commands.ask(command, timeout=probe.TIMEOUT)
-    if code == 1:
-        return [note(f"The Puppet change {world.change} is not merged yet.")]
-    if code == 0:
-        what = f"The Puppet change {world.change} is merged already."
-        return [stop(what, "Hosts take it with their next run of Puppet. Revert it, or name the right one.")]
-    why = " ".join(said.split())[-200:] or f"exit code {code}"
-    return [stop(f"Is {world.change} merged? `{command}`: {why.rstrip('.')}.", "Correct --puppet-change.")]
-
-
-def of_what_was_left_out(world: World, discovery: Discovery | None, first: int) -> list[Finding]:
-    """Look at what must have been done by hand, as far as it can be seen.
-
-    Args:
-        world: the world.
-        discovery: the discovery records; None for none.
-        first: the number of the first stage that is carried out.
-    """
-    findings = [ask(f"Stages 0 to {first - 1} are taken as done by hand.", "Be sure of each: the runbook has them.")]
-    config = world.config.discovery
-    if first > 4 and discovery and config:
-        at = discovery.pooled(config.services)
-        if left := sorted(name for name, pooled in at.items() if pooled.get(config.datacenter, True)):
-            findings.append(
-                stop(f"Still pooled in {config.datacenter}: {', '.join(left)}.", "Depool them, or begin with 4.")
-            )
-    command = world.fill(world.config.puppet_change.merged, change=world.change)
-    code, _ = commands.ask(command, timeout=probe.TIMEOUT)
-    if (code == 0) is not (first > 8):
-        what = f"The Puppet change {world.change} is {'merged' if code == 0 else 'not merged'} before stage {first}."
-        findings.append(stop(what, "Begin with the stage that the cluster is in."))
-    if PUPPET_GOES < first <= 9:
-        answers = probe.probe(world.cluster.remote, world.hosts)
-        on = [host for host, it in answers.items() if isinstance(it, HostState) and it.puppet_disabled is None]
-        findings += [stop(f"Puppet is enabled on {', '.join(on)}.", "Disable it, or begin with 6.")] if on else []
-    if first > API_STARTS:
-        problems = endpoint_problems(world, [world.first], world.new)
-        findings += [
-            stop(f"{world.first}: {p}.", "Begin with the stage that the cluster is in.") for p in problems.values() if p
-        ]
-    return findings
-
-
-def of_plugins(world: World) -> list[Finding]:
-    """Look whether the admission plugins are among the flags, and all members of the new etcd among its endpoints."""
-    text = _text(world, world.config.apiserver_defaults)
-    enabled = (defaults.flag(text, "enable-admission-plugins") or "").split(",")
-    findings = []
-    if missing := [name for name in world.config.admission_plugins if name not in enabled]:
-        todo = "Correct reinitialize.admission_plugins, if one keeps an empty cluster from being initialised."
-        findings.append(
-            ask(f"Not among the flags of kube-apiserver, and so not taken out: {', '.join(missing)}.", todo)
-        )
-    if len(world.new.config.endpoints) != len(world.new.hosts):
-        what = f"{world.new.name} has {len(world.new.hosts)} hosts and {len(world.new.config.endpoints)} endpoints."
-        findings.append(ask(what, "Correct reinitialize.etcds."))
-    return findings
+    return calicoctl.parse(read_text(world, world.first, world.config.calico.file).text).certificates
 
 
 def of_loss(world: World) -> list[Finding]:
@@ -356,39 +251,4 @@ def of_nodes(world: World) -> list[Finding]:
         findings.append(ask(what, "Correct node_names or hosts.workers, unless they are new."))
     if away := sorted(host for host, node in known.items() if not node.ready):
         findings.append(ask(f"NotReady: {', '.join(away)}.", "Repair them first; the run waits for each in stage 15."))
-    return findings
-
-
-def of_discovery(world: World, discovery: Discovery) -> list[Finding]:
-    """Find out whether each service is pooled in another datacenter as well."""
-    config = world.config.discovery
-    if config is None:
-        return []
-    states = discovery.pooled(config.services)
-    here = config.datacenter
-    findings = []
-    if unknown := sorted(name for name, at in states.items() if here not in at):
-        what = f"There is no record of the datacenter {here} of {', '.join(unknown)}."
-        findings.append(stop(what, "Correct reinitialize.discovery.datacenter, or take them out of its services."))
-    pooled = {name: at for name, at in states.items() if at.get(here)}
-    if not pooled:
-        findings.append(ask(f"No service is pooled in {here}.", "Be sure that it is this cluster's own datacenter."))
-    if alone := last_one(pooled, config.datacenter):
-        todo = "Pool them elsewhere first, or take them out of discovery.services if they may be away."
-        findings.append(stop(f"Pooled nowhere but in {config.datacenter}: {', '.join(alone)}.", todo))
-    if out := sorted(set(states) - set(pooled)):
-        findings.append(note(f"Not pooled in {config.datacenter}, which stays so: {', '.join(out)}."))
-    return findings
-
-
-def of_namespaces(world: World) -> list[Finding]:
-    """Look at the managed namespaces."""
-    namespaces.refuse(world.managed)
-    there = set(namespaces.existing(world.cluster.api))
-    findings = [note(f"Namespaces that are deleted: {', '.join(sorted(set(world.managed) & there)) or 'none'}.")]
-    if missing := sorted(set(world.managed) - there):
-        findings.append(
-            ask(f"Managed namespaces that are not there: {', '.join(missing)}.", "See reinitialize.managed.")
-        )
-    findings.append(note(f"Not managed, so only in the export: {', '.join(sorted(there - set(world.managed)))}."))
     return findings

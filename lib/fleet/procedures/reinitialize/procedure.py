@@ -137,11 +137,11 @@ class PartsProcedure:
             names = list(dict.fromkeys((*part.units(), *known)))
             if not names:
                 continue
-            if not self._is_done(part) and part.name not in self._answers and (question := self._ask(part)):
+            if not self._world.is_done(part.name) and part.name not in self._answers and (question := self._ask(part)):
                 self._question, self._asked = question, part.name
                 return
             yield self._stage(part, names)
-            if not self._is_done(part):
+            if not self._world.is_done(part.name):
                 break
         yield Stage(SILENCES, (Unit(SILENCES),), (self._silences.spec,), when=When.END)
 
@@ -164,7 +164,7 @@ class PartsProcedure:
         lines = []
         asked = False
         for part in self._parts:
-            if not (names := list(part.units())) or self._is_done(part):
+            if not (names := list(part.units())) or self._world.is_done(part.name):
                 continue
             if not asked and (question := self._ask(part)):
                 asked = True
@@ -195,9 +195,5 @@ class PartsProcedure:
         )
         return Stage(part.name, tuple(Unit(name) for name in names), specs(part.steps), limits)
 
-    def _is_done(self, part: Part) -> bool:
-        states = self._world.states(part.name).values()
-        return bool(states) and all(state.status is Status.DONE for state in states)
-
     def _is_over(self) -> bool:
-        return all(self._is_done(part) for part in self._parts if part.units())
+        return all(self._world.is_done(part.name) for part in self._parts if part.units())

@@ -1,5 +1,6 @@
 """Runs that move a cluster onto a new etcd: what is asked for, the plan, the work and the way back."""
 
+import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,13 +29,15 @@ from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding
 from fleet.procedures.maintenance import ABORT, Proposal, Question, Refused, Steps
 from fleet.procedures.preflight import carry_out, worst_first
-from fleet.procedures.reinitialize import apiserver, parts, preflight, stages, stores, way_back, world
+from fleet.procedures.reinitialize import parts, preflight, questions, stages, stores, way_back, world
 from fleet.procedures.reinitialize.data import is_merged, read_export
 from fleet.procedures.reinitialize.parts import Edges, Part
 from fleet.procedures.reinitialize.procedure import ANSWER, PartsProcedure
 from fleet.procedures.reinitialize.traffic import LEFT_OUT
 from fleet.procedures.reinitialize.way_back import REVERT
 from fleet.procedures.reinitialize.world import World
+
+logger = logging.getLogger(__name__)
 
 _LISTING = 60.0
 """Seconds for the command that lists the managed namespaces."""
@@ -137,8 +140,7 @@ class ReinitializeRuns:
         if wish.from_stage and wish.from_stage not in {part.number for part in found}:
             numbers = ", ".join(str(part.number) for part in found)
             raise FleetError(f"There is no stage {wish.from_stage} for this cluster: there are {numbers}.")
-        ahead = [part for part in found if part.number >= wish.from_stage]
-        findings = carry_out(preflight.checks(seen, edges, ahead, state_dir))
+        findings = carry_out(preflight.checks(seen, edges, found, wish.from_stage, state_dir))
         shown = ReinitializePlan(plan.title(cluster.run), found, wish.from_stage, worst_first(findings))
         return Proposal(cluster, shown, {part.name: _states(part, wish.from_stage) for part in found})
 
@@ -157,7 +159,7 @@ class ReinitializeRuns:
         def ask(part: Part) -> Question | None:
             # Once it was typed the outage has begun: it is not asked for again in the middle of it.
             if part.number >= parts.OUTAGE and not any(event.kind == ANSWER for event in book.events()):
-                return _before_the_outage(seen)
+                return questions.before_the_outage(seen)
             if part.name == parts.MERGE and seen.config.puppet_change.merge is None and not _is_merged(seen):
                 text = f"Merge the Puppet change {seen.change} now: hosts take it with their next run."
                 return Question(text, "done")
@@ -172,19 +174,23 @@ class ReinitializeRuns:
         begun = max((part.number for part in stages.forth(seen, edges) if _is_begun(seen, part)), default=-1)
         if seen.is_old_gone and begun >= parts.OUTAGE:
             raise FleetError(f"Run {cluster.run.id} was begun as the old etcd is gone: there is nothing to go back to.")
+        ahead = [part for part in stages.forth(seen, edges) if part.name != parts.LATE and part.units()]
+        if all(seen.is_done(part.name) for part in ahead):
+            logger.warning("The cluster was moved: it stays on %s, and the run is only closed.", seen.new.name)
+            return PartsProcedure(seen, way_back.closed(seen), book, lambda _part: None, is_back=True)
         if begun >= parts.API_STOPS:
-            _check_old(seen)
+            stores.check_old(seen)
         # Whoever has gone on by hand, or has agreed once that there is more in it, keeps what is in the new etcd.
-        serves = _serves(seen, begun)
+        used = stores.is_used_by_others(seen, ours=[seen.first] if begun >= parts.MAY_SERVE else [])
         agreed = any(it.kind == ANSWER and it.detail.startswith(ABORT) and it.detail != REVERT for it in book.events())
-        wipes = begun < parts.NEW_DATA and not serves and not agreed
+        wipes = begun < parts.NEW_DATA and not used and not agreed
         deleted = any((it.stage, it.step, it.kind) == (parts.NAMESPACES, "delete", "intent") for it in book.events())
         there = way_back.back(seen, edges, begun=begun, deleted=deleted, wipes=wipes)
         first = there[0].name if there else ""
 
         def ask(part: Part) -> Question | None:
-            if part.name == first and (begun >= parts.NEW_DATA or (serves and begun >= parts.API_STOPS)):
-                return _before_the_way_back(seen, begun)
+            if part.name == first and (begun >= parts.NEW_DATA or (used and begun >= parts.API_STOPS)):
+                return questions.before_the_way_back(seen, begun)
             if part.name == REVERT and seen.config.puppet_change.revert is None and _is_merged(seen):
                 text = f"Revert the Puppet change {seen.change} now: hosts take it with their next run."
                 return Question(text, "done")
@@ -273,67 +279,9 @@ def _is_begun(seen: World, part: Part) -> bool:
     return any(s.facts != _LEFT_OUT and (s.status is not Status.PENDING or s.facts) for s in states)
 
 
-def _check_old(seen: World) -> None:
-    """Make sure that there is something to go back to, before anything is stopped.
-
-    Raises:
-        FleetError: the old etcd is not there.
-    """
-    try:
-        seen.old.asked(seen.cluster)
-    except FleetError as error:
-        raise FleetError(
-            f"{str(error).rstrip('.')}. Nothing was touched: repair it before going back to it, or go on with --resume."
-        ) from error
-
-
-def _serves(seen: World, begun: int) -> bool:
-    """Say whether the cluster serves from the new etcd by others' doing: an apiserver, or nodes, use it."""
-    found = apiserver.serving(seen)
-    if begun >= parts.API_STARTS:
-        found.pop(seen.first)
-    wanted = set(seen.new.config.endpoints)
-    if any(set(servers) == wanted for servers in found.values() if isinstance(servers, tuple)):
-        return True
-    try:
-        return stores.has_nodes(seen)
-    except FleetError:
-        return False  # An etcd that does not answer is not wiped either.
-
-
 def _is_merged(seen: World) -> bool:
     """Say whether the change is known to be merged; who is asked for it in vain loses nothing."""
     try:
         return is_merged(seen)
     except FleetError:
         return False
-
-
-def _before_the_outage(seen: World) -> Question:
-    name = seen.cluster.name
-    deletes = not seen.is_old_gone and int(seen.cluster.run.options.get("from_stage", 0)) <= parts.OUTAGE
-    lines = [
-        f"From here on there is an outage of the whole cluster {name}.",
-        *((f"Stage 5 deletes the namespaces {', '.join(seen.managed)} with all that is in them.",) if deletes else ()),
-        "Stage 7 stops the API.",
-        *(("There is no way back: the old etcd is gone.",) if seen.is_old_gone else ()),
-    ]
-    if not seen.is_old_gone:
-        lines.append(
-            f"The way back (--abort {seen.cluster.run.id}) leads to the old etcd, and deploys the services of the"
-            " managed namespaces anew; there is none any more once stage 19 is done."
-        )
-    return Question("\n".join(lines), name)
-
-
-def _before_the_way_back(seen: World, begun: int) -> Question:
-    name = seen.cluster.name
-    again = "  - services that are pooled again already are depooled once more;"
-    lines = [
-        f"The cluster {name} serves from {seen.new.name} already. Going back to the old etcd means:",
-        *((again,) if begun >= parts.HANDS_BACK else ()),
-        "  - the API stops, and serves what the old etcd has: as it was in stage 7, without the managed namespaces;",
-        f"  - what was created since is lost to the cluster; it stays in {seen.new.name}, which is not touched;",
-        "  - the services of the managed namespaces are deployed anew.",
-    ]
-    return Question("\n".join(lines), name)

@@ -8,7 +8,17 @@ from fleet.maintenance.runner import Effects
 from fleet.procedures import etcd
 from fleet.procedures.hosts import API_DEADLINE
 from fleet.procedures.maintenance import Step
-from fleet.procedures.reinitialize import apiserver, data, deployment, machines, nodes, parts, stores, traffic
+from fleet.procedures.reinitialize import (
+    admission,
+    apiserver,
+    data,
+    deployment,
+    machines,
+    nodes,
+    parts,
+    stores,
+    traffic,
+)
 from fleet.procedures.reinitialize.parts import Edges, Part
 from fleet.procedures.reinitialize.world import World
 
@@ -132,7 +142,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
                 else "no plugin is configured: nothing is done"
             ],
             lambda: [first],
-            (parts.step("admission", API_DEADLINE, apiserver.AdmissionOpen(world)),),
+            (parts.step("admission", API_DEADLINE, admission.AdmissionOpen(world)),),
         ),
         Part(
             parts.START,
@@ -177,7 +187,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             (
                 parts.gate("one etcd", deadlines.blocked, apiserver.OneEtcd(world, world.new)),
                 parts.configured(world),
-                parts.step("admission", API_DEADLINE, apiserver.AdmissionBack(world, parts.ADMISSION)),
+                parts.step("admission", API_DEADLINE, admission.AdmissionBack(world, parts.ADMISSION)),
                 parts.step("start", deadlines.restart, apiserver.Serves(world, world.new, admission=parts.ADMISSION)),
                 parts.gate("ready", deadlines.ready, apiserver.Ready(world)),
                 parts.step("marker", API_DEADLINE, apiserver.Marked(world, world.new, world.old)),
@@ -225,7 +235,7 @@ def _services(world: World) -> Sequence[str]:
 def _baseline(world: World) -> Sequence[Step]:
     if world.cluster.config.bgp is None or world.is_old_gone:
         return ()
-    return (parts.gate("bgp baseline", world.cluster.config.deadlines.bgp, machines.BgpBaseline(world)),)
+    return (parts.gate("bgp baseline", world.cluster.config.deadlines.bgp, nodes.BgpBaseline(world)),)
 
 
 def _calico(world: World, hosts: Sequence[str]) -> Effects:

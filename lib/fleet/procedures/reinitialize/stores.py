@@ -7,6 +7,7 @@ from fleet.errors import FleetError
 from fleet.etcd import health, keys, members
 from fleet.etcd.keys import Fingerprint
 from fleet.maintenance.model import UnitState, Verdict, done, pending, undone
+from fleet.procedures.reinitialize.apiserver import serving
 from fleet.procedures.reinitialize.data import EMPTY, Say, WorldStep
 from fleet.procedures.reinitialize.world import CLUSTER, Store, World
 
@@ -75,6 +76,37 @@ class StoreWell(WorldStep):
         """Ask all members."""
         problem = health.problem(members.view(self.cluster.remote, self._store.hosts, self._store.config))
         return pending(problem) if problem else done()
+
+
+def check_old(world: World) -> None:
+    """Make sure that there is an old etcd to go back to, before anything is stopped.
+
+    Raises:
+        FleetError: it is not there.
+    """
+    try:
+        world.old.asked(world.cluster)
+    except FleetError as error:
+        raise FleetError(
+            f"{str(error).rstrip('.')}. Nothing was touched: repair it before going back to it, or go on with --resume."
+        ) from error
+
+
+def is_used_by_others(world: World, *, ours: Sequence[str]) -> bool:
+    """Say whether the cluster serves from the new etcd by others' doing: apiservers or nodes use it.
+
+    Args:
+        world: the world.
+        ours: the hosts whose kube-apiserver the run itself has started on it.
+    """
+    wanted = set(world.new.config.endpoints)
+    found = [servers for host, servers in serving(world).items() if host not in ours and isinstance(servers, tuple)]
+    if any(set(servers) == wanted for servers in found):
+        return True
+    try:
+        return has_nodes(world)
+    except FleetError:
+        return False  # An etcd that does not answer is not wiped either.
 
 
 def has_nodes(world: World) -> bool:

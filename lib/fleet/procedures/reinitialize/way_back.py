@@ -6,7 +6,7 @@ from dataclasses import replace
 from fleet.procedures.hosts import API_DEADLINE
 from fleet.procedures.maintenance import ABORT, Step
 from fleet.procedures.puppet import PuppetOn
-from fleet.procedures.reinitialize import apiserver, deployment, machines, parts, stores, traffic
+from fleet.procedures.reinitialize import admission, apiserver, deployment, machines, parts, stores, traffic
 from fleet.procedures.reinitialize.parts import Edges, Part
 from fleet.procedures.reinitialize.world import CLUSTER, World
 
@@ -26,8 +26,7 @@ def back(world: World, edges: Edges, *, begun: int, deleted: bool, wipes: bool) 
     """
     config, deadlines = world.config, world.cluster.config.deadlines
     timeout = config.command_timeout
-    # An apiserver is started in stage 10 at the earliest, by Puppet.
-    prefixes = ("/calico", *([config.etcd_prefix] if begun >= 10 else []))
+    prefixes = ("/calico", *([config.etcd_prefix] if begun >= parts.MAY_SERVE else []))
     found = []
     if begun >= parts.NEW_DATA:
         ended = parts.gate("ended", timeout, deployment.CommandsEnded(world), poll=parts.SLOW)
@@ -59,7 +58,7 @@ def back(world: World, edges: Edges, *, begun: int, deleted: bool, wipes: bool) 
                 world.hosts,
                 parts.gate("one etcd", deadlines.blocked, apiserver.OneEtcd(world, world.old)),
                 # The copy of the file of flags names the new etcd: Puppet has the last word.
-                parts.step("admission", API_DEADLINE, apiserver.AdmissionBack(world, parts.ADMISSION)),
+                parts.step("admission", API_DEADLINE, admission.AdmissionBack(world, parts.ADMISSION)),
                 parts.configured(world, tolerant=True, old=True),
             ),
             _part(
@@ -102,6 +101,12 @@ def back(world: World, edges: Edges, *, begun: int, deleted: bool, wipes: bool) 
         )
         found.append(Part(f"{ABORT}latecomers", (), lambda: _absent(world, names), steps))
     return found
+
+
+def closed(world: World) -> list[Part]:
+    """Return what is left of a run that has moved the cluster: latecomers that answer are left to Puppet."""
+    on = parts.step("Puppet on", API_DEADLINE, machines.Tolerant(world, PuppetOn(world.cluster)))
+    return [Part(f"{ABORT}latecomers", (), lambda: list(world.states(parts.LATE)), (on,))]
 
 
 def _absent(world: World, stages: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from fleet.etcd import health, members
 from fleet.k8s.apiserver import Apiservers
 from fleet.maintenance import journal
 from fleet.maintenance.lock import ClusterLock
-from fleet.maintenance.model import UnitState
+from fleet.maintenance.model import Status, UnitState
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.plane import unit_of
 
@@ -130,6 +130,11 @@ class World:
     def states(self, stage: str) -> Mapping[str, UnitState]:
         """Return the states of a stage's units, from any thread."""
         return {} if self.folder is None else journal.read_states(self.folder, stage)
+
+    def is_done(self, stage: str) -> bool:
+        """Return whether all units of a stage are done, and it has any."""
+        states = self.states(stage).values()
+        return bool(states) and all(state.status is Status.DONE for state in states)
 
     def fill(self, command: str, **values: str) -> str:
         """Return a configured command with its values."""
