@@ -172,12 +172,12 @@ class ReinitializeRuns:
         seen = self._world(cluster, book.folder)
         edges = self._edges(cluster)
         begun = max((part.number for part in stages.forth(seen, edges) if _is_begun(seen, part)), default=-1)
-        if seen.is_old_gone and begun >= parts.OUTAGE:
-            raise FleetError(f"Run {cluster.run.id} was begun as the old etcd is gone: there is nothing to go back to.")
         ahead = [part for part in stages.forth(seen, edges) if part.name != parts.LATE and part.units()]
         if all(seen.is_done(part.name) for part in ahead):
             logger.warning("The cluster was moved: it stays on %s, and the run is only closed.", seen.new.name)
             return PartsProcedure(seen, way_back.closed(seen), book, lambda _part: None, is_back=True)
+        if seen.is_old_gone and begun >= parts.OUTAGE:
+            raise FleetError(f"Run {cluster.run.id} was begun as the old etcd is gone: there is nothing to go back to.")
         if begun >= parts.API_STOPS:
             stores.check_old(seen)
         # Whoever has gone on by hand, or has agreed once that there is more in it, keeps what is in the new etcd.
