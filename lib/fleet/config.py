@@ -131,7 +131,7 @@ class PuppetConfig(Model):
     """Puppet on the hosts."""
 
     enabled: bool = True
-    """Whether a successful Puppet run since the boot is asked for before a node takes pods."""
+    """Whether Puppet keeps the hosts: a run of it since the boot is asked for, and it is disabled during work there."""
 
 
 class RouterConfig(Model):
@@ -294,13 +294,15 @@ class ClusterConfig(Model):
     lease: LeaseConfig = LeaseConfig()
 
     @model_validator(mode="after")
-    def _can_become_stable(self) -> "ClusterConfig":
+    def _fits_together(self) -> "ClusterConfig":
         if self.bgp and self.bgp.stable >= self.deadlines.bgp:
             raise ValueError("bgp.stable must be shorter than deadlines.bgp: no session could be proven in time")
         if self.control_plane.settle >= self.deadlines.ready:
             raise ValueError("control_plane.settle must be shorter than deadlines.ready: no host could settle in time")
         if self.reinitialize and (self.etcd is None or not self.etcd.endpoints):
             raise ValueError("reinitialize needs etcd.endpoints: that of today is proven to be left, and gone back to")
+        if self.reinitialize and not self.puppet.enabled:
+            raise ValueError("reinitialize needs puppet.enabled: it is Puppet that points the hosts at the new etcd")
         conftool = self.control_plane.load_balancer.conftool
         discovery = self.reinitialize.discovery if self.reinitialize else None
         # Conftool keeps its connection in a class: one configuration at a time can be used in a process.

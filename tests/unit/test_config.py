@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from fleet.config import ClusterConfig, ConfigError, default_path, load, parse_amount, parse_duration
+from fleet.config import Config, ConfigError, default_path, load, parse_amount, parse_duration
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "fleet.yaml"
 
@@ -27,45 +31,111 @@ def mistakes(path: Path) -> list[str]:
     return [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
 
 
-def test_the_example_is_right_and_shows_the_defaults() -> None:
-    cluster = load(EXAMPLE).cluster("lab")
-    required = cluster.model_dump(
-        include={
-            "kubeconfig": True,
-            "hosts": True,
-            "bgp": {"routers", "username", "ssh_key", "known_hosts", "asn"},
-            "control_plane": {"load_balancer": {"haproxy": {"hosts", "backend"}}},
-            "etcd": {"hosts", "environment", "endpoints"},
-            "reinitialize": {
-                "etcds": {"lab-b": {"hosts", "endpoints"}},
-                "kubeconfig": True,
-                "puppet_change": True,
-                "discovery": {"datacenter", "services", "traffic"},
-                "managed": True,
-                "initialize": True,
-                "initialized": True,
-                "components": True,
-                "services": {"names", "deploy", "check"},
-                "silences": True,
-            },
-        }
-    )
+@dataclass(frozen=True)
+class Shown:
+    """A key in the example: where it is, what a program and a person read there."""
 
-    assert cluster == ClusterConfig.model_validate(required)
+    place: str
+    field: FieldInfo
+    value: object
+    comment: str
+
+    @property
+    def is_default(self) -> bool:
+        return not self.field.is_required() and self.value == self.field.get_default(call_default_factory=True)
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether it is a section with a default, of which each key has to be shown for itself."""
+        return isinstance(self.value, BaseModel) and not self.field.is_required() and self.field.default is not None
 
 
-def test_the_example_shows_every_key() -> None:
-    shown = yaml.safe_load(EXAMPLE.read_text())
+def shown(model: BaseModel, node: yaml.MappingNode, lines: list[str], place: str = "") -> Iterator[Shown]:
+    """Return all keys of a section and of those below it."""
+    nodes = {key.value: (key, value) for key, value in node.value}
+    fields = type(model).model_fields
+    # An alternative to what is shown is there as a comment.
+    alternatives = {name for name in fields if any(re.match(rf" *# {name}:", line) for line in lines)}
+    assert set(fields) - alternatives <= set(nodes), place
+    for name, (key, value_node) in nodes.items():
+        value, below = getattr(model, name), f"{place}.{name}".removeprefix(".")
+        comment: list[str] = []
+        for line in reversed(lines[: key.start_mark.line]):
+            if not line.startswith(" " * key.start_mark.column + "#"):
+                break
+            comment.insert(0, line.strip(" #"))
+        yield Shown(below, fields[name], value, " ".join(comment))
+        if isinstance(value, BaseModel):
+            yield from shown(value, value_node, lines, below)
+        elif isinstance(value, dict) and value and isinstance(first := next(iter(value.values())), BaseModel):
+            # What is said of the first one counts for all.
+            yield from shown(first, value_node.value[0][1], lines, f"{below}.{value_node.value[0][0].value}")
 
-    def compare(known: dict[str, Any], there: dict[str, Any], place: str) -> None:
-        # Alternatives to ssh_key and haproxy, in comments.
-        assert set(known) - {"password_file", "conftool"} == set(there), place
-        for key, value in known.items():
-            if isinstance(value, dict) and key != "clusters":
-                compare(value, there[key], f"{place}.{key}")
 
-    compare(load(EXAMPLE).model_dump(), shown, "")
-    compare(load(EXAMPLE).cluster("lab").model_dump(), shown["clusters"]["lab"], "clusters.lab")
+def wrong(one: Shown) -> str:
+    """Return what is wrong with the comment of a key; nothing if it keeps the promise in the example's first lines."""
+    if one.field.is_required():
+        return "" if one.comment.startswith("Required.") else "is required, and not marked so"
+    if one.is_default or one.has_keys:
+        return "is marked as required, and is not" if one.comment.startswith("Required") else ""
+    told = re.search(r"\b(By default|Without this|Required (here|is one of the two))\b", one.comment)
+    return "" if told else "is shown with another value than its default, and its comment does not say so"
+
+
+def examples(text: str) -> list[Shown]:
+    node = yaml.compose(text)
+    assert isinstance(node, yaml.MappingNode)
+    return list(shown(Config.model_validate(yaml.safe_load(text)), node, text.splitlines()))
+
+
+def promises_broken(text: str) -> list[str]:
+    return [f"{one.place} {problem}" for one in examples(text) if (problem := wrong(one))]
+
+
+def test_the_example_shows_every_key_with_its_default_or_says_that_it_does_not() -> None:
+    text = EXAMPLE.read_text()
+
+    assert promises_broken(text) == []
+    places = {one.place for one in examples(text)}
+    assert {
+        "state_dir",
+        "clusters.lab.bgp.routers.cr1.port",
+        "clusters.lab.reinitialize.etcds.lab-b.endpoints",
+    } < places
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "broken"),
+    [
+        (
+            "# Required. The services that",
+            "# The services that",
+            "clusters.lab.reinitialize.services is required, and not marked so",
+        ),
+        (
+            "# Where every kube-apiserver",
+            "# Required. Where every kube-apiserver",
+            "clusters.lab.control_plane.port is marked as required, and is not",
+        ),
+        (
+            "max_failed: 0",
+            "max_failed: 1",
+            "clusters.lab.limits.max_failed is shown with another value than its default, and its comment does not say"
+            " so",
+        ),
+    ],
+)
+def test_an_example_that_does_not_keep_its_promise_is_found_out(old: str, new: str, broken: str) -> None:
+    text = EXAMPLE.read_text()
+    assert text.count(old) == 1
+    assert promises_broken(text.replace(old, new)) == [broken]
+
+
+def test_an_example_without_a_key_is_found_out() -> None:
+    text = EXAMPLE.read_text()
+    assert text.count("      max_domains: 1\n") == 1
+    with pytest.raises(AssertionError, match=r"clusters\.lab\.limits"):
+        examples(text.replace("      max_domains: 1\n", ""))
 
 
 def test_ten_mistakes_are_named_at_once(tmp_path: Path) -> None:
@@ -267,6 +337,28 @@ def test_mistakes_about_the_control_plane_are_named(tmp_path: Path, section: str
     found = mistakes(write(tmp_path, BARE + f"    control_plane: {{{section}}}\n"))
     assert len(found) == 1, found
     assert found[0].removeprefix("clusters.lab.control_plane").removeprefix(":").lstrip(".").startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        ("puppet.enabled", False, "reinitialize needs puppet.enabled: "),
+        ("etcd.endpoints", [], "reinitialize needs etcd.endpoints: "),
+        ("etcd", None, "reinitialize needs etcd.endpoints: "),
+        ("reinitialize.etcds.lab-b.endpoints", [], ".reinitialize: etcds.lab-b needs endpoints: "),
+        ("reinitialize.managed", ["shop", "kube-system"], ".reinitialize: managed: kube-system is Kubernetes' own"),
+        ("reinitialize.initialize", "init {service}", ".reinitialize.initialize: {service} is not known here"),
+    ],
+)
+def test_mistakes_about_a_reinitialisation_are_named(tmp_path: Path, where: str, value: object, message: str) -> None:
+    data = yaml.safe_load(EXAMPLE.read_text())
+    *sections, key = where.split(".")
+    section = data["clusters"]["lab"]
+    for name in sections:
+        section = section[name]
+    section[key] = value
+    (found,) = mistakes(write(tmp_path, yaml.safe_dump(data)))
+    assert found.removeprefix("clusters.lab").removeprefix(": ").startswith(message)
 
 
 @pytest.mark.parametrize("section", [HAPROXY, CONFTOOL, "drain: 0s"])
