@@ -139,6 +139,10 @@ class Play:
         """Whether there is a run."""
         return (self.folder / RUN / "journal.db").exists()
 
+    def is_done(self, stage: str) -> bool:
+        """Return whether the run is through with a stage."""
+        return all(state.status is Status.DONE for state in journal.read(self.folder / RUN).units[stage])
+
     def held(self) -> dict[str, list[str]]:
         """Return the units that are held, by stage."""
         units = journal.read(self.folder / RUN).units

@@ -23,15 +23,22 @@ def before_the_outage(seen: World) -> Question:
     return Question("\n".join(lines), name)
 
 
-def before_the_way_back(seen: World, begun: int) -> Question:
-    """Return the question before the cluster leaves the new etcd again; ``begun`` is the last stage that was begun."""
+def before_the_way_back(seen: World, *, pooled: bool, deleted: bool) -> Question:
+    """Return the question before the cluster leaves the new etcd again.
+
+    Args:
+        seen: the world.
+        pooled: whether services may be pooled again already.
+        deleted: whether the deletion of managed namespaces was ordered.
+    """
     name = seen.cluster.name
-    again = "  - services that are pooled again already are depooled once more;"
+    without = ", without the managed namespaces" if deleted else ""
     lines = [
         f"The cluster {name} serves from {seen.new.name} already. Going back to the old etcd means:",
-        *((again,) if begun >= parts.HANDS_BACK else ()),
-        "  - the API stops, and serves what the old etcd has: as it was in stage 7, without the managed namespaces;",
-        f"  - what was created since is lost to the cluster; it stays in {seen.new.name}, which is not touched;",
-        "  - the services of the managed namespaces are deployed anew.",
+        *(("  - services that are pooled again already are depooled once more;",) if pooled else ()),
+        f"  - the API stops, and serves what the old etcd has: as it was in stage 7{without};",
+        f"  - what was created since is lost to the cluster; it stays in {seen.new.name}, which is not touched"
+        f"{';' if deleted else '.'}",
+        *(("  - the services of the managed namespaces are deployed anew.",) if deleted else ()),
     ]
     return Question("\n".join(lines), name)

@@ -190,7 +190,7 @@ class ReinitializeRuns:
 
         def ask(part: Part) -> Question | None:
             if part.name == first and (begun >= parts.NEW_DATA or (used and begun >= parts.API_STOPS)):
-                return questions.before_the_way_back(seen, begun)
+                return questions.before_the_way_back(seen, pooled=begun >= parts.HANDS_BACK, deleted=deleted)
             if part.name == REVERT and seen.config.puppet_change.revert is None and _is_merged(seen):
                 text = f"Revert the Puppet change {seen.change} now: hosts take it with their next run."
                 return Question(text, "done")
