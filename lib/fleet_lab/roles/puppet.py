@@ -1,6 +1,7 @@
 """Puppet on the hosts that are maintained: the real agent's package, the four host commands, the fleet's code."""
 
 from collections.abc import Iterable, Mapping
+from importlib import resources
 from pathlib import Path
 
 from fleet_lab.files import File
@@ -37,10 +38,12 @@ _FACTS = 'facts : { blocklist : [ "augeas" ] }\n'
 DISABLED = f"{_VARDIR}/state/agent_disabled.lock"
 """Puppet's own mark that it is disabled."""
 
+_AUTOLOAD = "/usr/local/lib/fleet-lab/puppet_autoload.rb"
+
 _DEFAULTS = f"""\
 # Read by run-puppet-agent and its companions.
 VARDIR={_VARDIR}
-PUPPET_COMMAND='puppet apply {puppet_code.FOLDER}/manifests'
+PUPPET_COMMAND='ruby -r {_AUTOLOAD} /usr/bin/puppet apply {puppet_code.FOLDER}/manifests'
 """
 
 
@@ -64,5 +67,6 @@ def files(context: Context) -> Iterable[File]:
         yield File(f"/usr/local/sbin/{name}", (context.host_files / name).read_bytes(), mode=0o755)
     yield File("/usr/local/share/bash/puppet-common.sh", (context.host_files / "puppet-common.sh").read_bytes())
     yield File("/etc/default/fleet-puppet", _DEFAULTS)
+    yield File(_AUTOLOAD, (resources.files("fleet_lab.guest") / "puppet_autoload.rb").read_bytes())
     yield File("/etc/facter/facter.conf", _FACTS)
     yield File("/etc/systemd/system/lab-puppet.service", _BOOT)
