@@ -9,7 +9,7 @@ from rehearsal import eventually
 
 def servers(lab: Lab) -> dict[str, dict[str, str]]:
     """Return the rows of ``show stat`` by server: ``status``, ``check_status``, ``scur`` …"""
-    text = lab.exec("lb1", f"echo show stat | socat - {SOCKET}").stdout
+    text = lab.enter("lb1", "sh", "-c", f"echo show stat | socat - {SOCKET}")
     rows = csv.DictReader(text.removeprefix("# ").splitlines())
     names = lab.names("control-plane")
     return {row["svname"]: row for row in rows if row["pxname"] == BACKEND and row["svname"] in names}

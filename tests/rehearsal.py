@@ -40,6 +40,8 @@ RESTART_ETCD = "sre.etcd.restart"
 RESTART_CONTROL_PLANE = "sre.k8s.restart-control-plane"
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/fleet-maintenance"
 _ANNOTATION = "fleet-cookbooks/maintenance"
+_LOOK = 0.2
+"""Seconds between two looks at the fleet: what is watched for lasts longer, and looks cost a part of a core."""
 _CLEAN: dict[str, dict[str, Any]] = {
     "metadata": {"annotations": {_ANNOTATION: None}},
     "spec": {"unschedulable": None, "taints": None},
@@ -175,8 +177,10 @@ class Rehearsal:
         subprocess.run(["kubectl", "patch", *flags], env=self.environment, check=True, capture_output=True)
 
     def boot_id(self, host: str) -> str:
-        """A host's boot id, as the host has it."""
-        return self.lab.exec(host, "cat /proc/sys/kernel/random/boot_id").stdout.strip()
+        """A host's boot id, as the host has it; empty if it is down."""
+        with suppress(LabError):
+            return self.lab.enter(host, "cat", "/proc/sys/kernel/random/boot_id").strip()
+        return ""
 
     def busiest(self) -> str:
         """The worker with the most pods that a drain has to evict; not the last one, so that another comes after it."""
@@ -262,7 +266,7 @@ class Watcher:
         return self._api.request("GET", "/api/v1/nodes")["items"]
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.1):
+        while not self._stop.wait(_LOOK):
             try:
                 self._look()
             except TROUBLE:
@@ -320,7 +324,7 @@ class RouterWatcher:
         self._thread.join(timeout=10)
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.1):
+        while not self._stop.wait(_LOOK):
             try:
                 self._look()
             except (*TROUBLE, LabError):

@@ -1,4 +1,7 @@
-"""Up and down of a small lab of its own: run again, killed half-way, two at once, and nothing left behind."""
+"""Up and down of a small lab of its own: run again, killed half-way, two at once, and nothing left behind.
+
+Each test goes on with the small lab that the one before it has left, or makes one: a lab takes its time to come up.
+"""
 
 import json
 import os
@@ -57,8 +60,15 @@ class Small:
         return process.returncode, output
 
     def up(self) -> None:
+        """Bring it up, unless it is."""
         code, output = self.run("up", "--topology", str(self.topology))
         assert code == 0, output
+
+    def down(self) -> None:
+        """Take it down, if there is one."""
+        code, output = self.run("down")
+        assert code == 0, output
+        assert self.leftovers() == []
 
     def lab(self) -> Lab:
         return Lab(self.paths)
@@ -83,13 +93,12 @@ class Small:
         return found
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Small]:
-    lab = Small(tmp_path)
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
+    lab = Small(tmp_path_factory.mktemp("small"))
     assert lab.leftovers() == []
     yield lab
-    assert lab.run("down")[0] == 0
-    assert lab.leftovers() == []
+    lab.down()
 
 
 def network_namespaces() -> dict[str, str]:
@@ -101,6 +110,28 @@ def network_namespaces() -> dict[str, str]:
         except OSError:
             continue
     return found
+
+
+def kill_up(small: Small, line: str) -> None:
+    """Start ``up`` and kill it once it has said something."""
+    process = small.start("up", "--topology", str(small.topology))
+    assert process.stdout is not None
+    assert any(line in text for text in process.stdout)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_up_is_killed_half_way_and_two_go_on_at_once(small: Small) -> None:
+    small.down()
+    kill_up(small, "starting")
+    first = small.start("up", "--topology", str(small.topology))
+    second = small.start("up", "--topology", str(small.topology))
+    outputs = [process.communicate(timeout=300)[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), outputs
+    assert "another fleet-lab is at work: waiting for it" in "".join(outputs)
+    assert any("all hosts have been started" in output for output in outputs)
+    assert len(small.lab().api().request("GET", "/api/v1/nodes")["items"]) == 1
 
 
 def test_up_is_idempotent_and_mends_what_died(small: Small) -> None:
@@ -135,29 +166,8 @@ def test_up_is_idempotent_and_mends_what_died(small: Small) -> None:
     assert (code, "take it down first" in output) == (1, True)
 
 
-def kill_up(small: Small, line: str) -> None:
-    """Start ``up`` and kill it once it has said something."""
-    process = small.start("up", "--topology", str(small.topology))
-    assert process.stdout is not None
-    assert any(line in text for text in process.stdout)
-    process.kill()
-    process.wait()
-    process.stdout.close()
-
-
-def test_up_is_killed_half_way_and_two_go_on_at_once(small: Small) -> None:
-    kill_up(small, "starting")
-    first = small.start("up", "--topology", str(small.topology))
-    second = small.start("up", "--topology", str(small.topology))
-    outputs = [process.communicate(timeout=300)[0] for process in (first, second)]
-    assert (first.returncode, second.returncode) == (0, 0), outputs
-    assert "another fleet-lab is at work: waiting for it" in "".join(outputs)
-    assert any("all hosts have been started" in output for output in outputs)
-    assert len(small.lab().api().request("GET", "/api/v1/nodes")["items"]) == 1
-
-
 def test_down_after_a_crash_leaves_nothing(small: Small) -> None:
-    kill_up(small, "all hosts answer")
+    small.up()
     lab = small.lab()
     cgroup = Machine(small.paths.state).cgroup_name
     machine = str(Path("/proc/self/ns/net").readlink())
@@ -166,14 +176,13 @@ def test_down_after_a_crash_leaves_nothing(small: Small) -> None:
     for name in lab.hosts:
         os.kill(lab.supervisor(name) or 0, signal.SIGKILL)
     assert len(small.leftovers()) > 3
-    code, output = small.run("down")
-    assert code == 0, output
-    assert small.leftovers() == []
+    small.down()
     assert ours.isdisjoint(network_namespaces())
-    assert small.run("down")[0] == 0
+    small.down()
 
 
 def test_commands_without_a_lab(small: Small) -> None:
+    small.down()
     for command in (["status"], ["env"], ["exec", "cp1", "true"], ["inject", "ssh-refused", "cp1"], ["heal"]):
         code, output = small.run(*command)
         assert (code, output) == (1, "There is no lab: start one with `fleet-lab up`.\n")
@@ -181,6 +190,7 @@ def test_commands_without_a_lab(small: Small) -> None:
 
 
 def test_a_network_that_is_taken(small: Small) -> None:
+    small.down()
     text = TOPOLOGY.replace(BRIDGE, "lo")
     small.topology.write_text(text, encoding="utf-8")
     code, output = small.run("up", "--topology", str(small.topology))

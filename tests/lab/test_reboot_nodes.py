@@ -173,6 +173,7 @@ def test_what_comes_back_and_is_not_well_is_held_and_resumed(rehearsal, lab):
     boot_id = rehearsal.boot_id("worker2")
     lab.exec("worker2", "reboot-host")  # What a colleague tries first.
     eventually(lambda: rehearsal.boot_id("worker2") not in ("", boot_id), within=60)
+    lab.wait_for_ssh(["worker2"], timeout=60)
     boot_id = rehearsal.boot_id("worker2")
 
     heal_one(lab, "worker2", "kubelet-not-ready")
