@@ -16,7 +16,7 @@ import pytest
 from fleet.config import ControlPlaneConfig
 from fleet.hosts.probe import Unreachable
 from fleet.k8s import leader, tally, watchdog
-from fleet.k8s.apiserver import Apiservers, Health
+from fleet.k8s.apiserver import Apiservers, Health, Strange
 from fleet.k8s.client import Api, ApiError, KubernetesError
 from fleet.k8s.leader import Election, Judgement
 from fleet.k8s.watchdog import Watchdog
@@ -128,6 +128,7 @@ def test_each_apiserver_is_asked_on_its_own_address(plane: ControlPlane) -> None
     answers = apiservers.examine(["cp1", "cp2"])
     assert answers["cp1"] == well
     assert isinstance(answers["cp2"], Unreachable)
+    assert not isinstance(answers["cp2"], Strange), "nothing answers"
     assert answers["cp2"].reason.startswith(f"https://127.0.0.3:{plane.port} does not answer: ")
     assert "refused" in answers["cp2"].reason
 
@@ -140,6 +141,7 @@ def test_a_frozen_apiserver_is_no_answer(plane: ControlPlane, monkeypatch: pytes
         answer = apiservers.examine(["cp1"])["cp1"]
         assert time.monotonic() - started < 3
     assert isinstance(answer, Unreachable)
+    assert not isinstance(answer, Strange)
     assert "timed out" in answer.reason
 
 
@@ -159,21 +161,21 @@ def test_a_certificate_for_another_address_is_told_as_such(plane: ControlPlane) 
     # The same server, by an address that its certificate does not name; IPv6, as far as TLS is concerned.
     config = ControlPlaneConfig.model_validate({"port": plane.port, "addresses": {"cp1": "::ffff:127.0.0.2"}})
     answer = plane.apiservers(config=config).examine(["cp1"])["cp1"]
-    assert isinstance(answer, Unreachable)
+    assert isinstance(answer, Strange)
     assert answer.reason.startswith(
         f"https://[::ffff:7f00:2]:{plane.port} has a certificate that is not for [::ffff:7f00:2]: "
         "name an address in control_plane.addresses"
     )
     config = config.model_copy(update={"port": plane.before.port})
     answer = Apiservers(plane.kubeconfig, config, ["localhost"]).examine(["localhost"])["localhost"]
-    assert isinstance(answer, Unreachable)
+    assert isinstance(answer, Strange)
     assert f"https://localhost:{plane.before.port} has a certificate that is not for localhost" in answer.reason
 
 
 def test_a_certificate_of_another_authority_is_not_trusted(plane: ControlPlane) -> None:
     path = plane.write_kubeconfig("other", Authority(plane.folder / "other-pki", "other"))
     answer = plane.apiservers(path=path).examine(["cp1"])["cp1"]
-    assert isinstance(answer, Unreachable)
+    assert isinstance(answer, Strange)
     assert "has a certificate that the kubeconfig's authority does not vouch for" in answer.reason
 
 

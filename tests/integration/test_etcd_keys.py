@@ -75,7 +75,11 @@ def test_only_a_folder_is_deleted(etcd: Etcd) -> None:
     etcd.dry_run = False
     assert keys.count(etcd, "etcd1", etcd.config) == 5
 
+    assert keys.exists(etcd, "etcd1", etcd.config, "/registry")
+    assert keys.exists(etcd, "etcd1", etcd.config, "/registry/b/")
+    assert not keys.exists(etcd, "etcd1", etcd.config, "/registry/a"), "that is a key, and no folder"
     assert keys.delete_prefix(etcd, "etcd1", etcd.config, "/registry") == 2
+    assert not keys.exists(etcd, "etcd1", etcd.config, "/registry")
 
     assert keys.some(etcd, "etcd1", etcd.config, 9) == ["/calico/a", "/registry", "/registry-of-others/a"]
     assert keys.delete_prefix(etcd, "etcd1", etcd.config, "/registry") == 0
