@@ -27,7 +27,8 @@ _INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 """The kernel's default is enough for one lab, but not for two and the small one."""
 _INSTANCES = 512
 _BEFORE = pytest.StashKey[int]()
-_LARGEST = ["test_reboot_nodes", "test_reinitialize", "test_control_plane", "test_restart_calico", "test_lab"]
+_LARGEST = ["test_reboot_nodes", "test_reinitialize", "test_control_plane", "test_restart_calico", "test_etcd"]
+_LARGEST += ["test_lab", "test_lab_lifecycle"]
 """The files that take longest: of two processes none is to be left with one of them when the other is done."""
 _NOT_RUN = pytest.StashKey[list[str]]()
 _EXISTED = pytest.StashKey[bool]()

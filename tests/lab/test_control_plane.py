@@ -170,10 +170,10 @@ def test_whatever_is_wrong_with_a_host_it_is_held_and_nothing_is_restarted_twice
 
     # It takes its time to end. Only then: what is waited for in vain is waited for shortly.
     eventually(lambda: is_in_state(lab, "activating"), within=120)
-    rehearsal.hurry(restart="8s")
+    rehearsal.hurry(restart="4s")
     outcome = rehearsal.resume(run)
     assert outcome.code == 1, outcome.output
-    assert "cp1: HELD: active: not within 8 s: kube-apiserver.service is " in outcome.output
+    assert "cp1: HELD: active: not within 4 s: kube-apiserver.service is " in outcome.output
     assert_held(rehearsal, "cp1", run, outcome.output)
     assert servers(lab)["cp1"]["status"] != "UP"
     assert servers(lab)["cp1"]["check_status"] != "", "nobody looks after the health of a held host"

@@ -67,7 +67,7 @@ def apiserver_flags(context: Context, host: Host) -> dict[str, str]:
         # The load balancer sees /readyz fail for this long before connections are refused.
         "shutdown-delay-duration": "5s",
         # That is also how long a stop waits for watches: 60 s unless it is said otherwise.
-        "request-timeout": "10s",
+        "request-timeout": "7s",
     }
 
 
