@@ -26,7 +26,8 @@ OLD_ETCD, NEW_ETCD = "etcd1", "etcd4"
 
 @pytest.fixture
 def rehearsal(lab: Lab, tmp_path: Any) -> Any:
-    reinitialized.restore(lab)
+    if reinitialized.is_begun(lab):
+        reinitialized.restore(lab)
     with suppress(ApiError):
         lab.api().request("DELETE", LEASE)  # Of a run that was killed and not resumed.
     deployment.load(lab)
@@ -153,6 +154,21 @@ def disabled(lab: Lab) -> list[str]:
     return [name for name in hosts if "off" in lab.exec(name, command).stdout]
 
 
+def test_before_the_deletion_an_abort_restores_everything(rehearsal, lab):
+    """First, as the lab is as before afterwards."""
+    before = keys(lab, OLD_ETCD)
+    kill_in(rehearsal, "4")
+    assert keys(lab, NEW_ETCD)
+    code, output = carry_out(rehearsal, "--abort", run_id(rehearsal))
+    assert code == 0, output
+    assert keys(lab, NEW_ETCD) == []
+    assert_on(lab, OLD_ETCD)
+    assert_served(rehearsal)
+    assert {key for key in before if "/deployments/" in key} <= set(keys(lab, OLD_ETCD))
+    again, said = carry_out(rehearsal, "--resume", run_id(rehearsal))
+    assert (again, "is aborted already" in said) == (2, True)
+
+
 def test_a_run_that_is_killed_in_every_stage_is_resumed_to_its_end(rehearsal, lab):
     killed: list[str] = []
     code, output = -1, ""
@@ -182,20 +198,6 @@ def test_a_run_that_is_killed_in_every_stage_is_resumed_to_its_end(rehearsal, la
     assert (run / "objects.jsonl").stat().st_mode & 0o077 == 0
     refused, said = carry_out(rehearsal, "--abort", run_id(rehearsal))
     assert (refused, "is done already" in said) == (2, True)
-
-
-def test_before_the_deletion_an_abort_restores_everything(rehearsal, lab):
-    before = keys(lab, OLD_ETCD)
-    kill_in(rehearsal, "4")
-    assert keys(lab, NEW_ETCD)
-    code, output = carry_out(rehearsal, "--abort", run_id(rehearsal))
-    assert code == 0, output
-    assert keys(lab, NEW_ETCD) == []
-    assert_on(lab, OLD_ETCD)
-    assert_served(rehearsal)
-    assert {key for key in before if "/deployments/" in key} <= set(keys(lab, OLD_ETCD))
-    again, said = carry_out(rehearsal, "--resume", run_id(rehearsal))
-    assert (again, "is aborted already" in said) == (2, True)
 
 
 @pytest.mark.long
