@@ -194,6 +194,7 @@ def _in(world: World, *, preflight: bool) -> Any:
         "fleet.etcd.keys.read": world.read,
         "fleet.etcd.keys.some": world.some,
         "fleet.etcd.keys.fingerprint": world.fingerprint,
+        "fleet.etcd.keys.lasting": world.lasting,
         "fleet.etcd.keys.newest": lambda *args: world.newest,
         "fleet.etcd.keys.delete_prefix": world.delete_prefix,
         "fleet.etcd.keys.count": world.count,

@@ -134,7 +134,8 @@ class World(Hosts):
     def began(self, stage: str, unfinished: Sequence[str]) -> None:
         """Take note that a unit begins a stage, while stages before it are unfinished."""
         if stage.startswith("abort "):
-            self.going_back, self.frozen = True, False
+            # After stage 19 there is no way back any more.
+            self.going_back, self.frozen = self.begun < 20, False
             loose = [name for name, host in self.hosts.items() if host.reachable and host.puppet is None]
             rule(f"Puppet may start what is stopped on {loose}", holds=stage != "abort stop" or not loose)
         elif stage[0].isdigit():
@@ -191,6 +192,9 @@ class World(Hosts):
 
     def exists(self, remote: Any, host: str, config: Any, folder: str) -> bool:
         return any(key.startswith(f"{folder}/") for key in self.store(config.endpoints[0]).keys)
+
+    def lasting(self, remote: Any, host: str, config: Any) -> int:
+        return len(self.store(config.endpoints[0]).keys)
 
     def count(self, remote: Any, host: str, config: Any) -> int:
         return len(self.store(config.endpoints[0]).keys)

@@ -85,6 +85,20 @@ def test_only_a_folder_is_deleted(etcd: Etcd) -> None:
     assert keys.delete_prefix(etcd, "etcd1", etcd.config, "/registry") == 0
 
 
+def test_keys_that_expire_by_themselves_do_not_last(etcd: Etcd) -> None:
+    assert keys.lasting(etcd, "etcd1", etcd.config) == 0
+    for number in range(20):
+        put(etcd, f"/registry/{number}", b'{"lease": {"key": 1}}')
+    lease = etcd.post("etcd1", "lease/grant", {"TTL": 600})["ID"]
+    event = {"key": base64.b64encode(b"/registry/events/a").decode(), "lease": lease}
+    etcd.post("etcd1", "kv/put", event)
+    etcd.dry_run = True
+    assert keys.lasting(etcd, "etcd2", etcd.config) == 20
+    unusable = etcd.config.model_copy(update={"environment": {**etcd.config.environment, "ETCDCTL_CERT": "/none"}})
+    with pytest.raises(EtcdError, match="etcdctl failed on etcd1"):
+        keys.lasting(etcd, "etcd1", unusable)
+
+
 def test_a_fingerprint_shows_every_write_and_no_compaction(etcd: Etcd) -> None:
     def fingerprint() -> Fingerprint:
         return keys.fingerprint(etcd, "etcd1", etcd.config)

@@ -132,6 +132,18 @@ def test_what_has_expired_in_the_old_etcd_is_no_write(tmp_path, caplog):
     assert "written to" not in caplog.text
 
 
+def test_what_was_deleted_in_the_old_etcd_is_told(tmp_path, caplog):
+    world = World()
+
+    def delete() -> None:
+        world.old.revision += 1
+        world.old.keys.discard("/registry/api/v1/namespaces/others")
+
+    world.at_begin(19, delete)
+    assert Play(world, tmp_path).start() == DONE
+    assert "The old etcd was written to since stage 8: 1 keys were deleted" in caplog.text
+
+
 def test_an_old_etcd_that_is_gone_in_the_end_holds_nothing(tmp_path, caplog):
     world = World()
     world.at_begin(19, lambda: world.ill.update({OLD: "it is switched off"}))

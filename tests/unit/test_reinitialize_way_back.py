@@ -168,14 +168,20 @@ def test_commands_that_have_outlived_their_run_and_namespaces_that_are_going_are
     assert play.abort() == DONE
 
 
-def test_a_cluster_that_was_moved_stays_so_when_its_latecomers_are_given_up(world, play):
+@pytest.mark.parametrize("is_back", [False, True])
+def test_a_cluster_that_was_moved_stays_so_when_its_latecomers_are_given_up(world, play, caplog, is_back):
     world.at_begin(7, partial(setattr, world.hosts["w2"], "reachable", False))
     play = Play(world, play.folder, wish=Wish("new", "change-1", max_failed=1))
     assert play.start() == INCOMPLETE
     assert play.held() == {"20 latecomers": ["w2"]}
     world.typed.clear()
+    world.hosts["w2"].reachable = is_back
+    world.said.truncate(world.said.seek(0))
     assert play.abort() == DONE
     assert (world.typed, world.served() is world.new, world.silenced) == ([], True, {})
+    assert (world.hosts["w2"].puppet is None) is is_back
+    assert ("No answer from w2: before they are used again run Puppet there" in caplog.text) is not is_back
+    assert f"given back: {'w2' if is_back else 'nothing'}." in " ".join(world.said.getvalue().split())
     assert all(world.pooled.values())
     with pytest.raises(FleetError, match="is aborted already"):
         play.resume()

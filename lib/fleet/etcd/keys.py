@@ -173,6 +173,32 @@ def newest(remote: Runner, host: str, config: EtcdConfig) -> int:
     return max((int(found["mod_revision"]) for found in _read(remote, host, config, words).get("kvs", [])), default=0)
 
 
+def lasting(remote: Runner, host: str, config: EtcdConfig) -> int:
+    """Return how many keys there are that do not expire by themselves: those without a lease. Nothing is changed.
+
+    They are counted on the host: a large cluster has a million.
+
+    Args:
+        remote: runs the command, in a dry-run as well.
+        host: the host of a member.
+        config: how to run etcdctl there.
+
+    Raises:
+        EtcdError: there is no answer, or it cannot be read.
+        fleet.hosts.remote.RemoteError: Cumin could not run anything.
+    """
+    command = f"""\
+{ask_function(config)}
+answer=$({{ ask {_HASH} get --from-key --keys-only -- '' || echo '"failed":'; }} | tr '{{' '\n' |
+    awk '/"failed":/ {{ failed = 1 }} /"key":/ && !/"lease":/ {{ n++ }} END {{ print n + 0; exit failed }}') || exit
+echo "fleet-etcd-answer=$answer"
+"""
+    answer = _run(remote, host, command, timeout=HASH_TIMEOUT, safe=True)
+    if not isinstance(answer, int):
+        raise _unreadable(host, answer)
+    return answer
+
+
 def touched(before: Fingerprint, after: Fingerprint) -> str:
     """Say what shows that an etcd was written to.
 

@@ -159,7 +159,7 @@ def of_use(world: World) -> list[Finding]:
     """Find out whether the hosts use the old etcd today: otherwise there would be nothing to go back to."""
     away = absent(world, world.workers)
     problems = endpoint_problems(world, [host for host in world.hosts if host not in away], world.old)
-    todo = "Correct etcd.endpoints, or run Puppet there: the way back leads to what stands in the configuration."
+    todo = "Correct etcd.endpoints (apiserver_defaults, calico.file), or run Puppet there: the way back leads there."
     return [stop(f"{host}: {problem}.", todo) for host, problem in problems.items() if problem]
 
 
@@ -250,5 +250,6 @@ def of_nodes(world: World) -> list[Finding]:
         what = f"Kubernetes has no node for {', '.join(strange)}."
         findings.append(ask(what, "Correct node_names or hosts.workers, unless they are new."))
     if away := sorted(host for host, node in known.items() if not node.ready):
-        findings.append(ask(f"NotReady: {', '.join(away)}.", "Repair them first; the run waits for each in stage 15."))
+        todo = "Repair or delete them first: a pod there keeps its namespace from going in stage 5."
+        findings.append(ask(f"NotReady: {', '.join(away)}.", todo))
     return findings

@@ -31,6 +31,7 @@ from fleet.procedures.maintenance import ABORT, Proposal, Question, Refused, Ste
 from fleet.procedures.preflight import carry_out, worst_first
 from fleet.procedures.reinitialize import parts, preflight, questions, stages, stores, way_back, world
 from fleet.procedures.reinitialize.data import is_merged, read_export
+from fleet.procedures.reinitialize.machines import absent
 from fleet.procedures.reinitialize.parts import Edges, Part
 from fleet.procedures.reinitialize.procedure import ANSWER, PartsProcedure
 from fleet.procedures.reinitialize.traffic import LEFT_OUT
@@ -174,8 +175,7 @@ class ReinitializeRuns:
         begun = max((part.number for part in stages.forth(seen, edges) if _is_begun(seen, part)), default=-1)
         ahead = [part for part in stages.forth(seen, edges) if part.name != parts.LATE and part.units()]
         if all(seen.is_done(part.name) for part in ahead):
-            logger.warning("The cluster was moved: it stays on %s, and the run is only closed.", seen.new.name)
-            return PartsProcedure(seen, way_back.closed(seen), book, lambda _part: None, is_back=True)
+            return self._closed(seen, book)
         if seen.is_old_gone and begun >= parts.OUTAGE:
             raise FleetError(f"Run {cluster.run.id} was begun as the old etcd is gone: there is nothing to go back to.")
         if begun >= parts.API_STOPS:
@@ -197,6 +197,17 @@ class ReinitializeRuns:
             return None
 
         return PartsProcedure(seen, there, book, ask, is_back=True)
+
+    def _closed(self, seen: World, book: Journal) -> Procedure:
+        """Return what closes a run that has moved the cluster."""
+        late = list(seen.states(parts.LATE))
+        away = absent(seen, late) if late else {}
+        logger.warning("The cluster was moved: it stays on %s, and the run is only closed.", seen.new.name)
+        if away:
+            todo = "before they are used again run Puppet there, and restart calico-node and kubelet"
+            logger.warning("No answer from %s: %s.", ", ".join(sorted(away)), todo)
+        there = way_back.closed(seen, [host for host in late if host not in away])
+        return PartsProcedure(seen, there, book, lambda _part: None, is_back=True)
 
     def is_offline(self, cluster: Cluster, folder: Path | None) -> bool:
         """Say whether the run is between the stop of the old API and the Lease in the new one."""

@@ -103,10 +103,9 @@ def back(world: World, edges: Edges, *, begun: int, deleted: bool, wipes: bool) 
     return found
 
 
-def closed(world: World) -> list[Part]:
-    """Return what is left of a run that has moved the cluster: latecomers that answer are left to Puppet."""
-    on = parts.step("Puppet on", API_DEADLINE, machines.Tolerant(world, PuppetOn(world.cluster)))
-    return [Part(f"{ABORT}latecomers", (), lambda: list(world.states(parts.LATE)), (on,))]
+def closed(world: World, latecomers: Sequence[str]) -> list[Part]:
+    """Return what is left of a run that has moved the cluster: these workers are left to Puppet."""
+    return [_part("latecomers", latecomers, parts.step("Puppet on", API_DEADLINE, PuppetOn(world.cluster)))]
 
 
 def _absent(world: World, stages: Sequence[str]) -> list[str]:
