@@ -90,6 +90,8 @@ class Hosts(Time):
 
     def run(self, hosts: Sequence[str], command: str, *, timeout: float, safe: bool) -> dict[str, Result]:
         words = shlex.split(command)
+        if words[0] == "hostname":
+            return {host: Result(0, f"10.0.0.{10 + self.planes.index(host)} fd00::{host[2:]}\n") for host in hosts}
         if words[0] == "command":
             return {host: Result(0 if words[-1] in self.programs else 1, "") for host in hosts}
         assert words[0] == "rm", command

@@ -115,6 +115,8 @@ class World(Hosts):
         """Nodes whose kubelet does not register."""
         self.lazy: set[str] = set()
         """Commands of the organisation that succeed, and do nothing."""
+        self.strangers: set[str] = set()
+        """Apiservers on hosts that the configuration does not have."""
         self.leaks = False
         """Whether each etcd has what is written to the other one."""
         self.outliving = False
@@ -377,6 +379,9 @@ class Client:
     def get(self, path: str) -> dict[str, Any]:
         store = self._store()
         name = path.rpartition("/")[2]
+        if path.endswith("/endpoints/kubernetes"):
+            serving = [*self._world.strangers, *(host for host in self._world.planes if self._world.serving(host))]
+            return {"subsets": [{"addresses": [{"ip": host} for host in serving]}]}
         if path in ("/api", "/apis"):
             return {"versions": [], "groups": []}
         if f"/registry{path}" not in store.keys:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fleet.calico import contents
+from fleet.config import ClusterConfig
 from fleet.etcd.certificates import Certificates
 from fleet.hosts.silences import Alert
 from fleet.k8s.apiserver import Health, Strange
@@ -16,7 +17,7 @@ from fleet.procedures.reinitialize.site import programs_of
 from fleet.session import DONE
 from reinitialize_hosts import API, BY_HAND, CALICO, CALICO_FILE, DEFAULTS, KUBELET, NEW, OLD
 from reinitialize_sessions import Play
-from reinitialize_world import ALL_CALICO, World, config
+from reinitialize_world import ALL_CALICO, CONFIG, World, config
 
 Change = Callable[[World], None]
 
@@ -133,6 +134,7 @@ def _all(*changes: Change) -> Change:
         (lambda world: setattr(world, "holder", "run r0"), "The cluster is being worked on by run r0."),
         (_attribute("answering", "cp2", Strange("not for cp2")), "kube-apiserver on cp2: not for cp2."),
         (_attribute("answering", "cp2", Health(False, ("etcd",), False)), "kube-apiserver on cp2 is not ready: etcd."),
+        (lambda world: world.strangers.add("cp9"), "served by cp1, cp2, cp9, and hosts.control_plane has cp1, cp2."),
         (lambda world: world.old.keys.add("/registry/api/v1/nodes/w9"), "would stay on the old etcd: w9."),
         (
             _file("cp1", DEFAULTS, f'DAEMON_ARGS="--etcd-servers={OLD} --etcd-prefix=kubernetes"'),
@@ -222,6 +224,20 @@ def test_what_there_is_to_go_back_to_is_looked_at_for_as_long_as_it_serves(tmp_p
     text = said(world, tmp_path, wish=wish(from_stage=first))
     assert f"Stages 0 to {first - 1} are taken as done by hand." in text
     assert any(stop.endswith(finding) for stop in findings(text, "stop")), text
+
+
+def test_addresses_of_apiservers_are_their_hosts_own(tmp_path):
+    def addressed(**addresses: str) -> ClusterConfig:
+        plane = CONFIG.control_plane.model_validate({"addresses": addresses})
+        return CONFIG.model_copy(update={"control_plane": plane})
+
+    well = addressed(cp1="10.0.0.10", cp2="fd00:0::2")
+    assert findings(said(World(), tmp_path, config=well), "stop") == []
+    swapped = addressed(cp1="10.0.0.11", cp2="10.0.0.10")
+    assert findings(said(World(), tmp_path, config=swapped), "stop") == [
+        "10.0.0.11 is no address of cp1, which has 10.0.0.10, fd00::1.",
+        "10.0.0.10 is no address of cp2, which has 10.0.0.11, fd00::2.",
+    ]
 
 
 @pytest.mark.parametrize("key", ["initialize", "components", "services", "puppet_change", "discovery", "managed"])

@@ -24,7 +24,7 @@ from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import StepSpec
 from fleet.maintenance.report import WATCHDOG
 from fleet.maintenance.runner import Procedure
-from fleet.procedures import control_plane
+from fleet.procedures import control_plane, preflight
 from fleet.procedures.balancing import REPOOL, Repool, forget_put_back
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.control_plane import Forget
@@ -110,6 +110,7 @@ class ControlPlaneRuns(HostRuns):
             partial(of_balancer, plane, components),
             partial(of_leaders, plane, components),
             partial(of_permissions, plane),
+            partial(preflight.of_addresses, cluster, self.all_hosts(cluster)),
             *((partial(of_etcd, cluster),) if cluster.config.etcd else ()),
         )
 

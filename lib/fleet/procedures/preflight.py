@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 
 from fleet.errors import FleetError
@@ -249,6 +250,21 @@ def of_ssh(cluster: Cluster, *, needs_puppet: bool, without: Collection[str] = (
         elif needs_puppet and answer.puppet_disabled is not None:
             what = f"Puppet is disabled on {host}: {answer.puppet_disabled!r}"
             findings.append(ask(what, "Somebody may be at work there. If you go on, it stays disabled."))
+    return findings
+
+
+def of_addresses(cluster: Cluster, hosts: Sequence[str]) -> list[Finding]:
+    """Look whether configured addresses of apiservers are those of their hosts: otherwise others would answer for them."""
+    named = {host: address for host, address in cluster.config.control_plane.addresses.items() if host in hosts}
+    if not named:
+        return []
+    results = cluster.remote.run(list(named), "hostname --all-ip-addresses", timeout=probe.TIMEOUT, safe=True)
+    findings = []
+    for host, result in results.items():
+        own = {ip_address(word) for word in result.output.split()} if result.ok else {named[host]}
+        if named[host] not in own:
+            what = f"{named[host]} is no address of {host}, which has {', '.join(sorted(map(str, own)))}."
+            findings.append(stop(what, "Correct control_plane.addresses."))
     return findings
 
 

@@ -59,8 +59,10 @@ def checks(
         found.append(partial(of_loss, world))
     if first <= API_STOPS:
         found += [partial(of_units, world), partial(of_apiservers, world)]
+        found.append(partial(preflight.of_addresses, cluster, world.control_plane))
     if first <= API_STOPS and not world.is_old_gone:
         found += [partial(of_store, world, world.old), partial(of_nodes, world), partial(of_use, world)]
+        found.append(partial(of_endpoints, world))
     if first > parts[0].number:
         found.append(partial(site.of_what_was_left_out, world, edges.discovery, first))
     if 1 in numbers:
@@ -98,6 +100,16 @@ def of_apiservers(world: World) -> list[Finding]:
         elif (problem := of_health(host, answer)) and not world.is_old_gone:
             findings.append(stop(f"{problem}.", _REPAIR))
     return findings
+
+
+def of_endpoints(world: World) -> list[Finding]:
+    """Count those that serve the API: one on a host that the configuration does not have would go on doing so."""
+    found = world.cluster.api.get("/api/v1/namespaces/default/endpoints/kubernetes").get("subsets") or []
+    addresses = sorted({str(it["ip"]) for subset in found for it in subset.get("addresses") or ()})
+    if len(addresses) <= len(world.control_plane):
+        return []
+    what = f"The API is served by {', '.join(addresses)}, and hosts.control_plane has {', '.join(world.control_plane)}."
+    return [stop(what, "Correct hosts.control_plane: every apiserver has to leave the old etcd.")]
 
 
 def of_hosts(world: World, first: int) -> list[Finding]:
