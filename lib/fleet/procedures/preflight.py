@@ -254,7 +254,7 @@ def of_ssh(cluster: Cluster, *, needs_puppet: bool, without: Collection[str] = (
 
 
 def of_addresses(cluster: Cluster, hosts: Sequence[str]) -> list[Finding]:
-    """Look whether configured addresses of apiservers are those of their hosts: otherwise others would answer for them."""
+    """Look whether configured addresses of apiservers are those of their hosts: others would answer for them."""
     named = {host: address for host, address in cluster.config.control_plane.addresses.items() if host in hosts}
     if not named:
         return []
