@@ -81,7 +81,7 @@ class Stopped(NodeStep):
                 return unknown(f"{host} does not answer: {reason}")
             on = [unit for unit, it in found[host].items() if isinstance(it, ServiceState) and it.loaded]
             # One that is not there is called something else, and runs.
-            if missing := [unit for unit in self._needed(host) if unit not in on]:
+            if missing := [unit for unit in self.world.needed_units(host) if unit not in on]:
                 return failed(f"{host} has no {', '.join(missing)}: correct control_plane.components or bgp.unit")
             running = [unit for unit in on if _state(found[host], unit).active not in QUIET]
             moving = [unit for unit in on if _state(found[host], unit).moving]
@@ -92,9 +92,6 @@ class Stopped(NodeStep):
             return Verdict(Kind.PENDING, f"running: {names}", {STOPPED: stopped}, undone=not moving)
 
         return each(units, judge)
-
-    def _needed(self, host: str) -> list[str]:
-        return self.world.component_units() if host in self.world.control_plane else [self.world.calico_unit]
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
         """Order their stop. The cluster's Lease goes with the API."""

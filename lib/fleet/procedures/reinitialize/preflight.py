@@ -219,7 +219,7 @@ def of_units(world: World) -> list[Finding]:
     found = states_of(world, [host for host in world.hosts if host not in away])
     findings = []
     for host, units in found.items():
-        needed = world.component_units() if host in world.control_plane else [world.calico_unit]
+        needed = world.needed_units(host)
         findings += [
             _missing(host, name, "control_plane.components or bgp.unit") for name in needed if _lacks(units[name])
         ]

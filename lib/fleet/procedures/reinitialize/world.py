@@ -105,6 +105,10 @@ class World:
         """Return the units of a host that must not run while etcd is exchanged."""
         return [*(self.component_units() if host in self.control_plane else ()), self.calico_unit]
 
+    def needed_units(self, host: str) -> list[str]:
+        """Return those of them that every such host has: calico-node may be missing on the control plane."""
+        return self.component_units() if host in self.control_plane else [self.calico_unit]
+
     def apiservers(self) -> Apiservers:
         """Return the apiservers, each by its own address.
 
