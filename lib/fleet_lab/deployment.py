@@ -21,8 +21,8 @@ DATACENTERS = (DATACENTER, "other")
 TTL = 2
 """Seconds: the TTL of the discovery records."""
 
-_READY = 120.0
 # Where apiservers were away again and again, a controller waits for up to a minute before it asks the next time.
+_READY = 120.0
 
 
 def folder(context: Context) -> Path:
