@@ -2,16 +2,20 @@
 
 import shlex
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from fleet_lab import objects
 from fleet_lab.binaries import CONTROL_PLANE
 from fleet_lab.command import run
 from fleet_lab.errors import LabError
-from fleet_lab.guest.kubelet.api import TROUBLE
+from fleet_lab.guest.kubelet.api import TROUBLE, ApiError
 from fleet_lab.lab import Lab
 from fleet_lab.roles import calico, calico_datastore, control_plane, load_balancer, puppet, puppet_code
 from fleet_lab.waiting import wait_for
+
+_LED = CONTROL_PLANE[1:]
+_LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
 
 _API = 60.0
 _NODES = 60.0
@@ -60,12 +64,26 @@ def restore(lab: Lab) -> None:
     lab.enter(balancer, "sh", "-c", f"echo {shlex.quote(orders)} | socat - UNIX-CONNECT:{load_balancer.SOCKET}")
     objects.pool(lab.context)
     wait_for(lambda: _silent(lab), what="the API on all hosts", timeout=_API, trouble=TROUBLE)
+    _depose(lab)
     # Everything that watches begins anew: the revisions that it knows are another etcd's.
     restart = f"systemctl restart {calico.UNIT}"
     commands = {name: f"{written[name]}\n{restart} kubelet.service" for name in workers}
     _everywhere(lab, {**commands, **dict.fromkeys(control_planes, restart)})
     wait_for(lambda: _unready(lab, started), what="nodes that are Ready", timeout=_NODES, trouble=TROUBLE)
     lab.wait_for_sessions()
+    wait_for(lambda: _leaderless(lab), what="leaders", timeout=_API, trouble=TROUBLE)
+
+
+def _depose(lab: Lab) -> None:
+    """Delete the Leases of leaders that were killed: nobody waits for their end then."""
+    for name in _LED:
+        with suppress(ApiError):  # It is not there.
+            lab.api().request("DELETE", f"{_LEASES}/{name}")
+
+
+def _leaderless(lab: Lab) -> str:
+    leases = {item["metadata"]["name"]: item["spec"] for item in lab.api().request("GET", _LEASES)["items"]}
+    return ", ".join(name for name in _LED if not leases.get(name, {}).get("holderIdentity"))
 
 
 def _files(lab: Lab, name: str) -> str:
