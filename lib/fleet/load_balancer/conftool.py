@@ -103,7 +103,7 @@ class Conftool:
         if len(found) == 1:
             return found[0]
         what = f"several objects {name} for {host}" if found else f"no object {name} for {host}"
-        known = ", ".join(node.pprint() for node in found or nodes)
+        known = ", ".join(sorted(node.pprint() for node in found or nodes))
         raise LoadBalancerError(
             f"Conftool has {what} with {self._selector()}, but {known}: "
             "see load_balancer.conftool.selector and load_balancer.conftool.names."
