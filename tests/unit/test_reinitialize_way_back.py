@@ -144,6 +144,13 @@ def test_services_that_were_never_taken_away_are_not_deployed(world, play):
     assert (world.ran["deploy"], world.deleted) == (0, False)
 
 
+def test_services_that_were_taken_away_by_hand_are_deployed_on_the_way_back(world, tmp_path):
+    play = Play(world, tmp_path, wish=Wish("new", "change-1", from_stage=7))
+    killed_in(world, play, 9)
+    assert play.abort() == DONE
+    assert world.ran["deploy"] == 2
+
+
 @pytest.mark.parametrize("left", [{"compact_rev_key"}, set()])
 def test_what_an_apiserver_left_of_an_earlier_attempt_is_no_data(world, play, left):
     world.new.keys |= left

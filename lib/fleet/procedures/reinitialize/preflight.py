@@ -68,7 +68,7 @@ def checks(
     if 1 in numbers:
         found.append(partial(site.of_change, world))
     if first <= API_STARTS:
-        found.append(partial(site.of_flags, world))
+        found.append(partial(site.of_flags, world, first))
     if 2 in numbers:
         found.append(partial(of_emptiness, world))
     if 4 in numbers and edges.discovery:

@@ -29,7 +29,7 @@ def before_the_way_back(seen: World, *, pooled: bool, deleted: bool) -> Question
     Args:
         seen: the world.
         pooled: whether services may be pooled again already.
-        deleted: whether the deletion of managed namespaces was ordered.
+        deleted: whether managed namespaces were deleted, or are being.
     """
     name = seen.cluster.name
     without = ", without the managed namespaces" if deleted else ""

@@ -184,7 +184,9 @@ class ReinitializeRuns:
         used = stores.is_used_by_others(seen, ours=[seen.first] if begun >= parts.MAY_SERVE else [])
         agreed = any(it.kind == ANSWER and it.detail.startswith(ABORT) and it.detail != REVERT for it in book.events())
         wipes = begun < parts.NEW_DATA and not used and not agreed
-        deleted = any((it.stage, it.step, it.kind) == (parts.NAMESPACES, "delete", "intent") for it in book.events())
+        ordered = any((it.stage, it.step, it.kind) == (parts.NAMESPACES, "delete", "intent") for it in book.events())
+        by_hand = any(facts == _LEFT_OUT for facts in seen.facts(parts.NAMESPACES).values())
+        deleted = ordered or (by_hand and begun >= parts.OUTAGE)
         there = way_back.back(seen, edges, begun=begun, deleted=deleted, wipes=wipes)
         first = there[0].name if there else ""
 

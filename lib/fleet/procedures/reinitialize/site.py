@@ -126,8 +126,13 @@ def of_what_was_left_out(world: World, discovery: Discovery | None, first: int) 
     return findings
 
 
-def of_flags(world: World) -> list[Finding]:
-    """Compare the flags of kube-apiserver, and the endpoints of the new etcd, with the configuration."""
+def of_flags(world: World, first: int) -> list[Finding]:
+    """Compare the flags of kube-apiserver, and the endpoints of the new etcd, with the configuration.
+
+    Args:
+        world: the world.
+        first: the number of the first stage that is carried out: from 13 on plugins were taken out by hand.
+    """
     text = read_defaults(world, world.first).text
     findings = []
     prefix = "/" + (defaults.flag(text, "etcd-prefix") or "/registry").strip("/")
@@ -135,7 +140,8 @@ def of_flags(world: World) -> list[Finding]:
         what = f"kube-apiserver's --etcd-prefix is {prefix}, and not {world.config.etcd_prefix}."
         findings.append(stop(what, "Correct reinitialize.etcd_prefix: what the API writes is looked for there."))
     enabled = plugins_of(text)
-    if missing := [name for name in world.config.admission_plugins if name not in enabled]:
+    missing = [name for name in world.config.admission_plugins if name not in enabled]
+    if missing and first < API_STARTS:
         what = f"Not among the flags of kube-apiserver, and so not taken out: {', '.join(missing)}."
         todo = "Correct reinitialize.admission_plugins, if one keeps an empty cluster from being initialised."
         findings.append(ask(what, todo))

@@ -21,7 +21,7 @@ def back(world: World, edges: Edges, *, begun: int, deleted: bool, wipes: bool) 
         world: the world.
         edges: what is asked and told beside.
         begun: the number of the last stage that was begun.
-        deleted: whether the run has ordered the deletion of a managed namespace.
+        deleted: whether a managed namespace was deleted: by the run, or by hand before it (--from-stage).
         wipes: whether what is in the new etcd is of this run alone.
     """
     config, deadlines = world.config, world.cluster.config.deadlines
