@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fleet.bgp.junos import Routers
+from fleet.clock import CLOCK, THREADS, Clock, Threads
 from fleet.config import ClusterConfig
 from fleet.errors import FleetError
 from fleet.hosts.remote import Remote
@@ -36,6 +37,8 @@ class Cluster:
         run: the run.
         routers: its core routers; None where the configuration has none.
         cancel: set when the run has to leave at once.
+        clock: the time; tests hand in another one.
+        threads: how steps do several things at the same time.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Cluster:
     run: RunInfo
     routers: Routers | None = None
     cancel: threading.Event = field(default_factory=threading.Event)
+    clock: Clock = CLOCK
+    threads: Threads = THREADS
 
     @property
     def owner(self) -> Owner:

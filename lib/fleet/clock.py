@@ -1,0 +1,118 @@
+"""Time and threads, handed to whatever needs them: tests hand in others, and let time pass by themselves."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Clock(Protocol):
+    """This machine's clocks."""
+
+    def time(self) -> float:
+        """Return the seconds since the epoch: for what is shown, stored, or sent to others. It may jump."""
+
+    def monotonic(self) -> float:
+        """Return seconds that never jump: for durations and deadlines."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class Repeating(Protocol):
+    """A call that is repeated in the background."""
+
+    def stop(self, *, wait: float = 0.0) -> None:
+        """End it.
+
+        Args:
+            wait: seconds to wait for a call in progress.
+        """
+
+
+class Threads(Protocol):
+    """Ways to do several things at the same time."""
+
+    def start(self, call: Callable[[], None], name: str) -> None:
+        """Make a call in a daemon thread, which does not keep the process from ending."""
+
+    def repeat(self, call: Callable[[], bool], pause: float, name: str) -> Repeating:
+        """Make a call again and again in the background, until it returns False or is stopped.
+
+        Args:
+            call: must not raise.
+            pause: seconds before each call, the first one included.
+            name: the thread's name.
+        """
+
+    def map(self, call: Callable[[T], R], items: Sequence[T], name: str, *, most: int = 16) -> list[R]:
+        """Make a call for each item, at the same time, and return the results in the items' order.
+
+        Args:
+            call: raises for an item by raising; the first error is raised once all calls have returned.
+            items: what to call for.
+            name: what the threads' names begin with.
+            most: calls in progress at once.
+        """
+
+
+class SystemClock:
+    """The clocks of the operating system."""
+
+    def time(self) -> float:
+        """Return the seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Return seconds that never jump."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+
+class _RepeatingThread:
+    def __init__(self, call: Callable[[], bool], pause: float, name: str) -> None:
+        self._call, self._pause = call, pause
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+        self._thread.start()
+
+    def stop(self, *, wait: float = 0.0) -> None:
+        self._stop.set()
+        if wait and self._thread is not threading.current_thread():
+            self._thread.join(timeout=wait)
+
+    def _loop(self) -> None:
+        while not self._stop.wait(self._pause) and self._call():
+            pass
+
+
+class SystemThreads:
+    """Threads of the operating system."""
+
+    def start(self, call: Callable[[], None], name: str) -> None:
+        """Make a call in a daemon thread."""
+        threading.Thread(target=call, name=name, daemon=True).start()
+
+    def repeat(self, call: Callable[[], bool], pause: float, name: str) -> Repeating:
+        """Make a call again and again in the background."""
+        return _RepeatingThread(call, pause, name)
+
+    def map(self, call: Callable[[T], R], items: Sequence[T], name: str, *, most: int = 16) -> list[R]:
+        """Make a call for each item, at the same time."""
+        if not items:
+            return []
+        with ThreadPoolExecutor(min(most, len(items)), name) as pool:
+            return list(pool.map(call, items))
+
+
+CLOCK = SystemClock()
+"""The clock of whoever is not handed another one."""
+THREADS = SystemThreads()
+"""The threads of whoever is not handed others."""
