@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from cookbook_process import CookbookProcess
-from fleet.maintenance import journal
+from fleet.maintenance import folders, journal
 from fleet_lab import workload
 from fleet_lab.errors import LabError
 from fleet_lab.faults import FAULTS
@@ -132,7 +132,7 @@ class Rehearsal:
 
     def folder(self) -> Path:
         """The folder of the newest run."""
-        return journal.list_runs(self.state_dir)[-1]
+        return folders.list_runs(self.state_dir)[-1]
 
     def report(self) -> dict[str, Any]:
         """The report of the newest run."""
@@ -146,8 +146,8 @@ class Rehearsal:
         """Wait until the newest run's journal has an event."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            runs = journal.list_runs(self.state_dir) if self.state_dir.exists() else []
-            with suppress(journal.JournalError):  # It may be just being created.
+            runs = folders.list_runs(self.state_dir) if self.state_dir.exists() else []
+            with suppress(folders.JournalError):  # It may be just being created.
                 events = journal.read(runs[-1]).events if runs else []
                 if any((event.unit, event.step, event.kind) == (unit, step, kind) for event in events):
                     return

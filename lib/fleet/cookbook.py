@@ -149,8 +149,8 @@ class RunRunner(FleetRunner):
     def runtime_description(self) -> str:
         """The line of the server admin log."""
         args = self._args
-        if args.resume or args.abort:
-            return f"{'resume' if args.resume else 'abort'} {args.resume or args.abort}"
+        if (run := _run_id(args)) is not None:
+            return f"{'abort' if args.resume is None else 'resume'} {run}"
         task = f" - {args.task_id}" if args.task_id else ""
         return f"on {args.cluster}: {args.reason or 'no reason given'}{task}"
 
@@ -163,11 +163,11 @@ class RunRunner(FleetRunner):
         """Start, resume or abort a run."""
         args = self._args
         settings = config.load(config.default_path(self._spicerack.config_dir))
-        if args.resume or args.abort:
+        if (run := _run_id(args)) is not None:
             self._check_alone()
             session = self._session(settings)
-            again = session.resume if args.resume else session.abort
-            return again(args.resume or args.abort, args.cluster)
+            again = session.abort if args.resume is None else session.resume
+            return again(run, args.cluster)
         request = _request(args, self._cookbook.options(args))
         return self._session(settings).start(request)
 
@@ -186,6 +186,12 @@ class RunRunner(FleetRunner):
         ]
         if given:
             raise FleetError(f"A run is gone on with as it was begun: leave out {', '.join(given)}.")
+
+
+def _run_id(args: argparse.Namespace) -> str | None:
+    """Return the run that is to be resumed or aborted; an empty string is one that was not set, and no new run."""
+    run: str | None = args.abort if args.resume is None else args.resume
+    return run
 
 
 def _request(args: argparse.Namespace, options: Mapping[str, Any]) -> Request:

@@ -1,7 +1,7 @@
 """``fleet runs``: which runs there are, where they stand, and what to run next."""
 
 import json
-from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fleet.maintenance import journal, report
+from fleet.maintenance import folders, journal, report
 from fleet.maintenance.journal import RunRecord
 from fleet.maintenance.model import Status, UnitState
 
@@ -24,15 +24,49 @@ def in_flight(record: RunRecord) -> list[UnitState]:
     return [state for _, state in record.work if state.status in (Status.RUNNING, Status.HELD)]
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A run whose journal cannot be read: it may have anything in flight, until an operator discards it.
+
+    Attributes:
+        folder: the run's folder.
+        why: which file, and what is wrong with it.
+    """
+
+    folder: Path
+    why: str
+
+
+def survey(state_dir: Path) -> tuple[list[RunRecord], list[Unreadable]]:
+    """Return all runs, oldest first, and those that cannot be read; runs that were never started are left out.
+
+    Raises:
+        JournalError: the state directory cannot be read.
+    """
+    records, unreadable = [], []
+    for folder in folders.list_runs(state_dir):
+        try:
+            records.append(journal.read(folder))
+        except folders.NeverStarted:
+            continue
+        except folders.JournalError as error:
+            unreadable.append(Unreadable(folder, str(error)))
+    return records, unreadable
+
+
 def open_runs(state_dir: Path) -> list[tuple[RunRecord, list[UnitState]]]:
-    """Return the runs that are not over, each with the units it has in flight or held; broken journals are left out."""
-    found = []
-    for folder in journal.list_runs(state_dir):
-        with suppress(journal.JournalError):
-            record = journal.read(folder)
-            if record.status in OPEN:
-                found.append((record, in_flight(record)))
-    return found
+    """Return the runs that are not over, each with the units it has in flight or held.
+
+    Those that cannot be read are not among them: see :func:`in_doubt`.
+    """
+    records, _ = survey(state_dir)
+    return [(record, in_flight(record)) for record in records if record.status in OPEN]
+
+
+def in_doubt(state_dir: Path, cluster: str) -> list[Unreadable]:
+    """Return the runs that cannot be read, may be on a cluster, and were not discarded."""
+    _, unreadable = survey(state_dir)
+    return [run for run in unreadable if not folders.discarded(run.folder) and journal.may_be_on(run.folder, cluster)]
 
 
 def list_runs(state_dir: Path, console: Console, *, as_json: bool) -> None:
@@ -45,10 +79,10 @@ def list_runs(state_dir: Path, console: Console, *, as_json: bool) -> None:
     """
     records = []
     broken = []
-    for folder in journal.list_runs(state_dir):
+    for folder in folders.list_runs(state_dir):
         try:
             records.append(journal.read(folder))
-        except journal.JournalError as error:
+        except folders.JournalError as error:
             broken.append(str(error))
     if as_json:
         rows = [
@@ -95,7 +129,7 @@ def show(state_dir: Path, run_id: str, console: Console, *, as_json: bool) -> No
     Raises:
         JournalError: there is no such run.
     """
-    record = journal.read(state_dir / run_id)
+    record = journal.read(folders.run_folder(state_dir, run_id))
     data = report.summary(record, report.next_commands(record))
     if as_json:
         console.print_json(json.dumps(data))

@@ -29,7 +29,7 @@ from fleet.hosts.remote import Remote
 from fleet.hosts.silences import Silences
 from fleet.k8s.client import Api, KubernetesError
 from fleet.k8s.nodes import NodeView, NodeWatch, NoNodes
-from fleet.maintenance import decide, journal, report
+from fleet.maintenance import decide, folders, journal, report
 from fleet.maintenance.journal import Journal, RunInfo
 from fleet.maintenance.lock import ClusterLock, Holder
 from fleet.maintenance.model import Status, UnitState
@@ -323,7 +323,7 @@ class Session:
         return shlex.join(["cookbook", self._maintenance.name, option, run_id])
 
     def _describe(self, run_id: str, verb: str, cluster_name: str | None) -> int:
-        record = journal.read(self._config.state_dir / run_id)
+        record = journal.read(folders.run_folder(self._config.state_dir, run_id))
         self._check_open(record.info, record.status, verb, cluster_name)
         if record.status == "running":
             raise Refused(f"Run {run_id} is being worked on by another process on this host.")
@@ -358,7 +358,7 @@ class Session:
             raise Refused(f"Run {info.id} is on the cluster {info.cluster}, not on {cluster_name}.")
         if info.procedure != self._maintenance.name:
             raise Refused(f"Run {info.id} is one of {info.procedure}: {verb} it with that cookbook.")
-        if status in ("done", "aborted"):
+        if status in folders.OVER:
             raise Refused(f"Run {info.id} is {status} already; there is nothing to {verb}.")
 
     @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftool.cli import ConftoolClient
 
-from fleet.maintenance import journal
+from fleet.maintenance import folders, journal
 from fleet_lab import deployment, reinitialized
 from fleet_lab.charts.objects import MANAGED, SERVICES
 from fleet_lab.guest.kubelet.api import ApiError
@@ -61,14 +61,14 @@ def carry_out(
 
 
 def events(rehearsal: Rehearsal) -> list[journal.Event]:
-    runs = journal.list_runs(rehearsal.state_dir) if rehearsal.state_dir.exists() else []
-    with suppress(journal.JournalError):  # It may be just being created.
+    runs = folders.list_runs(rehearsal.state_dir) if rehearsal.state_dir.exists() else []
+    with suppress(folders.JournalError):  # It may be just being created.
         return journal.read(runs[-1]).events if runs else []
     return []
 
 
 def run_id(rehearsal: Rehearsal) -> str:
-    return journal.list_runs(rehearsal.state_dir)[-1].name
+    return folders.list_runs(rehearsal.state_dir)[-1].name
 
 
 def kill_when(

@@ -6,6 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
+from fleet.clock import SystemClock
 from fleet.maintenance import journal, report
 from fleet.maintenance.journal import Journal, RunInfo
 from fleet.maintenance.model import Status, Unit, UnitState
@@ -75,23 +76,31 @@ def test_findings_are_shown_with_what_to_do(console):
 SEEN = {"requests": 1200, "failed": 0, "failures": [], "longest_gap": 0.52, "reconnects": 2, "events_lost": 0}
 
 
+class Ticking(SystemClock):
+    """A clock on which ten seconds pass between two looks."""
+
+    now = 990.0
+
+    def time(self) -> float:
+        self.now += 10.0
+        return self.now
+
+
 @pytest.fixture
 def record(tmp_path):
     """Return a run of two sessions; the second stage is held in the second one."""
     done, waiting = UnitState(Unit("cp1"), Status.DONE, 2), UnitState(Unit("cp1"))
     held = UnitState(Unit("cp1"), Status.HELD, 0, detail="restart: not within 300 s: [/red]")
-    book = Journal.create(tmp_path, INFO, {"kube-apiserver": [done], "kube-scheduler": [waiting]})
-    times = iter(range(1000, 1100, 10))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fleet.maintenance.journal.time.time", lambda: float(next(times)))
-        book.record("kube-apiserver", [done], step="", kind="start")
-        book.record("kube-apiserver", [done], step="depool", kind="done")
-        book.record("kube-apiserver", [done], step="restart", kind="done")
-        book.note(report.WATCHDOG, json.dumps(SEEN))
-        book.note("session", "")
-        book.record("kube-scheduler", [held], step="", kind="start")
-        book.record("kube-scheduler", [held], step="restart", kind="held")
-        book.note(report.WATCHDOG, json.dumps({**SEEN, "failed": 3, "events_lost": 1}))
+    clock = Ticking()
+    book = Journal.create(tmp_path, INFO, {"kube-apiserver": [done], "kube-scheduler": [waiting]}, clock)
+    book.record("kube-apiserver", [done], step="", kind="start")
+    book.record("kube-apiserver", [done], step="depool", kind="done")
+    book.record("kube-apiserver", [done], step="restart", kind="done")
+    book.note(report.WATCHDOG, json.dumps(SEEN))
+    book.note("session", "")
+    book.record("kube-scheduler", [held], step="", kind="start")
+    book.record("kube-scheduler", [held], step="restart", kind="held")
+    book.note(report.WATCHDOG, json.dumps({**SEEN, "failed": 3, "events_lost": 1}))
     book.set_status("stopped")
     book.close()
     return journal.read(book.folder)

@@ -222,11 +222,12 @@ def translate(state: UnitState, before: Sequence[str], now: Sequence[str], pivot
         state: the unit's state among the steps of then.
         before: the names of the steps of then.
         now: the names of the steps of today.
-        pivot: the step that must happen at most once; it is among both. None if there is none: then a unit starts over.
+        pivot: the step that must happen at most once; None if there is none. Where it is not among both a unit starts
+            over.
     """
     if state.status is Status.DONE:
         return replace(state, step=len(now))
-    if pivot is None:
+    if pivot is None or pivot not in before:
         return replace(state, step=0, phase=Phase.CHECK)
     old, new = before.index(pivot), now.index(pivot)
     if state.step == old:

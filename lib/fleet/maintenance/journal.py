@@ -3,38 +3,22 @@
 A run is a folder, ``<state_dir>/<run id>/``, private to the operator, with ``journal.db`` (SQLite, write-ahead log,
 ``synchronous=FULL``: what was written survives a power cut). An effect's intent is written before the effect, its
 outcome after it. Exactly one process at a time may write: it holds a lock on the file ``alive``, which the kernel
-releases however the process ends.
+releases however the process ends. A step has its name in the journal, and its index in memory: see
+:mod:`fleet.maintenance.schema`. A run that nobody can resume or abort any more is closed by a file ``discarded.json``.
 """
 
-import fcntl
 import json
-import os
 import secrets
 import sqlite3
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from fleet.errors import FleetError
-from fleet.maintenance.model import Phase, Status, Unit, UnitState
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS unit (
-    stage TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL, domain TEXT NOT NULL, grp TEXT NOT NULL,
-    status TEXT NOT NULL, step INTEGER NOT NULL, phase TEXT NOT NULL, detail TEXT NOT NULL, facts TEXT NOT NULL,
-    PRIMARY KEY (stage, name));
-CREATE TABLE IF NOT EXISTS event (
-    id INTEGER PRIMARY KEY, at REAL NOT NULL, stage TEXT NOT NULL, unit TEXT NOT NULL, step TEXT NOT NULL,
-    kind TEXT NOT NULL, detail TEXT NOT NULL);
-"""
-
-
-class JournalError(FleetError):
-    """A run's journal is missing, unreadable, or in use by another process."""
+from fleet.clock import CLOCK, Clock
+from fleet.maintenance import folders, schema
+from fleet.maintenance.model import UnitState
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,67 +65,81 @@ class RunInfo:
 
 
 def new_run_id(procedure: str, cluster: str, now: datetime) -> str:
-    """Return an id for a new run, such as ``20260131-030000-reboot-nodes-lab-4f2a``."""
-    return f"{now:%Y%m%d-%H%M%S}-{procedure.rsplit('.', 1)[-1]}-{cluster}-{secrets.token_hex(2)}"
+    """Return an id for a new run, such as ``20260131-030000-reboot-nodes-lab-4f2a`` or ``…-etcd-restart-lab-4f2a``."""
+    what = "-".join(part for part in procedure.split(".") if part not in ("sre", "k8s"))
+    return f"{now:%Y%m%d-%H%M%S}-{what}-{cluster}-{secrets.token_hex(2)}"
 
 
 class Journal:
     """The journal of one run, open for writing. Use :meth:`create` or :meth:`open`, and close it."""
 
-    def __init__(self, folder: Path, alive: IO[str]) -> None:
+    def __init__(self, folder: Path, alive: IO[str], clock: Clock = CLOCK) -> None:
         """Open the database in a run's folder; the caller holds the lock ``alive``."""
         self.folder = folder
         self._alive = alive
-        self._db = _connect(folder / "journal.db")
+        self._clock = clock
+        self._db = schema.connect(folder / folders.FILE)
 
     @classmethod
-    def create(cls, state_dir: Path, info: RunInfo, states: Mapping[str, Iterable[UnitState]]) -> "Journal":
+    def create(
+        cls, state_dir: Path, info: RunInfo, states: Mapping[str, Iterable[UnitState]], clock: Clock = CLOCK
+    ) -> "Journal":
         """Create the folder and the journal of a new run, whole or not at all.
 
         Args:
             state_dir: where runs are kept.
             info: what identifies the run.
             states: the units of each stage that is the run's substance.
+            clock: tells when something happened.
 
         Raises:
             JournalError: the state directory cannot be written.
         """
-        folder = state_dir / info.id
+        folder, new = state_dir / info.id, state_dir / f".{info.id}.new"
         try:
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.mkdir(mode=0o700)
-        except OSError as error:
-            raise JournalError(
-                f"{folder}: cannot be created: {error.strerror}; see state_dir in the configuration"
+            new.mkdir(mode=0o700)
+            alive = folders.take_alive(new)
+            db = schema.create(new / folders.FILE)
+            try:
+                with db:
+                    values = {**{key: getattr(info, key) for key in RunInfo.__slots__}, "status": "running"}
+                    db.executemany("INSERT INTO run VALUES (?, ?)", [(k, json.dumps(v)) for k, v in values.items()])
+                    _put_steps(db, info.options.get("steps", {}))
+                    for stage, units in states.items():
+                        for state in units:
+                            _put(db, stage, state)
+            finally:
+                db.close()
+            new.rename(folder)
+            for path in (folder, state_dir):
+                folders.sync(path)
+        except (OSError, ValueError, sqlite3.Error) as error:
+            raise folders.JournalError(
+                f"{folder}: cannot be created: {folders.why(error)}; see state_dir in the configuration"
             ) from error
-        journal = cls(folder, _take_alive(folder))
-        with journal._db:
-            journal._db.executemany(
-                "INSERT INTO run VALUES (?, ?)",
-                [(key, json.dumps(getattr(info, key))) for key in RunInfo.__slots__] + [("status", '"running"')],
-            )
-            for stage, units in states.items():
-                for state in units:
-                    journal._put(stage, state)
-        return journal
+        return cls(folder, alive, clock)
 
     @classmethod
-    def open(cls, state_dir: Path, run_id: str) -> "Journal":
+    def open(cls, state_dir: Path, run_id: str, clock: Clock = CLOCK) -> "Journal":
         """Open the journal of an interrupted run, to resume or abort it.
 
         Raises:
-            JournalError: there is no such run, or a process is still working on it.
+            JournalError: there is no such run, it was discarded, or a process is still working on it.
         """
-        folder = state_dir / run_id
-        if "/" in run_id or not (folder / "journal.db").is_file():
-            raise JournalError(f"There is no run {run_id!r} in {state_dir}; `fleet runs list` shows all.")
-        alive = _take_alive(folder)
+        folder = folders.run_folder(state_dir, run_id)
+        if gone := folders.discarded(folder):
+            raise folders.JournalError(f"Run {run_id} was discarded: {gone.told}; there is nothing to resume or abort.")
         try:
-            journal = cls(folder, alive)
-            journal.info()
-        except (sqlite3.Error, KeyError, ValueError) as error:
+            alive = folders.take_alive(folder)
+        except OSError as error:
+            raise folders.unreadable(folder, error, "alive") from error
+        try:
+            journal = cls(folder, alive, clock)
+            journal._check()
+        except folders.UNREADABLE as error:
             alive.close()
-            raise _unreadable(folder, error) from error
+            raise folders.unreadable(folder, error) from error
         return journal
 
     def close(self) -> None:
@@ -162,19 +160,33 @@ class Journal:
         with self._db:
             self._db.execute("INSERT OR REPLACE INTO run VALUES ('status', ?)", (json.dumps(status),))
 
-    def put(self, stage: str, states: Iterable[UnitState]) -> None:
-        """Write the states of units; those that the stage does not know yet go to its end."""
+    def steps(self, stage: str) -> list[str] | None:
+        """Return the names of a stage's steps as its units' states are kept with them; None if there are none yet."""
+        return _steps(self._db, stage)
+
+    def put(self, stage: str, states: Iterable[UnitState], steps: Sequence[str] | None = None) -> None:
+        """Write the states of units; those that the stage does not know yet go to its end.
+
+        Args:
+            stage: the stage.
+            states: the states.
+            steps: the names of the stage's steps if they are others than before; then the states of all units that the
+                journal has of the stage are to be given.
+        """
         with self._db:
+            if steps is not None:
+                _put_steps(self._db, {stage: steps})
             for state in states:
-                self._put(stage, state)
+                _put(self._db, stage, state)
 
     def rewrite(self, states: Mapping[str, Iterable[UnitState]], options: Mapping[str, Any]) -> None:
-        """Write the states of stages' units and the run's options, both or neither."""
+        """Write the states of stages' units and the run's options with the names of the steps: all or nothing."""
         with self._db:
             self._db.execute("INSERT OR REPLACE INTO run VALUES ('options', ?)", (json.dumps(dict(options)),))
+            _put_steps(self._db, options.get("steps", {}))
             for stage, units in states.items():
                 for state in units:
-                    self._put(stage, state)
+                    _put(self._db, stage, state)
 
     def record(self, stage: str, states: Iterable[UnitState], *, step: str, kind: str) -> None:
         """Write the states of units together with an event for each.
@@ -185,10 +197,10 @@ class Journal:
             step: the step's name, or empty.
             kind: ``start``, ``intent``, ``done``, ``pending``, ``unknown``, ``failed``, ``held`` ….
         """
-        now = time.time()
+        now = self._clock.time()
         with self._db:
             for state in states:
-                self._put(stage, state)
+                _put(self._db, stage, state)
                 self._db.execute(
                     "INSERT INTO event (at, stage, unit, step, kind, detail) VALUES (?, ?, ?, ?, ?, ?)",
                     (now, stage, state.unit.name, step, kind, state.detail),
@@ -199,7 +211,7 @@ class Journal:
         with self._db:
             self._db.execute(
                 "INSERT INTO event (at, stage, unit, step, kind, detail) VALUES (?, '', '', '', ?, ?)",
-                (time.time(), kind, detail),
+                (self._clock.time(), kind, detail),
             )
 
     def states(self, stage: str) -> dict[str, UnitState]:
@@ -210,24 +222,13 @@ class Journal:
         """Return all events, oldest first."""
         return _events(self._db)
 
-    def _put(self, stage: str, state: UnitState) -> None:
-        self._db.execute(
-            "INSERT INTO unit VALUES (?, ?, (SELECT count(*) FROM unit WHERE stage = ?), ?, ?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (stage, name) DO UPDATE SET status = excluded.status, step = excluded.step,"
-            " phase = excluded.phase, detail = excluded.detail, facts = excluded.facts",
-            (
-                stage,
-                state.unit.name,
-                stage,
-                state.unit.domain,
-                state.unit.group,
-                state.status,
-                state.step,
-                state.phase,
-                state.detail,
-                json.dumps(dict(state.facts)),
-            ),
-        )
+    def _check(self) -> None:
+        """Read everything once.
+
+        Raises:
+            sqlite3.Error, KeyError, ValueError: it cannot be read, or is not whole.
+        """
+        _record(self._db, self.folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +237,8 @@ class RunRecord:
 
     Attributes:
         info: what identifies it.
-        status: its status; ``interrupted`` if it should be running but no process is alive.
+        status: its status; ``interrupted`` if it should be running but no process is alive, ``discarded`` if an
+            operator closed it without an abort.
         units: the states of its units, stage by stage.
         events: everything that happened, oldest first.
     """
@@ -256,70 +258,49 @@ def read(folder: Path) -> RunRecord:
     """Read a run from its folder.
 
     Raises:
+        NeverStarted: its creation was interrupted.
         JournalError: the folder holds no readable journal.
     """
-    if not (folder / "journal.db").is_file():
-        raise JournalError(f"There is no run {folder.name!r} in {folder.parent}; `fleet runs list` shows all.")
+    folders.run_folder(folder.parent, folder.name)
     try:
-        db = _connect(folder / "journal.db", read_only=True)
-        try:
-            stages = [row[0] for row in db.execute("SELECT stage FROM unit GROUP BY stage ORDER BY min(rowid)")]
-            status = str(_run_value(db, "status"))
-            if status == "running" and not _is_alive(folder):
-                status = "interrupted"
-            return RunRecord(_info(db), status, {stage: list(_states(db, stage)) for stage in stages}, _events(db))
-        finally:
-            db.close()
-    except (sqlite3.Error, KeyError, ValueError) as error:
-        raise _unreadable(folder, error) from error
+        with schema.reading(folder / folders.FILE) as db:
+            return _record(db, folder)
+    except folders.UNREADABLE as error:
+        raise folders.unreadable(folder, error) from error
 
 
 def read_states(folder: Path, stage: str) -> dict[str, UnitState]:
     """Return the states of a stage's units, from any thread."""
-    db = _connect(folder / "journal.db", read_only=True)
-    try:
+    with schema.reading(folder / folders.FILE) as db:
         return {state.unit.name: state for state in _states(db, stage)}
-    finally:
-        db.close()
 
 
-def list_runs(state_dir: Path) -> list[Path]:
-    """Return the folders of all runs, oldest first."""
-    return sorted(path.parent for path in state_dir.glob("*/journal.db"))
-
-
-def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    if read_only:
-        return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    db = sqlite3.connect(path)
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("PRAGMA synchronous=FULL")
-    db.executescript(_SCHEMA)
-    return db
-
-
-def _unreadable(folder: Path, error: Exception) -> JournalError:
-    why = "it was killed before it touched anything" if isinstance(error, KeyError) else str(error)
-    return JournalError(f"{folder}: holds no readable journal: {why}")
-
-
-def _take_alive(folder: Path) -> IO[str]:
-    alive = (folder / "alive").open("w", encoding="ascii")
+def cluster_of(folder: Path) -> str | None:
+    """Return the cluster that a run is on, also where the rest of its journal cannot be read; None if that cannot."""
     try:
-        fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        alive.close()
-        raise JournalError(f"Run {folder.name} is being worked on by another process on this host.") from error
-    return alive
+        with schema.opened(folder / folders.FILE) as db:
+            return str(_run_value(db, "cluster"))
+    except folders.UNREADABLE:
+        return None
 
 
-def _is_alive(folder: Path) -> bool:
-    try:
-        _take_alive(folder).close()
-    except (JournalError, OSError):
-        return True
-    return False
+def may_be_on(folder: Path, cluster: str) -> bool:
+    """Return whether a run whose journal cannot be read may be on a cluster: by its row, or by its folder's name."""
+    known = cluster_of(folder)
+    return folders.named_after(folder, cluster) if known is None else known == cluster
+
+
+def _record(db: sqlite3.Connection, folder: Path) -> RunRecord:
+    stages = [row[0] for row in db.execute("SELECT stage FROM unit GROUP BY stage ORDER BY min(rowid)")]
+    events = _events(db)
+    if not stages and not events and db.execute("SELECT count(*) FROM run").fetchone()[0] == 0:
+        raise folders.NeverStarted(f"{folder}: it was killed before it touched anything: its journal is empty")
+    status = str(_run_value(db, "status"))
+    if folders.discarded(folder):
+        status = "discarded"
+    elif status == "running" and not folders.is_alive(folder):
+        status = "interrupted"
+    return RunRecord(_info(db), status, {stage: list(_states(db, stage)) for stage in stages}, events)
 
 
 def _run_value(db: sqlite3.Connection, key: str) -> Any:
@@ -333,13 +314,31 @@ def _info(db: sqlite3.Connection) -> RunInfo:
     return RunInfo(**{key: _run_value(db, key) for key in RunInfo.__slots__})
 
 
-def _states(db: sqlite3.Connection, stage: str) -> Iterator[UnitState]:
-    rows = db.execute(
-        "SELECT name, domain, grp, status, step, phase, detail, facts FROM unit WHERE stage = ? ORDER BY position",
-        (stage,),
+def _steps(db: sqlite3.Connection, stage: str) -> list[str] | None:
+    row = db.execute("SELECT steps FROM stage WHERE name = ?", (stage,)).fetchone()
+    return None if row is None else list(json.loads(row[0]))
+
+
+def _put_steps(db: sqlite3.Connection, steps: Mapping[str, Sequence[str]]) -> None:
+    rows = [(stage, json.dumps(list(names))) for stage, names in steps.items()]
+    db.executemany("INSERT OR REPLACE INTO stage VALUES (?, ?)", rows)
+
+
+def _put(db: sqlite3.Connection, stage: str, state: UnitState) -> None:
+    """Write a unit's state; fields of it that this release does not know stay as they are."""
+    row = db.execute("SELECT state FROM unit WHERE stage = ? AND name = ?", (stage, state.unit.name)).fetchone()
+    stored = {**(json.loads(row[0]) if row else {}), **schema.encode(state, _steps(db, stage))}
+    db.execute(
+        "INSERT INTO unit VALUES (?, ?, (SELECT count(*) FROM unit WHERE stage = ?), ?)"
+        " ON CONFLICT (stage, name) DO UPDATE SET state = excluded.state",
+        (stage, state.unit.name, stage, json.dumps(stored)),
     )
-    for name, domain, group, status, step, phase, detail, facts in rows:
-        yield UnitState(Unit(name, domain, group), Status(status), step, Phase(phase), detail, json.loads(facts))
+
+
+def _states(db: sqlite3.Connection, stage: str) -> Iterator[UnitState]:
+    steps = _steps(db, stage)
+    for name, state in db.execute("SELECT name, state FROM unit WHERE stage = ? ORDER BY position", (stage,)):
+        yield schema.decode(name, json.loads(state), steps)
 
 
 def _events(db: sqlite3.Connection) -> list[Event]:

@@ -20,6 +20,8 @@ class Status(StrEnum):
     RUNNING = "running"
     DONE = "done"
     HELD = "held"
+    GIVEN_UP = "given up"
+    """An operator closed it as it is: the run has nothing more to do with it."""
 
 
 class Phase(StrEnum):
@@ -179,8 +181,38 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Accepted:
+    """An operator's word for one proof: who gave it, and why."""
+
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """An operator closed a unit as it was.
+
+    Attributes:
+        operator: who did, ``user@host``.
+        reason: why.
+        left: what is still on it, a line for each: its cordon, its silence ….
+    """
+
+    operator: str
+    reason: str
+    left: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class UnitState:
-    """Where a unit stands in a stage. Times are seconds of the runner's monotonic clock."""
+    """Where a unit stands in a stage. Times are seconds of the runner's monotonic clock, and are not kept.
+
+    Attributes:
+        attempts: how often it was released and tried again.
+        released: whether it was given back after a drain that failed, and is to be tried again.
+        accepted: the proofs for which an operator gave their word, by the step's name.
+        given_up: who closed it as it was, if somebody did.
+    """
 
     unit: Unit
     status: Status = Status.PENDING
@@ -192,6 +224,10 @@ class UnitState:
     due: float = 0.0
     deadline: float = 0.0
     renew_at: float = 0.0
+    attempts: int = 0
+    released: bool = False
+    accepted: Mapping[str, Accepted] = field(default_factory=dict)
+    given_up: GivenUp | None = None
 
 
 @dataclass(frozen=True, slots=True)

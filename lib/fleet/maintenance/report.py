@@ -17,12 +17,19 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from fleet.maintenance.folders import OVER
 from fleet.maintenance.journal import Event, RunRecord
 from fleet.maintenance.model import Stage, Status, UnitState
 
 logger = logging.getLogger(__name__)
 
-_STYLES = {Status.PENDING: "dim", Status.RUNNING: "cyan", Status.DONE: "green", Status.HELD: "bold red"}
+_STYLES = {
+    Status.PENDING: "dim",
+    Status.RUNNING: "cyan",
+    Status.DONE: "green",
+    Status.HELD: "bold red",
+    Status.GIVEN_UP: "red",
+}
 _MOST_ROWS = 40  # of the live table; a larger fleet shows what is in flight, held, and next
 
 
@@ -88,7 +95,7 @@ def _title(stage: Stage, states: Mapping[str, UnitState], blocked: str) -> str:
 def _most_telling(states: Mapping[str, UnitState]) -> list[UnitState]:
     if len(states) <= _MOST_ROWS:
         return list(states.values())
-    order = [Status.HELD, Status.RUNNING, Status.PENDING, Status.DONE]
+    order = [Status.HELD, Status.RUNNING, Status.PENDING, Status.GIVEN_UP, Status.DONE]
     chosen = sorted(states.values(), key=lambda state: order.index(state.status))[:_MOST_ROWS]
     names = {state.unit.name for state in chosen}
     return [state for name, state in states.items() if name in names]
@@ -163,7 +170,7 @@ def step_times(events: Sequence[Event], stage: str) -> dict[str, dict[str, float
 
 def next_commands(record: RunRecord) -> dict[str, str]:
     """Return what to run next, by what it is for; nothing if the run is over."""
-    if record.status in ("done", "aborted"):
+    if record.status in OVER:
         return {}
     again = shlex.join(["cookbook", record.info.procedure])
     return {
@@ -245,7 +252,7 @@ def render(data: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     for seen in data["watchdog"]:
         console.print(watchdog_line(seen), markup=False)
-    for unit in units if data["status"] not in ("done", "aborted") else ():
+    for unit in units if data["status"] not in OVER else ():
         if unit["status"] in (Status.HELD, Status.RUNNING):
             where = "held" if unit["status"] == Status.HELD else "in flight"
             why = f": {unit['detail']}" if unit["detail"] else "."

@@ -187,12 +187,18 @@ class Runner:
 
     def _load(self, stage: Stage) -> None:
         now = time.monotonic()
-        known = self._journal.states(stage.name) if stage.when is When.WORK else {}
+        names = [step.name for step in stage.steps]
+        kept = self._journal.states(stage.name)
+        if (before := self._journal.steps(stage.name)) is not None and before != names:
+            pivot = stage.pivot()
+            at = None if pivot is None else names[pivot]
+            kept = {name: decisions.translate(state, before, names, at) for name, state in kept.items()}
+        known = kept if stage.when is When.WORK else {}
         fresh = (UnitState(unit, facts=stage.facts.get(unit.name, {})) for unit in stage.units)
         states = (known.get(state.unit.name, state) for state in fresh)
         self._states = {state.unit.name: decisions.resume(stage, state, now) for state in states}
         self._told_at = dict.fromkeys(self._states, now)
-        self._journal.put(stage.name, self._states.values())
+        self._journal.put(stage.name, {**kept, **self._states}.values(), names)
 
     def _carry_out(self, stage: Stage, decision: decisions.Decision, now: float) -> decisions.Finish | None:
         finish = None

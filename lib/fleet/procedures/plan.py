@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fleet.maintenance import journal, planner
+from fleet.maintenance import folders, journal, planner
 from fleet.maintenance.journal import RunInfo
 from fleet.maintenance.model import Limits, Status, Unit
 from fleet.maintenance.report import duration, step_times
@@ -132,12 +132,12 @@ def unit_seconds(state_dir: Path, procedure: str, cluster: str, stage: str, *, l
     """
     totals: list[float] = []
     looked = 0
-    for folder in reversed(journal.list_runs(state_dir)):
-        if f"-{procedure.rsplit('.', 1)[-1]}-{cluster}-" not in folder.name:
-            continue
+    for folder in _of_cluster(state_dir, cluster):
         try:
             record = journal.read(folder)
-        except journal.JournalError:
+        except folders.JournalError:  # Only an estimate: the preflight names it.
+            continue
+        if (record.info.procedure, record.info.cluster) != (procedure, cluster):
             continue
         finished = {s.unit.name for s in record.units.get(stage, []) if s.status is Status.DONE}
         times = step_times(record.events, stage)
@@ -146,3 +146,12 @@ def unit_seconds(state_dir: Path, procedure: str, cluster: str, stage: str, *, l
         if looked == last:
             break
     return statistics.median(totals) if totals else None
+
+
+def _of_cluster(state_dir: Path, cluster: str) -> list[Path]:
+    """Return the folders of the runs on a cluster, by their names, newest first."""
+    try:
+        found = folders.list_runs(state_dir)
+    except folders.JournalError:
+        return []
+    return [folder for folder in reversed(found) if f"-{cluster}-" in folder.name]

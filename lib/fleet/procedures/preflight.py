@@ -28,7 +28,7 @@ from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, ask, note, stop
 from fleet.procedures.nodes import NODES, absent
 from fleet.procedures.once import other_machine
-from fleet.runs import open_runs
+from fleet.runs import in_doubt, open_runs
 
 Check = Callable[[], list[Finding]]
 """A look at one thing."""
@@ -176,6 +176,14 @@ def of_runs(cluster: Cluster, state_dir: Path, *, has_api: bool = True) -> list[
     holder = lock.taken_by(cluster.api, cluster.config.lease) if has_api else ""
     if holder and not any(run in holder for run in dead):  # A dead one's Lease ends soon, or is taken over.
         findings.append(stop(f"The cluster is being worked on by {holder}.", "Wait until it is done."))
+    for run in in_doubt(state_dir, cluster.name):
+        findings.append(
+            stop(
+                f"Run {run.folder.name} may have something in flight: {run.why}.",
+                "Make it readable, then resume or abort it; or look at the hosts, then:"
+                f" fleet runs discard {run.folder.name} -r REASON",
+            )
+        )
     for record, left in runs:
         if record.info.cluster == cluster.name and record.status == "interrupted" and record.info.id != cluster.run.id:
             names = ", ".join(state.unit.name for state in left) or "nothing"
