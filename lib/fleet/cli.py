@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fleet import config, config_check, runs
+from fleet import arguments, config, config_check, output, runs
 from fleet.errors import FleetError
 from fleet.maintenance import report
 
@@ -17,28 +17,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its arguments; by default those of the process.
 
     Returns:
-        0 if all is well, 1 if not; argparse ends the process with 2 for wrong usage.
+        0 if all is well, 1 if not, 3 if what was printed could not be written; argparse ends the process with 2 for
+        wrong usage.
     """
+    output.guard()
     args = parser().parse_args(argv)
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
     except FleetError as error:
         print(error, file=sys.stderr)
-        return 1
+        code = 1
     except KeyboardInterrupt:
         return 130
+    if why := output.lost():
+        print(f"What was printed could not be written: {why}.", file=sys.stderr)
+        return arguments.LOST
+    return code
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser; every subcommand sets ``run``, which takes the arguments and returns the exit code."""
-    root = argparse.ArgumentParser(prog="fleet", description=__doc__)
+    root = arguments.Parser(
+        prog="fleet",
+        description=__doc__,
+        epilog="Exit codes: 0 all is well; 1 something is not; 2 wrong usage; 3 what was printed could not be written.",
+    )
     commands = root.add_subparsers(metavar="COMMAND", required=True)
     _add_config(commands)
     _add_runs(commands)
     return root
 
 
-def _add_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_config(commands: "argparse._SubParsersAction[arguments.Parser]") -> None:
     group = commands.add_parser("config", help="the configuration").add_subparsers(metavar="COMMAND", required=True)
     check = group.add_parser(
         "check",
@@ -54,7 +64,7 @@ def _add_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     check.set_defaults(run=_check_config)
 
 
-def _add_runs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_runs(commands: "argparse._SubParsersAction[arguments.Parser]") -> None:
     group = commands.add_parser("runs", help="the runs of cookbooks").add_subparsers(metavar="COMMAND", required=True)
     everything = group.add_parser("list", help="list all runs: their status, and what they have in flight or held")
     everything.set_defaults(run=_list_runs)

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from spicerack import Spicerack
-from spicerack.cookbook import CookbookBase, CookbookRunnerBase, LockArgs
+from spicerack.cookbook import ArgparseFormatter, CookbookBase, CookbookRunnerBase, LockArgs
 
-from fleet import config
+from fleet import arguments, config, output
 from fleet.errors import FleetError
 from fleet.procedures.maintenance import Maintenance
 from fleet.procedures.node_runs import NodeRuns, Selection
@@ -20,37 +20,57 @@ from fleet.session import INTERRUPTED, REFUSED, Request, Session
 logger = logging.getLogger(__name__)
 
 
-def amount(text: str) -> int | str:
-    """Parse a number of nodes or a percentage, for argparse."""
-    try:
-        return config.parse_amount(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+class FleetCookbook(CookbookBase):
+    """Base of all cookbooks: how their arguments are read, and what becomes of output that nobody can take."""
+
+    reason: bool | None = None
+    """Whether there is a reason and a ticket, and the reason is required."""
+
+    def __init__(self, spicerack: Spicerack) -> None:
+        """Guard the output: this is before spicerack's log handlers are made."""
+        super().__init__(spicerack)
+        output.guard()
+
+    def argument_parser(self) -> argparse.ArgumentParser:
+        """Return the parser, with a ticket and a reason if the cookbook has them."""
+        parser = arguments.Parser(description=self.__doc__, formatter_class=ArgparseFormatter)
+        if self.reason is not None:
+            parser.add_argument(
+                "-t",
+                "--task-id",
+                type=arguments.ticket,
+                default="",
+                help="The ticket, such as T12345, if there is one.",
+            )
+            parser.add_argument(
+                "-r",
+                "--reason",
+                type=arguments.reason,
+                required=self.reason,
+                help="Why; the user and this host are added.",
+            )
+        return parser
 
 
-def whole_number(text: str) -> int:
-    """Parse a number that is not negative, for argparse."""
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of nodes: write 0 or more")
-    return int(text)
-
-
-class MaintenanceCookbook(CookbookBase):
+class MaintenanceCookbook(FleetCookbook):
     """Base of the cookbooks whose work is a run: planned, journaled, resumed, aborted."""
 
-    argument_reason_required = False  # Required for a new run only; see _request.
-    argument_task_required = False
+    reason = False  # Required for a new run only; see _request.
     changeable: frozenset[str] = frozenset()
     """The arguments of a new run that may be given anew when it is resumed or aborted."""
 
     def argument_parser(self) -> argparse.ArgumentParser:
         """Return the arguments that all runs have."""
         parser = super().argument_parser()
-        parser.add_argument("--cluster", help="The cluster, as the configuration names it.")
+        parser.add_argument("--cluster", type=arguments.text, help="The cluster, as the configuration names it.")
         parser.add_argument("--unattended", action="store_true", help="Never ask; take the safe answer instead.")
         again = parser.add_mutually_exclusive_group()
-        again.add_argument("--resume", metavar="RUN", help="Go on with a run; held units are tried again.")
-        again.add_argument("--abort", metavar="RUN", help="Give back what a run has in flight or held.")
+        again.add_argument(
+            "--resume", type=arguments.run_id, metavar="RUN", help="Go on with a run; held units are tried again."
+        )
+        again.add_argument(
+            "--abort", type=arguments.run_id, metavar="RUN", help="Give back what a run has in flight or held."
+        )
         self.add_arguments(parser.add_argument_group("a new run"))
         return parser
 
@@ -79,20 +99,33 @@ class NodeCookbook(MaintenanceCookbook):
 
     def add_arguments(self, parser: "argparse._ArgumentGroup") -> None:
         """Add the arguments that all cookbooks of node maintenance have."""
-        parser.add_argument("--query", help="Hosts to maintain, a Cumin query; default: all workers.")
-        parser.add_argument("--exclude", default="", metavar="NODES", help="Hosts to leave out: worker1,worker[3-5].")
         parser.add_argument(
-            "--max-unavailable", type=amount, metavar="N|N%", help="Nodes unavailable at once; default: configuration."
+            "--query", type=arguments.text, help="Hosts to maintain, a Cumin query; default: all workers."
         )
         parser.add_argument(
-            "--max-failed", type=whole_number, metavar="N", help="Failed nodes to tolerate; default: configuration."
+            "--exclude",
+            type=arguments.text,
+            metavar="NODES",
+            help="Hosts to leave out: worker1,worker[3-5].",
+        )
+        parser.add_argument(
+            "--max-unavailable",
+            type=arguments.amount,
+            metavar="N|N%",
+            help="Nodes unavailable at once; default: configuration.",
+        )
+        parser.add_argument(
+            "--max-failed",
+            type=arguments.whole_number,
+            metavar="N",
+            help="Failed nodes to tolerate; default: configuration.",
         )
 
     def maintenance(self, args: argparse.Namespace) -> Maintenance:
         """Return what is done, and to which nodes."""
         selection = Selection(
             query=args.query,
-            exclude=args.exclude,
+            exclude=args.exclude or "",
             max_unavailable=args.max_unavailable,
             max_failed=args.max_failed,
             only_if_required=getattr(args, "only_if_required", False),
@@ -120,17 +153,29 @@ class FleetRunner(CookbookRunnerBase):
         """Do the work.
 
         Returns:
-            0 if all is done, 1 if something is left, 2 if nothing was touched, 3 if it was interrupted.
+            0 if all is done, 1 if something is left, 2 if nothing was touched, 3 if it was interrupted, or if not all
+            that was printed could be written.
         """
+        code = self._run()
+        if why := output.lost():
+            logger.error("What was printed could not be written: %s. %s", why, self.done_anyway)
+            return INTERRUPTED
+        return code
+
+    @property
+    def done_anyway(self) -> str:
+        """What was done although not all that was printed could be written."""
+        return "Nothing was changed."
+
+    def _run(self) -> int:
         try:
             return self.act()
+        except output.OutputLost:
+            return INTERRUPTED  # It is told in the end, once.
         except FleetError as error:
             for line in str(error).splitlines():
                 logger.error("%s", line)
             return REFUSED
-        except BrokenPipeError:
-            logger.error("What was printed could not be read any more: whoever read it has gone.")
-            return INTERRUPTED
         except (OSError, sqlite3.Error) as error:
             logger.debug("The run's folder", exc_info=True)
             logger.error("The run's folder cannot be read or written: %s. See `fleet runs list`.", error)
@@ -144,6 +189,7 @@ class RunRunner(FleetRunner):
         """Keep what is needed."""
         super().__init__(args, spicerack)
         self._cookbook = cookbook
+        self._started: Session | None = None
 
     @property
     def runtime_description(self) -> str:
@@ -171,9 +217,16 @@ class RunRunner(FleetRunner):
         request = _request(args, self._cookbook.options(args))
         return self._session(settings).start(request)
 
+    @property
+    def done_anyway(self) -> str:
+        """The run that was carried out nevertheless, if there is one."""
+        run = self._started.run if self._started else ""
+        return f"The run went on without that: see `fleet runs show {run}`." if run else "Nothing was changed."
+
     def _session(self, settings: config.Config) -> Session:
         maintenance = self._cookbook.maintenance(self._args)
-        return Session(self._spicerack, settings, maintenance, unattended=self._args.unattended)
+        self._started = Session(self._spicerack, settings, maintenance, unattended=self._args.unattended)
+        return self._started
 
     def _check_alone(self) -> None:
         """Refuse what says what a new run is about beside a run that has its own."""
@@ -200,6 +253,4 @@ def _request(args: argparse.Namespace, options: Mapping[str, Any]) -> Request:
     ]
     if missing:
         raise FleetError(f"A new run needs {' and '.join(missing)}.")
-    if not args.reason.isprintable():
-        raise FleetError(f"The reason {args.reason!r} must be one line of text.")
     return Request(args.cluster, args.reason, args.task_id, options)

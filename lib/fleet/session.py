@@ -21,6 +21,7 @@ from spicerack.exceptions import SpicerackError
 from wmflib.exceptions import WmflibError
 from wmflib.interactive import InputError, ask_confirmation, ask_input
 
+from fleet import output
 from fleet.bgp.junos import Routers
 from fleet.config import ClusterConfig, Config
 from fleet.errors import FleetError
@@ -81,6 +82,8 @@ class Session:
         self._console = report.console()
         self._unattended = unattended
         self._events: Events = queue.SimpleQueue()
+        self.run = ""
+        """The run that is, or was, worked on; empty as long as nothing is touched."""
 
     def start(self, request: Request) -> int:
         """Plan, ask and carry out a new run; in dry-run mode only plan.
@@ -109,6 +112,7 @@ class Session:
                 self._console.print(f"Nothing to do: {proposal.why}.")
                 return DONE
             proposal.plan.render(self._console)
+            output.require()  # Nothing is started that nobody could read about.
             worst = plan.worst(proposal.plan.findings)
             if worst is Level.STOP:
                 raise Refused("The preflight found what has to be put right first (see [stop] above).")
@@ -167,6 +171,7 @@ class Session:
             self._adapt(book, cluster)
             procedure = self._maintenance.give_back(cluster, book)
             book.note("session", "abort")
+            self.run = run_id
             try:
                 incomplete = self._run(procedure, book, cluster)
             except Interrupted as error:
@@ -248,6 +253,7 @@ class Session:
 
     def _carry_out(self, book: Journal, cluster: Cluster, lock: ClusterLock) -> int:
         self._console.print(f"Run {cluster.run.id}; its journal and report are in {book.folder}.", soft_wrap=True)
+        self.run = cluster.run.id
         try:
             with self._maintenance.work(cluster, book, lock) as procedure:
                 book.note("session", "")

@@ -22,7 +22,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
     [
         (["--max-unavailable", "0"], "would let nothing be done"),
         (["--max-unavailable", "101%"], "is above 100%"),
-        (["--max-failed", "-1"], "is no number of nodes"),
+        (["--max-failed", "-1"], "is no number: write 0 or more"),
         (["--resume", "a", "--abort", "b"], "not allowed with"),
     ],
 )

@@ -101,7 +101,7 @@ def test_the_cluster_may_be_named_with_a_run(name: str, spicerack: Any) -> None:
 @pytest.mark.parametrize("name", RUNS)
 def test_a_new_run_needs_a_cluster_and_a_reason(name: str, spicerack: Any) -> None:
     assert refusal(name, spicerack, []) == "A new run needs --cluster and -r/--reason."
-    assert refusal(name, spicerack, ["--cluster", "lab", "-r", " "]) == "A new run needs -r/--reason."
+    assert refusal(name, spicerack, ["--cluster", "lab"]) == "A new run needs -r/--reason."
 
 
 def test_nothing_is_both_resumed_and_aborted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 
+from fleet import arguments
 from fleet.cookbook import MaintenanceCookbook
 from fleet.procedures.etcd import EtcdRuns
 from fleet.procedures.maintenance import Maintenance
@@ -31,7 +32,9 @@ class RestartEtcd(MaintenanceCookbook):
 
     def add_arguments(self, parser: "argparse._ArgumentGroup") -> None:
         """Add what a new run is about."""
-        parser.add_argument("--hosts", metavar="QUERY", help="Members, a Cumin query; default: all.")
+        parser.add_argument(
+            "--hosts", type=arguments.text, metavar="QUERY", help="Members, a Cumin query; default: all."
+        )
 
     def maintenance(self, args: argparse.Namespace) -> Maintenance:
         """Return the restarts, and of which members."""

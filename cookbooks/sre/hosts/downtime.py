@@ -4,16 +4,16 @@ import argparse
 import logging
 
 from cumin import nodeset_fromlist
-from spicerack.cookbook import CookbookBase
 
-from fleet.cookbook import FleetRunner
+from fleet import arguments
+from fleet.cookbook import FleetCookbook, FleetRunner
 from fleet.hosts import downtime
 from fleet.hosts.remote import Remote
 
 logger = logging.getLogger(__name__)
 
 
-class Downtime(CookbookBase):
+class Downtime(FleetCookbook):
     """Silence the alerts of hosts for some hours.
 
       - finds the hosts with a Cumin query;
@@ -29,15 +29,18 @@ class Downtime(CookbookBase):
       cookbook sre.hosts.downtime -r "disk swap" -t T123 -H 2 'worker[1-2]'
     """
 
-    argument_reason_required = True
-    argument_task_required = False
+    reason = True
 
     def argument_parser(self) -> argparse.ArgumentParser:
         """Return the cookbook's arguments."""
         parser = super().argument_parser()
         parser.add_argument("-H", "--hours", type=downtime.hours, required=True, help="How long: 4, or 0.5.")
-        parser.add_argument("--cluster", help="Take the Alertmanager and the matchers of this cluster.")
-        parser.add_argument("query", metavar="QUERY", help="The hosts: a Cumin query, such as 'A:lab-workers'.")
+        parser.add_argument(
+            "--cluster", type=arguments.text, help="Take the Alertmanager and the matchers of this cluster."
+        )
+        parser.add_argument(
+            "query", type=arguments.text, metavar="QUERY", help="The hosts: a Cumin query, such as 'A:lab-workers'."
+        )
         return parser
 
     def get_runner(self, args: argparse.Namespace) -> "DowntimeRunner":
@@ -55,6 +58,11 @@ class DowntimeRunner(FleetRunner):
         """The line of the server admin log."""
         task = f" - {self._args.task_id}" if self._args.task_id else ""
         return f"for {self._args.hours:g} h on {self._args.query}: {self._args.reason}{task}"
+
+    @property
+    def done_anyway(self) -> str:
+        """What the log has."""
+        return "What was done is in the log."
 
     def act(self) -> int:
         """Create the silence; print its id."""

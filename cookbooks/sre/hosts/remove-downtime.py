@@ -3,9 +3,8 @@
 import argparse
 import logging
 
-from spicerack.cookbook import CookbookBase
-
-from fleet.cookbook import FleetRunner
+from fleet import arguments
+from fleet.cookbook import FleetCookbook, FleetRunner
 from fleet.hosts import downtime
 from fleet.hosts.remote import Remote
 from fleet.hosts.silences import Silence
@@ -13,7 +12,7 @@ from fleet.hosts.silences import Silence
 logger = logging.getLogger(__name__)
 
 
-class RemoveDowntime(CookbookBase):
+class RemoveDowntime(FleetCookbook):
     """End silences before their time: one by its id, or those of hosts.
 
       - with an id, which sre.hosts.downtime has printed, that silence ends, whoever created it;
@@ -31,8 +30,12 @@ class RemoveDowntime(CookbookBase):
     def argument_parser(self) -> argparse.ArgumentParser:
         """Return the cookbook's arguments."""
         parser = super().argument_parser()
-        parser.add_argument("--cluster", help="Take the Alertmanager and the matchers of this cluster.")
-        parser.add_argument("what", metavar="ID|QUERY", help="A silence's id, or the hosts as a Cumin query.")
+        parser.add_argument(
+            "--cluster", type=arguments.text, help="Take the Alertmanager and the matchers of this cluster."
+        )
+        parser.add_argument(
+            "what", type=arguments.text, metavar="ID|QUERY", help="A silence's id, or the hosts as a Cumin query."
+        )
         return parser
 
     def get_runner(self, args: argparse.Namespace) -> "RemoveDowntimeRunner":
@@ -49,6 +52,11 @@ class RemoveDowntimeRunner(FleetRunner):
     def runtime_description(self) -> str:
         """The line of the server admin log."""
         return f"for {self._args.what}"
+
+    @property
+    def done_anyway(self) -> str:
+        """What the log has."""
+        return "What was done is in the log."
 
     def act(self) -> int:
         """End the silences."""

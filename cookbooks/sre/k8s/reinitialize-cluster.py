@@ -2,7 +2,8 @@
 
 import argparse
 
-from fleet.cookbook import MaintenanceCookbook, whole_number
+from fleet import arguments
+from fleet.cookbook import MaintenanceCookbook
 from fleet.procedures.maintenance import Maintenance
 from fleet.procedures.reinitialize.runs import ReinitializeRuns, Wish
 
@@ -37,24 +38,34 @@ class ReinitializeCluster(MaintenanceCookbook):
 
     def add_arguments(self, parser: "argparse._ArgumentGroup") -> None:
         """Add what a new run is about."""
-        parser.add_argument("--new-etcd", metavar="NAME", help="The new etcd, of reinitialize.etcds.")
-        parser.add_argument("--puppet-change", metavar="ID", help="The Puppet change that points the hosts at it.")
-        parser.add_argument("--reuse", metavar="NAME", help="The new etcd once more, if it is not empty on purpose.")
+        parser.add_argument(
+            "--new-etcd", type=arguments.text, metavar="NAME", help="The new etcd, of reinitialize.etcds."
+        )
+        parser.add_argument(
+            "--puppet-change", type=arguments.text, metavar="ID", help="The Puppet change that points the hosts at it."
+        )
+        parser.add_argument(
+            "--reuse",
+            type=arguments.text,
+            metavar="NAME",
+            help="The new etcd once more, if it is not empty on purpose.",
+        )
         parser.add_argument(
             "--from-stage",
-            type=int,
+            type=arguments.whole_number,
             default=0,
             metavar="S",
             help="Begin with this stage: those before it were done by hand.",
         )
         parser.add_argument(
             "--calico-export",
+            type=arguments.text,
             metavar="FILE",
             help="The old etcd is gone: take Calico's data from the calico.json of an earlier run's folder.",
         )
         parser.add_argument(
             "--max-failed",
-            type=whole_number,
+            type=arguments.whole_number,
             metavar="N",
             help="Workers that may be away, also with --resume and --abort.",
         )

@@ -2,6 +2,7 @@
 
 import argparse
 
+from fleet import arguments
 from fleet.config import COMPONENTS
 from fleet.cookbook import MaintenanceCookbook
 from fleet.procedures.control_plane_runs import ControlPlaneRuns
@@ -37,12 +38,14 @@ class RestartControlPlane(MaintenanceCookbook):
         """Add what a new run is about."""
         parser.add_argument(
             "--components",
-            type=lambda text: tuple(name.strip() for name in text.split(",") if name.strip()),
+            type=arguments.names,
             default=COMPONENTS,
             metavar="NAMES",
             help=f"What is restarted, with commas between them; default: {','.join(COMPONENTS)}.",
         )
-        parser.add_argument("--hosts", metavar="QUERY", help="Control-plane hosts, a Cumin query; default: all.")
+        parser.add_argument(
+            "--hosts", type=arguments.text, metavar="QUERY", help="Control-plane hosts, a Cumin query; default: all."
+        )
         parser.add_argument(
             "--allow-outage",
             action="store_true",

@@ -3,19 +3,19 @@
 import argparse
 import json
 
-from spicerack.cookbook import CookbookBase, LockArgs
+from spicerack.cookbook import LockArgs
 
-from fleet import config
+from fleet import arguments, config
 from fleet.bgp import table
 from fleet.bgp.junos import Routers
-from fleet.cookbook import FleetRunner
+from fleet.cookbook import FleetCookbook, FleetRunner
 from fleet.errors import FleetError
 from fleet.k8s.client import Api
 from fleet.k8s.model import parse_node
 from fleet.maintenance import report
 
 
-class BgpSummary(CookbookBase):
+class BgpSummary(FleetCookbook):
     """Show what the core routers know of the BGP sessions of a cluster's nodes.
 
       - asks Kubernetes for the nodes and their addresses, or takes those that the configuration names;
@@ -35,8 +35,12 @@ class BgpSummary(CookbookBase):
     def argument_parser(self) -> argparse.ArgumentParser:
         """Return the cookbook's arguments."""
         parser = super().argument_parser()
-        parser.add_argument("--cluster", required=True, help="The cluster, as the configuration names it.")
-        parser.add_argument("--node", default="", metavar="NODES", help="Only these nodes: worker1,worker[3-5].")
+        parser.add_argument(
+            "--cluster", type=arguments.text, required=True, help="The cluster, as the configuration names it."
+        )
+        parser.add_argument(
+            "--node", type=arguments.text, metavar="NODES", help="Only these nodes: worker1,worker[3-5]."
+        )
         parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
         return parser
 
@@ -69,7 +73,7 @@ class BgpSummaryRunner(FleetRunner):
                 f"The cluster {args.cluster} has no section bgp in the configuration; it names the routers."
             )
         nodes, _ = Api.from_kubeconfig(cluster.kubeconfig).list_all("/api/v1/nodes", convert=parse_node)
-        chosen = table.choose(nodes, args.node)
+        chosen = table.choose(nodes, args.node or "")
         routers = Routers(cluster.bgp)
         try:
             rows = table.rows_of(chosen, cluster.bgp, routers.summaries())

@@ -349,7 +349,11 @@ class Runner:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Handle what may end the process: the first ^C stops orderly, everything else leaves at once."""
+        """Handle what may end the process: the first ^C stops orderly, everything else leaves at once.
+
+        What was ignored when the process started stays ignored: whoever did that (nohup, a shell for its jobs in the
+        background) wants the run to outlive the signal.
+        """
 
         def on_interrupt(_number: int, _frame: FrameType | None) -> None:
             if self._stopping:
@@ -363,7 +367,11 @@ class Runner:
             self._queue.put(None)
 
         handlers = {signal.SIGINT: on_interrupt, signal.SIGTERM: on_terminate, signal.SIGHUP: on_terminate}
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        before = {
+            number: signal.signal(number, handler)
+            for number, handler in handlers.items()
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
         try:
             yield
         finally:
