@@ -192,10 +192,10 @@ def test_every_cookbook_looks_after_its_output(
     name: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.syspath_prepend(str(request.config.rootpath))
-    monkeypatch.setattr(sys, "stdout", Path(FULL).open("w"))
     monkeypatch.setattr(sys, "stderr", io.StringIO())
 
-    with pytest.raises(SystemExit) as caught:
+    with Path(FULL).open("w") as full, monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+        patch.setattr(sys, "stdout", full)
         cookbook(name).argument_parser().parse_args(["--help"])
 
     assert caught.value.code == 3
