@@ -194,9 +194,11 @@ def test_every_cookbook_looks_after_its_output(
     monkeypatch.syspath_prepend(str(request.config.rootpath))
     monkeypatch.setattr(sys, "stderr", io.StringIO())
 
-    with Path(FULL).open("w") as full, monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+    with Path(FULL).open("w") as full, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", full)
-        cookbook(name).argument_parser().parse_args(["--help"])
+        parser = cookbook(name).argument_parser()
+        with pytest.raises(SystemExit) as caught:
+            parser.parse_args(["--help"])
 
     assert caught.value.code == 3
 
