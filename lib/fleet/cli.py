@@ -3,9 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from fleet import arguments, config, config_check, output, runs
+from fleet import arguments, config, config_check, config_live, output, runs
 from fleet.errors import FleetError
 from fleet.maintenance import report
 
@@ -55,11 +56,16 @@ def _add_config(commands: "argparse._SubParsersAction[arguments.Parser]") -> Non
         help="name every mistake in the configuration",
         description="Read this project's configuration, the files that it names, and spicerack's, Cumin's and "
         "Alertmanager's beside it; name every mistake with its file and key. Nothing is changed, and no cluster is "
-        "asked. Exit code 0 if there is none, otherwise 1.",
+        "asked without --live. Exit code 0 if there is none, otherwise 1.",
     )
     check.add_argument("path", metavar="PATH", nargs="?", type=Path, default=config.default_path(), help=_DEFAULT)
     check.add_argument(
         "--spicerack", metavar="FILE", type=Path, help="spicerack's config.yaml (default: ../config.yaml from PATH)"
+    )
+    check.add_argument(
+        "--live",
+        action="store_true",
+        help="ask the clusters' APIs as well: whether they answer, in which version, and which rights are missing",
     )
     check.set_defaults(run=_check_config)
 
@@ -81,6 +87,9 @@ _DEFAULT = "this project's configuration (default: %(default)s; $FLEET_CONFIG ma
 
 def _check_config(args: argparse.Namespace) -> int:
     mistakes = config_check.check(args.path, args.spicerack)
+    if args.live:
+        with suppress(config.ConfigError):  # which is among the mistakes
+            mistakes += config_live.check(config.load(args.path), args.path)
     for mistake in mistakes:
         print(mistake, file=sys.stderr)
     if mistakes:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fleet.config import LeaseConfig
-from fleet.k8s import leader
+from fleet.k8s import access, leader, rights
 from fleet.k8s.client import Api, ApiError, KubernetesError
 from fleet.k8s.drain import DrainPolicy, drain, pods_left
 from fleet.k8s.nodes import NodeWatch, Owner, clear_pending_taint, cordon, set_pending_taint, uncordon
@@ -148,3 +148,11 @@ def is_forbidden(client: Api) -> bool:
     except ApiError as error:
         return error.status == 403
     return False
+
+
+def test_missing_rights_are_known_without_trying(restricted: Api, api: Api) -> None:
+    needed = list(rights.of_everything(LeaseConfig()))
+    assert access.missing(restricted, needed) == []
+    api.delete("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/fleet-maintenance")
+    eventually(lambda: is_forbidden(restricted))
+    assert access.missing(restricted, needed) == [right for right in needed if not right.namespace]

@@ -14,9 +14,9 @@ from fleet.errors import FleetError
 from fleet.etcd import health
 from fleet.hosts import services
 from fleet.hosts.services import ServiceState
-from fleet.k8s import access, leader
+from fleet.k8s import leader, rights
 from fleet.k8s.apiserver import Apiservers, without_shutdown_delay
-from fleet.k8s.watchdog import NAME, Watchdog
+from fleet.k8s.watchdog import Watchdog
 from fleet.load_balancer.connect import connect
 from fleet.maintenance import journal
 from fleet.maintenance.journal import Journal
@@ -247,13 +247,6 @@ def of_etcd(cluster: Cluster) -> list[Finding]:
 
 
 def of_permissions(plane: ControlPlane) -> list[Finding]:
-    """Find out whether the watchdog may do its work."""
-    namespace = plane.cluster.config.lease.namespace
-    wanted = [("create", ""), *((verb, NAME) for verb in ("get", "list", "watch", "patch", "delete"))]
-    missing = [
-        verb for verb, name in wanted if not access.allowed(plane.cluster.api, verb, "configmaps", namespace, name)
-    ]
-    if not missing:
-        return []
-    todo = "The permissions that a run needs are in config/kubernetes-rbac.yaml."
-    return [stop(f"The watchdog may not {', '.join(missing)} its ConfigMap {NAME} in {namespace}.", todo)]
+    """Find out whether the watchdog may do its work, and leader elections be read."""
+    needed = (*rights.of_watchdog(plane.cluster.config.lease), *rights.of_leaders(LED))
+    return preflight.of_rights(plane.cluster, needed)

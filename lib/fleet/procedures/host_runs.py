@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fleet.errors import FleetError
+from fleet.k8s import rights
 from fleet.maintenance import decide, journal
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.lock import ClusterLock
@@ -116,6 +117,7 @@ class HostRuns(OverApi, ABC):
             lambda: preflight.of_held(cluster, state_dir),
             lambda: preflight.of_ssh(cluster, needs_puppet="puppet off" in names),
             lambda: preflight.of_alerts(cluster),
+            lambda: preflight.of_rights(cluster, (*rights.of_lease(cluster.config.lease), *rights.FOLLOW_NODES)),
             *self.checks(cluster),
         ]
         return preflight.carry_out(checks)

@@ -3,7 +3,7 @@
 All of it is read-only, and all findings are told at once.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,8 @@ from fleet.errors import FleetError
 from fleet.hosts import probe, services
 from fleet.hosts.probe import HostState
 from fleet.hosts.services import ServiceState
-from fleet.k8s import disruption, nodes
+from fleet.k8s import access, disruption, nodes, rights
+from fleet.k8s.access import Right
 from fleet.k8s.budgets import parse_budget
 from fleet.k8s.client import Api
 from fleet.k8s.disruption import Assessment, Risk, RiskKind
@@ -84,6 +85,7 @@ def examine(
         lambda: of_runs(cluster, state_dir),
         lambda: of_hosts(cluster, node_steps),
         lambda: of_alerts(cluster),
+        lambda: of_rights(cluster, rights.of_nodes(config.lease, node_steps)),
     ]
     if drains:
         checks.append(pods)
@@ -113,6 +115,17 @@ def of_api(api: Api, nodes_known: int) -> list[Finding]:
     findings = [note(f"Kubernetes {api.version()}, {nodes_known} nodes.")]
     if failing := api.not_ready():
         findings.append(stop(f"The API server is not ready: {failing}.", "Repair the control plane first."))
+    return findings
+
+
+def of_rights(cluster: Cluster, needed: Iterable[Right]) -> list[Finding]:
+    """Ask the API which of the rights that the run needs it would not grant."""
+    findings = []
+    for purpose, those in access.by_purpose(access.missing(cluster.api, needed, cluster.threads)).items():
+        what = f"The user of {cluster.config.kubeconfig} may not {purpose}."
+        todo = f"Add to its {'; '.join(access.rules(those))} (config/kubernetes-rbac.yaml has it)."
+        is_vital = any(right.vital for right in those)
+        findings.append(stop(what, todo) if is_vital else ask(what, f"{todo} If you go on, that is not looked at."))
     return findings
 
 
