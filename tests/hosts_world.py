@@ -85,6 +85,8 @@ class Service:
     active: str = "active"
     started: float = 0.0
     moving: bool = False
+    stale: bool = False
+    """Whether its files were changed and nobody ran daemon-reload."""
 
     @property
     def invocation(self) -> str:
@@ -173,7 +175,7 @@ class World(Time):
             return Result(0, boot + self._puppet(host))
         if "systemctl restart" in command:
             return self._order(host, command)
-        if found := re.search(r"-- (\S+) \| sed", command):
+        if found := re.search(r"show .* -- (\S+); }", command):
             return Result(0, self._service(host, found[1]))
         words = shlex.split(command.splitlines()[0])
         known = self.hosts[host]
@@ -196,15 +198,17 @@ class World(Time):
             f"fleet-boot-id={BOOT}\nfleet-uptime=5000\nfleet-LoadState=loaded\nfleet-ActiveState={service.active}\n"
             f"fleet-Result=success\nfleet-InvocationID={service.invocation}\n"
             f"fleet-InactiveExitTimestampMonotonic={(5000 - (self.now - service.started)) * 1e6}\n"
-            f"fleet-Job={'17' if service.moving else ''}\n"
+            f"fleet-Job={'17' if service.moving else ''}\nfleet-NeedDaemonReload={'yes' if service.stale else 'no'}\n"
         )
 
     def _order(self, host: str, command: str) -> Result:
         unit = re.findall(r"restart --no-block -- (\S+)", command)[0]
-        named = re.findall(r"^ +(\S+)\) systemctl", command, re.MULTILINE)[0].split("|")
+        named = re.findall(r"^ +(\S+)\) current && systemctl", command, re.MULTILINE)[0].split("|")
         known = self.hosts[host]
         if known.services[unit].invocation not in named:
             return Result(0, "not restarted: it was started again already")
+        if known.services[unit].stale and "systemctl daemon-reload ||" not in command:
+            return Result(1, "unit files were changed on disk: run systemctl daemon-reload")
         self.may_be_closed(host)
         rule("restarted while Puppet is enabled", holds=known.puppet is not None)
         rule("restarted while it is not silenced", holds=host in self.silenced)

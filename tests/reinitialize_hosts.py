@@ -112,14 +112,15 @@ class Hosts(Time):
         def answer(host: str) -> ServiceState:
             it = self.hosts[host].services.get(unit, Service(active=False, loaded=False))
             active, age = "active" if it.active else "inactive", self.now - it.started
-            return ServiceState(it.loaded, active, "success", f"{it.number:032x}", age, BOOT, it.jobs > 0)
+            load = "loaded" if it.loaded else "not-found"
+            return ServiceState(load, active, "success", f"{it.number:032x}", age, BOOT, it.jobs > 0)
 
         return self.ask(hosts, answer)
 
-    def order(self, remote: Any, verb: str, units: Mapping[str, Sequence[str]]) -> dict[str, Result]:
+    def order(self, remote: Any, verb: str, units: Mapping[str, Sequence[str]], *, reload: bool) -> dict[str, Result]:
         return self._orders({(host, unit): verb for host, its in units.items() for unit in its})
 
-    def restart(self, remote: Any, unit: str, invocations: Mapping[str, str]) -> dict[str, Result]:
+    def restart(self, remote: Any, unit: str, invocations: Mapping[str, str], *, reload: bool) -> dict[str, Result]:
         now = {host: f"{self.hosts[host].services[unit].number:032x}" for host in invocations}
         orders = {(host, unit): "restart" for host, named in invocations.items() if now[host] == named}
         return {**dict.fromkeys(invocations, Result(0, "")), **self._orders(orders)}

@@ -134,6 +134,13 @@ class PuppetConfig(Model):
     """Whether Puppet keeps the hosts: a run of it since the boot is asked for, and it is disabled during work there."""
 
 
+class SystemdConfig(Model):
+    """systemd on the hosts."""
+
+    daemon_reload: Literal["refuse", "reload"] = "refuse"
+    """Where a unit's files were changed and nobody ran ``systemctl daemon-reload``: restart nothing, or run it."""
+
+
 class RouterConfig(Model):
     """A router and where its NETCONF server listens."""
 
@@ -284,6 +291,7 @@ class ClusterConfig(Model):
     drain: DrainConfig = DrainConfig()
     alerts: AlertsConfig = AlertsConfig()
     puppet: PuppetConfig = PuppetConfig()
+    systemd: SystemdConfig = SystemdConfig()
     bgp: BgpConfig | None = None
     """Nothing where the routers are not to be asked: then no gate looks at BGP."""
     control_plane: ControlPlaneConfig = ControlPlaneConfig()

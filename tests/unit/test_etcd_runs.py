@@ -273,6 +273,28 @@ def test_the_preflight_names_the_member_that_has_to_be_mended(etcd):
     assert (stop.level, stop.what) == (Level.STOP, "etcd3 does not answer: connection refused.")
 
 
+def test_the_preflight_finds_a_definition_that_systemd_has_not_loaded(etcd):
+    world, plane = etcd
+    world.hosts["etcd2"].services[UNIT].stale = True
+    (finding,) = of_units(plane)
+    told = "etcd.service on etcd2 was changed on disk, and nobody ran systemctl daemon-reload."
+    assert (finding.level, finding.what) == (Level.STOP, told)
+
+
+def test_the_preflight_tells_of_learners(etcd, monkeypatch):
+    world, plane = etcd
+    answer = plane.view()["etcd3"]
+    learner = replace(answer, status=replace(answer.status, is_learner=True), members=())
+    listed = {host: world.view()[host] for host in NAMES[:2]}
+    voting = {
+        host: replace(it, members=(*it.members[:2], replace(it.members[2], learner=True)))
+        for host, it in listed.items()
+    }
+    monkeypatch.setattr(plane, "view", lambda: {**voting, "etcd3": learner})
+    notes = [finding.what for finding in of_members(plane) if finding.level is Level.NOTE]
+    assert "etcd3 is a learner: it has no vote, and does not count for the quorum." in notes
+
+
 def test_the_preflight_finds_that_etcd_runs_as_another_unit(etcd, monkeypatch):
     world, plane = etcd
     assert of_units(plane) == []

@@ -49,7 +49,7 @@ def reboot(monkeypatch):
 @pytest.fixture
 def service(monkeypatch):
     def answer(**values: Any) -> None:
-        known = {"loaded": True, "active": "active", "result": "success", "invocation": FIRST, "age": 4.0}
+        known = {"load": "loaded", "active": "active", "result": "success", "invocation": FIRST, "age": 4.0}
         found = ServiceState(**{**known, "boot_id": OLD, "moving": False, **values})
         monkeypatch.setattr("fleet.hosts.services.state", lambda remote, hosts, unit: dict.fromkeys(hosts, found))
 

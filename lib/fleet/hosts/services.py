@@ -16,7 +16,14 @@ ORDER_TIMEOUT = 30.0
 """Seconds until the order must have been taken."""
 
 _INVOCATION = re.compile(rf"[0-9a-f]{{32}}|{NEVER}")
-_PROPERTIES = "LoadState,ActiveState,Result,InvocationID,InactiveExitTimestampMonotonic,Job"
+_PROPERTIES = (
+    "LoadState,LoadError,ActiveState,SubState,Type,Result,InvocationID,InactiveExitTimestampMonotonic,Job,"
+    "NeedDaemonReload,FragmentPath,DropInPaths,ExecMainStartTimestamp,"
+    "ConditionResult,ConditionTimestampMonotonic,AssertResult,AssertTimestampMonotonic"
+)
+_GENERATED = "/run/systemd/generator*|/run/systemd/transient/*|*/system.control/*"
+"""Where systemd writes parts of definitions by itself, at any time."""
+
 _LINE = re.compile(r"^fleet-([A-Za-z-]+)=(.*)$", re.MULTILINE)
 
 
@@ -24,8 +31,8 @@ _LINE = re.compile(r"^fleet-([A-Za-z-]+)=(.*)$", re.MULTILINE)
 class ServiceState:
     """What systemd says about a unit."""
 
-    loaded: bool
-    """Whether there is such a unit."""
+    load: str
+    """Whether there is such a unit: ``loaded``, ``not-found``, ``masked``, ``bad-setting``, ``error``."""
     active: str
     """``active``, ``activating``, ``deactivating``, ``inactive`` or ``failed``."""
     result: str
@@ -38,6 +45,55 @@ class ServiceState:
     """The id of the host's boot."""
     moving: bool
     """Whether it is being started or stopped, or is about to be: what it is now is not what it will be."""
+    error: str = ""
+    """Why it could not be loaded, in systemd's words."""
+    ended: bool = False
+    """Whether nothing runs though it is active, which is right only for units that do their work once."""
+    unmet: bool = False
+    """Whether a condition or an assertion of its definition was not met when it was last to be started."""
+    stale: bool = False
+    """Whether its definition on disk is another one than systemd has loaded (``NeedDaemonReload``)."""
+    newer: str = ""
+    """A file of its definition that was changed after its process was started, by the host's own clock."""
+
+    @property
+    def loaded(self) -> bool:
+        """Whether there is such a unit, and it can be started."""
+        return self.load == "loaded"
+
+    @property
+    def up(self) -> bool:
+        """Whether it is active, and runs if it is meant to."""
+        return self.active == "active" and not self.ended
+
+    def unusable(self) -> str:
+        """Return why it cannot be started at all, as the end of a sentence about it; nothing if it can."""
+        words = {"loaded": "", "not-found": "is not there", "masked": "is masked", "bad-setting": "has a bad setting"}
+        told = words.get(self.load, f"cannot be loaded ({self.load})")
+        return f"{told}: {self.error}" if told and self.error and self.load not in ("not-found", "masked") else told
+
+    def trouble(self) -> str:
+        """Return why it does not do its work, as the end of a sentence about it; nothing if it is up."""
+        if self.up:
+            return ""
+        if self.active == "active":
+            return "is active, but its process has ended"
+        if self.active == "failed":
+            again = ": it was started too often, see systemctl reset-failed" if "limit" in self.result else ""
+            return f"is failed ({self.result}){again}"
+        if self.active == "inactive" and not self.moving and (why := self.unusable()):
+            return why
+        if self.active == "inactive" and self.moving:
+            return "is inactive, and a job is queued for it"
+        if self.active == "inactive" and self.unmet:
+            return "is inactive, as a condition of its definition is not met"
+        return f"is {self.active}"
+
+    def outdated(self) -> str:
+        """Return in what it does not run the definition that is on disk, as a sentence's end; nothing if it does."""
+        if self.stale:
+            return "was changed on disk, and nobody ran systemctl daemon-reload"
+        return f"was started before {self.newer} was changed" if self.newer else ""
 
 
 def state(remote: Runner, hosts: Sequence[str], unit: str) -> dict[str, ServiceState | Unreachable]:
@@ -58,17 +114,19 @@ def state(remote: Runner, hosts: Sequence[str], unit: str) -> dict[str, ServiceS
     }
 
 
-def restart(remote: Runner, unit: str, invocations: Mapping[str, str]) -> dict[str, Result]:
+def restart(remote: Runner, unit: str, invocations: Mapping[str, str], *, reload: bool) -> dict[str, Result]:
     """Order the restart of a unit where it still runs as it did, all in one execution; it is not waited for.
 
     The order names the start that is to end, and the host compares: a unit that was started again meanwhile is left
     alone. So an order may be given again after a crash, or arrive late, without a second restart. The proof is another
-    invocation (:func:`state`).
+    invocation (:func:`state`). What is started is what is on disk: a host whose systemd has loaded another definition
+    refuses, or loads it first.
 
     Args:
         remote: runs the command; in a dry-run nothing is run.
         unit: the unit's full name.
         invocations: the invocation that each host has now, by its name.
+        reload: whether systemd is told to load its units again where their files have changed.
 
     Raises:
         RemoteError: an invocation is none, or Cumin could not run anything.
@@ -76,11 +134,12 @@ def restart(remote: Runner, unit: str, invocations: Mapping[str, str]) -> dict[s
     for host, invocation in invocations.items():
         if not _INVOCATION.fullmatch(invocation):
             raise RemoteError(f"{unit} is not restarted on {host}: {invocation!r} is no invocation; ask again.")
-    return remote.run(list(invocations), _restart_command(unit, invocations), timeout=ORDER_TIMEOUT, safe=False)
+    command = _restart_command(unit, invocations, reload=reload)
+    return remote.run(list(invocations), command, timeout=ORDER_TIMEOUT, safe=False)
 
 
 def order(
-    remote: Runner, verb: Literal["start", "stop", "restart"], units: Mapping[str, Sequence[str]]
+    remote: Runner, verb: Literal["start", "stop", "restart"], units: Mapping[str, Sequence[str]], *, reload: bool
 ) -> dict[str, Result]:
     """Order units to be started or stopped, in one execution for all hosts that have the same; it is not waited for.
 
@@ -88,6 +147,8 @@ def order(
         remote: runs the command; in a dry-run nothing is run.
         verb: what is ordered; a unit that is as it should be stays so, unless it is restarted.
         units: the units' full names, by host.
+        reload: whether systemd is told to load its units again where files of those to start have changed; otherwise a
+            host with such files refuses.
 
     Raises:
         RemoteError: Cumin could not run anything.
@@ -98,7 +159,7 @@ def order(
         if names
         for host, result in remote.run(
             [host for host, its in units.items() if tuple(its) == names],
-            f"systemctl {verb} --no-block -- {shlex.join(names)}",
+            _order_command(verb, shlex.join(names), reload=reload),
             timeout=ORDER_TIMEOUT,
             safe=False,
         ).items()
@@ -110,17 +171,45 @@ def _state_command(unit: str) -> str:
 read -r uptime _ </proc/uptime
 echo "fleet-boot-id=$(cat /proc/sys/kernel/random/boot_id)"
 echo "fleet-uptime=$uptime"
-systemctl show --property={_PROPERTIES} -- {shlex.quote(unit)} | sed 's/^/fleet-/'
+show() {{ TZ=UTC systemctl show --property={_PROPERTIES} "$@" -- {shlex.quote(unit)}; }}
+known=$(show --timestamp=us 2>/dev/null) || known=$(show) || exit  # that option came with systemd 247
+printf '%s\\n' "$known" | sed 's/^/fleet-/'
+value() {{ printf '%s\\n' "$known" | sed -n "s/^$1=//p"; }}
+started=$(value ExecMainStartTimestamp)
+[ -z "$started" ] || echo "fleet-started=$(date --date="$started" +%s.%N)"
+for file in $(value FragmentPath) $(value DropInPaths); do
+    case $file in {_GENERATED}) ;; *) stat --dereference --format='fleet-file=%.6Z %n' -- "$file" 2>/dev/null ;; esac
+done
+exit 0
 """
 
 
-def _restart_command(unit: str, invocations: Mapping[str, str]) -> str:
+def _order_command(verb: str, names: str, *, reload: bool) -> str:
+    order = f"systemctl {verb} --no-block -- {names}"
+    return order if verb == "stop" else f"{_current_function(names, reload=reload)}\ncurrent && {order}"
+
+
+def _current_function(names: str, *, reload: bool) -> str:
+    """Return a shell function that fails, and says why, unless what systemd has loaded is what is on disk."""
+    show = f"systemctl show --property=NeedDaemonReload --value -- {names} | grep --quiet --line-regexp yes"
+    refuse = "echo 'unit files were changed on disk: run systemctl daemon-reload'; return 1"
+    todo = "systemctl daemon-reload || return" if reload else refuse
+    return f"""\
+current() {{
+    if {show}; then
+        {todo}
+    fi
+}}"""
+
+
+def _restart_command(unit: str, invocations: Mapping[str, str], *, reload: bool) -> str:
     name = shlex.quote(unit)
     pattern = "|".join(sorted(set(invocations.values())))
     return f"""\
+{_current_function(name, reload=reload)}
 invocation=$(systemctl show --property=InvocationID --value -- {name}) || exit 1
 case ${{invocation:-{NEVER}}} in
-    {pattern}) systemctl restart --no-block -- {name} ;;
+    {pattern}) current && systemctl restart --no-block -- {name} ;;
     *) echo "not restarted: it was started again already, as $invocation" ;;
 esac
 """
@@ -137,7 +226,7 @@ def parse(output: str) -> ServiceState | Unreachable:
         uptime = float(said["uptime"])
         started = float(said["InactiveExitTimestampMonotonic"]) / 1e6
         return ServiceState(
-            loaded=said["LoadState"] == "loaded",
+            load=said["LoadState"],
             active=said["ActiveState"],
             result=said["Result"],
             invocation=said["InvocationID"] or NEVER,
@@ -145,6 +234,22 @@ def parse(output: str) -> ServiceState | Unreachable:
             age=uptime - started,
             boot_id=said["boot-id"],
             moving=said.get("Job", "") not in ("", "0") or said["ActiveState"] not in ("active", "inactive", "failed"),
+            error=said.get("LoadError", "").partition(" ")[2].strip('"'),
+            ended=said.get("SubState") == "exited" and said.get("Type") != "oneshot",
+            unmet=any(_unmet(said, kind) for kind in ("Condition", "Assert")),
+            stale=said["NeedDaemonReload"] == "yes",
+            newer=_newer(output, said.get("started", "")),
         )
     except (KeyError, ValueError):
         return Unreachable(f"its answer cannot be read: {output.strip()[:200]!r}")
+
+
+def _unmet(said: Mapping[str, str], kind: str) -> bool:
+    """Say whether a check of a unit has failed; those of a unit that nobody has started are "no" as well."""
+    return said.get(f"{kind}Result") == "no" and said.get(f"{kind}TimestampMonotonic", "0") != "0"
+
+
+def _newer(output: str, started: str) -> str:
+    """Return a file that was changed after a process was started; nothing if there is none, or no process."""
+    files = [value.partition(" ") for key, value in _LINE.findall(output) if key == "file"]
+    return next((name for changed, _, name in files if started and float(changed) > float(started)), "")

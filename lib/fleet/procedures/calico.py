@@ -42,7 +42,7 @@ class Restart(NodeOnce):
 
     def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
         """Order the restart."""
-        return services.restart(self.cluster.remote, _unit(self.cluster), ids)
+        return services.restart(self.cluster.remote, _unit(self.cluster), ids, reload=units.reloads(self.cluster))
 
 
 def drains(cluster: Cluster) -> bool:

@@ -94,8 +94,9 @@ class Elected(PlaneStep):
             facts = dict(found.facts)
             if found.election is not Election.SETTLED:
                 return pending(found.detail, election=facts)
-            if service.active != "active" or service.age < self.STEADY:
-                return pending(f"{unit} is {service.active}, started {service.age:.0f} s ago", election=facts)
+            if not service.up or service.age < self.STEADY:
+                told = service.trouble() or "is active"
+                return pending(f"{unit} {told}, started {service.age:.0f} s ago", election=facts)
             return done(found.detail, election=facts)
 
         return each_host(self.cluster, units, services.state(self.cluster.remote, self.hosts(units), unit), judge)

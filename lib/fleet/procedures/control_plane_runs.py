@@ -24,7 +24,7 @@ from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import StepSpec
 from fleet.maintenance.report import WATCHDOG
 from fleet.maintenance.runner import Procedure
-from fleet.procedures import control_plane, preflight
+from fleet.procedures import control_plane, preflight, units
 from fleet.procedures.balancing import REPOOL, Repool, forget_put_back
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.control_plane import Forget
@@ -184,11 +184,11 @@ def of_targets(plane: ControlPlane, components: Sequence[str]) -> list[Finding]:
         for host, answer in services.state(plane.cluster.remote, targets, unit).items():
             if not isinstance(answer, ServiceState):
                 continue  # of_ssh names the hosts that do not answer.
-            if not answer.loaded:
-                todo = "Correct its unit in control_plane.components, or leave the component out."
-                findings.append(stop(f"{host} has no {unit}.", todo))
-            elif answer.active != "active":
-                findings.append(ask(f"{unit} is {answer.active} on {host}.", "If you go on, it is started."))
+            todo = "Correct its unit in control_plane.components, or leave the component out."
+            found = units.of_definition(plane.cluster, host, unit, answer, todo)
+            if not found and (why := answer.trouble()):
+                found = [ask(f"{unit} on {host} {why}.", "If you go on, it is started.")]
+            findings += found
     return findings
 
 

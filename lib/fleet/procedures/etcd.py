@@ -21,7 +21,7 @@ from fleet.maintenance.journal import Journal
 from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import StepSpec, UnitState, Verdict, done, failed, pending, unknown
 from fleet.maintenance.runner import Procedure
-from fleet.procedures import hosts
+from fleet.procedures import hosts, units
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, note, stop
 from fleet.procedures.host_runs import HostRuns
@@ -238,13 +238,12 @@ def of_units(etcd: Etcd) -> list[Finding]:
     """Find out whether the members run as the unit that is restarted: one of another name would start beside them."""
     unit = etcd.config.unit
     view = etcd.view()
-    findings = []
+    findings: list[Finding] = []
     for host, answer in services.state(etcd.cluster.remote, list(etcd.cluster.hosts.values()), unit).items():
         if not isinstance(answer, ServiceState):
             continue  # The look at SSH names the hosts that do not answer.
-        if not answer.loaded:
-            findings.append(stop(f"{host} has no {unit}.", "Correct etcd.unit."))
-        elif answer.active != "active" and isinstance(view[host], Answer):
-            what = f"etcd answers on {host}, where {unit} is {answer.active}: it runs as something else."
+        findings += units.of_definition(etcd.cluster, host, unit, answer, "Correct etcd.unit.")
+        if answer.loaded and (why := answer.trouble()) and isinstance(view[host], Answer):
+            what = f"etcd answers on {host}, where {unit} {why}: it runs as something else."
             findings.append(stop(what, "Correct etcd.unit."))
     return findings

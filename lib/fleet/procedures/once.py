@@ -41,6 +41,7 @@ class Life:
         facts: what to remember of it once it is the new one, beside its id and ``replaced_at``: when it began, at the
             earliest, by this host's clock.
         trouble: what is wrong with it, such as that it has ended and no other one has begun; empty if nothing is known.
+        outdated: in what it does not run what is on disk; empty if it does.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Life:
     moving: bool = False
     facts: Facts = field(default_factory=dict)
     trouble: str = ""
+    outdated: str = ""
 
 
 _Judge = Callable[[UnitState, Life], Verdict]

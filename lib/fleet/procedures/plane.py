@@ -121,7 +121,7 @@ def of_health(host: str, health: Health | Unreachable) -> str:
 def _of_service(host: str, unit: str, service: ServiceState | Unreachable) -> str:
     if isinstance(service, Unreachable):
         return f"{host} does not answer: {service.reason}"
-    return "" if service.active == "active" else f"{unit} on {host} is {service.active}"
+    return f"{unit} on {host} {why}" if (why := service.trouble()) else ""
 
 
 class PlaneStep(NodeStep):

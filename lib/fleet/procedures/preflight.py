@@ -24,7 +24,7 @@ from fleet.k8s.model import Node
 from fleet.k8s.pods import parse_pod
 from fleet.maintenance import decide, lock
 from fleet.maintenance.model import Facts, Limits, Observation, Stage, Unit, UnitState
-from fleet.procedures import bgp, steps
+from fleet.procedures import bgp, steps, units
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, ask, note, stop
 from fleet.procedures.nodes import NODES, absent
@@ -291,14 +291,14 @@ def of_addresses(cluster: Cluster, hosts: Sequence[str]) -> list[Finding]:
 
 def of_unit(cluster: Cluster, unit: str) -> list[Finding]:
     """Ask all hosts whether the unit that is to be restarted is active."""
-    findings = []
+    findings: list[Finding] = []
     for host, answer in services.state(cluster.remote, list(cluster.hosts.values()), unit).items():
         if not isinstance(answer, ServiceState):
             continue  # of_hosts names the hosts that do not answer.
-        if not answer.loaded:
-            findings.append(stop(f"{host} has no {unit}.", f"Correct bgp.unit, or --exclude {host}."))
-        elif answer.active != "active":
-            findings.append(stop(f"{unit} is {answer.active} on {host}.", f"Repair it, or --exclude {host}."))
+        found = units.of_definition(cluster, host, unit, answer, f"Correct bgp.unit, or --exclude {host}.")
+        if not found and (why := answer.trouble()):
+            found = [stop(f"{unit} on {host} {why}.", f"Repair it, or --exclude {host}.")]
+        findings += found
     return findings
 
 

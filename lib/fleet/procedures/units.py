@@ -8,6 +8,7 @@ from fleet.hosts.remote import Result
 from fleet.hosts.services import ServiceState
 from fleet.maintenance.model import UnitState, Verdict, done, failed, pending
 from fleet.procedures.cluster import Cluster
+from fleet.procedures.findings import Finding, note, stop
 from fleet.procedures.once import Life, Once
 from fleet.procedures.steps import NodeStep, Verdicts, each_host
 
@@ -25,12 +26,42 @@ def lives(cluster: Cluster, hosts: Sequence[str], unit: str) -> dict[str, Life |
 
 def _start(unit: str, service: ServiceState) -> Life:
     # One that cannot be started again, such as where a condition fails, keeps the id of its last start.
-    trouble = "" if service.active == "active" else f"{unit} is {service.active}"
-    return Life(service.invocation, service.boot_id, service.age, moving=service.moving, trouble=trouble)
+    trouble, outdated = (f"{unit} {words}" if words else "" for words in (service.trouble(), service.outdated()))
+    return Life(
+        service.invocation, service.boot_id, service.age, moving=service.moving, trouble=trouble, outdated=outdated
+    )
+
+
+def reloads(cluster: Cluster) -> bool:
+    """Say whether a run tells systemd to load units again whose files have changed."""
+    return cluster.config.systemd.daemon_reload == "reload"
+
+
+def of_definition(cluster: Cluster, host: str, unit: str, service: ServiceState, todo: str) -> list[Finding]:
+    """Find out whether a unit can be started anew, and what its start would run.
+
+    Args:
+        cluster: the cluster.
+        host: the host, as Cumin knows it.
+        unit: the unit of systemd.
+        service: what systemd says about it.
+        todo: what to do where there is no such unit.
+    """
+    if service.load == "not-found":
+        return [stop(f"{host} has no {unit}.", todo)]
+    if why := service.unusable():
+        mend = f"systemctl unmask {unit}" if service.load == "masked" else f"See systemctl status {unit}"
+        return [stop(f"{unit} on {host} {why}: it could not be started again.", f"{mend} there. {todo}")]
+    if not service.stale:
+        return []
+    if reloads(cluster):
+        return [note(f"{unit} on {host} {service.outdated()}: the run does.")]
+    mend = "Look at the change, and run it there; or set systemd.daemon_reload to reload."
+    return [stop(f"{unit} on {host} {service.outdated()}.", mend)]
 
 
 class Active(NodeStep):
-    """The unit is active."""
+    """The unit is active, and runs the definition that is on disk."""
 
     def __init__(self, cluster: Cluster, unit: str) -> None:
         """Look at a unit on the hosts of a cluster."""
@@ -41,9 +72,14 @@ class Active(NodeStep):
         """Ask systemd on all hosts at once."""
 
         def judge(_state: UnitState, service: ServiceState) -> Verdict:
-            if service.active == "failed":
-                return failed(f"{self._unit} has failed ({service.result}); see journalctl -u {self._unit} there")
-            return done() if service.active == "active" else pending(f"{self._unit} is {service.active}")
+            if why := service.trouble():
+                told = f"{self._unit} {why}"
+                hopeless = not service.moving and (service.active == "failed" or not service.loaded)
+                return failed(f"{told}; see journalctl -u {self._unit} there") if hopeless else pending(told)
+            if why := service.outdated():
+                todo = f"systemctl daemon-reload; systemctl restart {self._unit}"
+                return failed(f"{self._unit} {why}: run there: {todo}")
+            return done()
 
         answers = services.state(self.cluster.remote, self.hosts(units), self._unit)
         return each_host(self.cluster, units, answers, judge)
@@ -75,7 +111,7 @@ class RestartUnit(Once):
 
     def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
         """Order the restart."""
-        return services.restart(self.cluster.remote, self._unit, ids)
+        return services.restart(self.cluster.remote, self._unit, ids, reload=reloads(self.cluster))
 
     def safe(self, state: UnitState) -> Verdict:
         """Ask the guard once more."""

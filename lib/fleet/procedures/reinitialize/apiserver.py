@@ -19,6 +19,7 @@ from fleet.procedures.reinitialize.data import Say, WorldStep
 from fleet.procedures.reinitialize.machines import QUIET, named, of_results
 from fleet.procedures.reinitialize.world import Store, World
 from fleet.procedures.steps import NodeStep, Verdicts
+from fleet.procedures.units import reloads
 
 _NAMESPACE = "kube-system"
 
@@ -61,7 +62,8 @@ class Serves(WorldStep):
 
     def act(self, state: UnitState, say: Say) -> Verdict:
         """Order its start, anew if it runs with other arguments."""
-        results = services.order(self.cluster.remote, "restart", {state.unit.name: [self._unit()]})
+        orders = {state.unit.name: [self._unit()]}
+        results = services.order(self.cluster.remote, "restart", orders, reload=reloads(self.cluster))
         return of_results(results, [state])[state.unit.name]
 
     def _unit(self) -> str:
@@ -107,7 +109,7 @@ class OneEtcd(NodeStep):
                 if isinstance(state, Unreachable):
                     problems.append(f"{host} does not answer: {state.reason}")
                 elif state.moving or state.active not in QUIET:
-                    problems.append(f"{unit} on {host} is {state.active}: stop it")
+                    problems.append(f"{unit} on {host} {state.trouble() or 'is active'}: stop it")
         return problems
 
 

@@ -15,6 +15,7 @@ from fleet.maintenance.runner import Effects
 from fleet.procedures.puppet import puppet_reason
 from fleet.procedures.reinitialize.world import Store, World
 from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
+from fleet.procedures.units import reloads
 
 ABSENT = "absent"
 """The fact that a worker did not answer, and was left out."""
@@ -79,8 +80,8 @@ class Stopped(NodeStep):
             host = state.unit.name
             if reason := silent(found[host]):
                 return unknown(f"{host} does not answer: {reason}")
-            on = [unit for unit, it in found[host].items() if isinstance(it, ServiceState) and it.loaded]
-            # One that is not there is called something else, and runs.
+            # A masked one may run. One that is not there is called something else, and runs.
+            on = [unit for unit, it in found[host].items() if isinstance(it, ServiceState) and it.load != "not-found"]
             if missing := [unit for unit in self.world.needed_units(host) if unit not in on]:
                 return failed(f"{host} has no {', '.join(missing)}: correct control_plane.components or bgp.unit")
             running = [unit for unit in on if _state(found[host], unit).active not in QUIET]
@@ -98,7 +99,7 @@ class Stopped(NodeStep):
         if self.world.lock:
             self.world.lock.suspend()
         orders = {state.unit.name: state.facts.get(STOPPED, []) for state in units}
-        return of_results(services.order(self.cluster.remote, "stop", orders), units)
+        return of_results(services.order(self.cluster.remote, "stop", orders, reload=False), units)
 
 
 class PuppetIdle(NodeStep):
@@ -135,19 +136,21 @@ class Started(NodeStep):
             host = state.unit.name
             if reason := silent(found[host]):
                 return unknown(f"{host} does not answer: {reason}")
-            there = [unit for unit in self._wanted(host) if _state(found[host], unit).loaded]
-            left = [unit for unit in there if _state(found[host], unit).active != "active"]
-            idle = any(not _state(found[host], unit).moving for unit in left)
-            if not left:
-                return done()
-            return Verdict(Kind.PENDING, f"not active: {', '.join(left)}", undone=idle)
+            wanted = {unit: _state(found[host], unit) for unit in self._wanted(host)}
+            left = {u: it for u, it in wanted.items() if it.load != "not-found" and not it.up}
+            if left:
+                told = ", ".join(f"{unit} {it.trouble()}" for unit, it in left.items())
+                return Verdict(Kind.PENDING, told, undone=any(not it.moving for it in left.values()))
+            old = [f"{unit} {why}: restart it there" for unit, it in wanted.items() if (why := it.outdated())]
+            return pending("; ".join(old)) if old else done()
 
         return each(units, judge)
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
         """Order their start."""
         orders = {state.unit.name: self._wanted(state.unit.name) for state in units}
-        return of_results(services.order(self.cluster.remote, "start", orders), units)
+        reload = reloads(self.cluster)
+        return of_results(services.order(self.cluster.remote, "start", orders, reload=reload), units)
 
     def _wanted(self, host: str) -> list[str]:
         """Return what was stopped on a host; all that is named where others have stopped it (--from-stage)."""

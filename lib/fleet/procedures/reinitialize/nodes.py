@@ -81,6 +81,8 @@ class RestartedAnew(RestartUnit):
         return {**{state.unit.name: done() for state in units}, **(super().check(mine) if mine else {})}
 
     def _proven(self, life: Life) -> Verdict:
+        if life.outdated:
+            return pending(f"{life.outdated}: restart it there")
         # Two units of a host are restarted in one stage: each has its own time.
         return done(**{f"new_{self.fact}": life.id, f"{self.fact}_at": life.facts["replaced_at"]})
 

@@ -12,7 +12,7 @@ from fleet.hosts.probe import Unreachable
 from fleet.hosts.services import ServiceState
 from fleet.k8s.apiserver import Strange
 from fleet.k8s.nodes import list_nodes
-from fleet.procedures import preflight
+from fleet.procedures import preflight, units
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, ask, note, stop
 from fleet.procedures.plane import of_health
@@ -217,25 +217,27 @@ def of_units(world: World) -> list[Finding]:
     """Look whether the units are there that have to be stopped: one of another name would go on."""
     away = absent(world, world.workers)
     found = states_of(world, [host for host in world.hosts if host not in away])
-    findings = []
-    for host, units in found.items():
+    findings: list[Finding] = []
+    for host, its in found.items():
         needed = world.needed_units(host)
-        findings += [
-            _missing(host, name, "control_plane.components or bgp.unit") for name in needed if _lacks(units[name])
-        ]
+        for name, state in its.items():
+            if name in needed or not _lacks(state):
+                findings += _definition(world, host, name, state, "control_plane.components or bgp.unit")
     workers = [host for host in world.workers if host not in away]
     for name in (world.config.kubelet, *world.config.node_watchers):
         for host, state in services.state(world.cluster.remote, workers, name).items():
-            findings += [_missing(host, name, "reinitialize.kubelet or node_watchers")] if _lacks(state) else []
+            findings += _definition(world, host, name, state, "reinitialize.kubelet or node_watchers")
     return findings
 
 
 def _lacks(state: ServiceState | Unreachable) -> bool:
-    return isinstance(state, ServiceState) and not state.loaded
+    return isinstance(state, ServiceState) and state.load == "not-found"
 
 
-def _missing(host: str, unit: str, key: str) -> Finding:
-    return stop(f"{host} has no {unit}.", f"Correct {key}.")
+def _definition(world: World, host: str, unit: str, state: ServiceState | Unreachable, key: str) -> list[Finding]:
+    if not isinstance(state, ServiceState):
+        return []  # Hosts that do not answer are named elsewhere.
+    return units.of_definition(world.cluster, host, unit, state, f"Correct {key}.")
 
 
 def of_calicoctl(world: World) -> list[Finding]:
