@@ -48,8 +48,8 @@ def service(**values: Any) -> ServiceState:
             "systemctl unmask a.service there. Correct it.",
         ),
         (
-            service(load="bad-setting", error="a.service has a bad unit file setting."),
-            "a.service on cp1 has a bad setting: a.service has a bad unit file setting.: it could not be started again.",
+            service(load="bad-setting", error="Unit has a bad setting"),
+            "a.service on cp1 has a bad setting: Unit has a bad setting: it could not be started again.",
             "See systemctl status a.service there. Correct it.",
         ),
         (
