@@ -75,11 +75,11 @@ def find(names: Sequence[str] = CONTROL_PLANE, *, cache: Path | None = None) -> 
 
     release = cache / "kubernetes" / KUBERNETES_VERSION
     built = cache / "kubernetes" / f"source-{kubernetes_build.VERSION}"
+    # Each file is there whole or not at all: what is complete need not wait for somebody else's download or build.
+    if cached := _in_directory(release, names) or _in_directory(built, names):
+        return cached
     with _alone(cache):
-        for directory in (release, built):
-            if cached := _in_directory(directory, names):
-                return cached
-        return _make(release, built, names)
+        return _in_directory(release, names) or _in_directory(built, names) or _make(release, built, names)
 
 
 def _make(release: Path, built: Path, names: Sequence[str]) -> dict[str, Path]:
@@ -112,6 +112,8 @@ def _from_environment(given: Path, names: Sequence[str], cache: Path) -> dict[st
         raise BinariesError(f"FLEET_KUBERNETES={given} cannot be read: {error.strerror}") from error
     identity = f"{given.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
     unpacked = cache / "kubernetes" / f"tarball-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    if found := _in_directory(unpacked, names):
+        return found
     try:
         with _alone(cache):
             if found := _in_directory(unpacked, names):

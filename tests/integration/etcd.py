@@ -22,6 +22,7 @@ from fleet.hosts.remote import Result, mark, parse
 from fleet_lab.pki import Authority
 from integration.ports import free_port
 from integration.support import eventually
+from processes import pause
 
 HOSTS = ("etcd1", "etcd2", "etcd3")
 _PORT = "2379"
@@ -96,7 +97,7 @@ class Etcd:
         self.processes[host].wait(20)
 
     def pause(self, host: str) -> None:
-        self.processes[host].send_signal(signal.SIGSTOP)
+        pause(self.processes[host])
 
     def resume(self, host: str) -> None:
         self.processes[host].send_signal(signal.SIGCONT)

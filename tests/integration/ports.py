@@ -1,18 +1,36 @@
 """Ports for servers that tests start."""
 
+import fcntl
 import itertools
-import os
 import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
 
-_EACH = 500
-_ports = itertools.count(20_000 + _EACH * int(os.environ.get("PYTEST_XDIST_WORKER", "gw23").removeprefix("gw")))
+# Not those that the kernel gives to outgoing connections, from 32768 on.
+_FIRST, _LAST, _EACH = 20_000, 32_767, 250
+_claims: list[TextIO] = []  # kept open: the locks last as long as the process
+
+
+def _ranges() -> Iterator[range]:
+    """Claim one range of ports after the other for this process: other sessions of tests may run beside it."""
+    for first in range(_FIRST, _LAST - _EACH, _EACH):
+        claim = Path(tempfile.gettempdir(), f"fleet-tests-ports-{first}.lock").open("w", encoding="ascii")  # noqa: SIM115
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        yield range(first, first + _EACH)
+
+
+_ports = itertools.chain.from_iterable(_ranges())
 
 
 def free_port() -> int:
-    """Return a port that nobody else takes, also while the server that listens there is down for a while.
-
-    Not one that the kernel gives to outgoing connections (from 32768 on), nor one of another process of the tests.
-    """
+    """Return a port that nobody else takes, also while the server that listens there is down for a while."""
     for port in _ports:
         with socket.socket() as listener:
             try:
@@ -20,4 +38,4 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
-    raise AssertionError
+    raise AssertionError("all ranges of ports are claimed by other sessions of tests")

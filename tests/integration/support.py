@@ -2,9 +2,9 @@
 
 import base64
 import contextlib
+import functools
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sysconfig
@@ -19,9 +19,11 @@ import pytest
 import yaml
 
 from fleet.k8s.client import JSON, Api, ApiError
+from fleet.k8s.eviction import budgets_path, policy_version
 from fleet.k8s.reflector import Reflector
 from fleet_lab import binaries
 from integration.ports import free_port
+from processes import paused
 
 TOKEN = "integration"
 MAINTENANCE_TOKEN = "maintenance"
@@ -111,7 +113,9 @@ class Cluster:
             return subprocess.Popen(command, stdout=output, stderr=output, cwd=self.directory)
 
     def start_apiserver(self) -> None:
-        self.apiserver = self.spawn_apiserver(self.port)
+        """Start the API server unless it runs: a test that failed may not have ended it."""
+        if self.apiserver is None or self.apiserver.poll() is not None:
+            self.apiserver = self.spawn_apiserver(self.port)
 
     def spawn_apiserver(
         self, port: int, *, authorization: str = "AlwaysAllow", address: str = "127.0.0.1", flags: Sequence[str] = ()
@@ -136,7 +140,9 @@ class Cluster:
     def spawn_component(self, name: str, kubeconfig: Path, *flags: str) -> "subprocess.Popen[bytes]":
         """Start a controller manager or a scheduler, of which the quickest leader wins."""
         path = binaries.find([name])[name]
-        common = (f"--kubeconfig={kubeconfig}", "--leader-elect", "--secure-port=0", "--port=0")
+        common = [f"--kubeconfig={kubeconfig}", "--leader-elect", "--secure-port=0"]
+        if _has_flag(path, "port"):  # without TLS, up to Kubernetes 1.23
+            common.append("--port=0")
         return self._spawn([str(path), *common, *flags], f"{name}.log")
 
     def kill_apiserver(self) -> None:
@@ -155,11 +161,8 @@ class Cluster:
     def frozen_apiserver(self) -> Iterator[None]:
         """Let the API server accept connections and answer none."""
         assert self.apiserver
-        self.apiserver.send_signal(signal.SIGSTOP)
-        try:
+        with paused(self.apiserver):
             yield
-        finally:
-            self.apiserver.send_signal(signal.SIGCONT)
 
     def wait_ready(self) -> None:
         api = self.api(patience=0)
@@ -195,6 +198,16 @@ class Cluster:
         kubeconfig.write_text(text.replace(f"token: {TOKEN}", f"token: {token}"))
         return kubeconfig
 
+    def expire(self) -> None:
+        """Have the API forget all old revisions, those of lists that are being read as well.
+
+        From Kubernetes 1.34 on (ListFromCacheSnapshot) an API server keeps them in memory after etcd has none any more.
+        """
+        self.compact()
+        self.kill_apiserver()
+        self.start_apiserver()
+        self.wait_ready()
+
     def compact(self) -> None:
         """Make etcd forget all old revisions, so that resource versions expire."""
         import requests
@@ -203,6 +216,13 @@ class Cluster:
         key = base64.b64encode(b"x").decode()
         revision = requests.post(f"{base}/range", json={"key": key}, timeout=5).json()["header"]["revision"]
         requests.post(f"{base}/compaction", json={"revision": revision, "physical": True}, timeout=5).raise_for_status()
+
+
+@functools.cache
+def _has_flag(program: Path, flag: str) -> bool:
+    """Tell whether a program has a flag: builds from source need not know their version."""
+    said = subprocess.run([program, "--help"], capture_output=True, text=True, check=False).stdout
+    return f" --{flag} " in said
 
 
 class Address:
@@ -252,6 +272,7 @@ class World:
         self.api = api
         self.namespace = f"t-{uuid.uuid4().hex[:8]}"
         self.pods = f"/api/v1/namespaces/{self.namespace}/pods"
+        self.budgets = budgets_path(policy_version(api), self.namespace)
         self.kubelet: FakeKubelet | None = None
         self._nodes: list[str] = []
         api.create("/api/v1/namespaces", {"metadata": {"name": self.namespace}})
@@ -317,13 +338,12 @@ class World:
 
     def budget(self, name: str, allowed: int, *, app: str = "web", min_available: int | str = 1) -> None:
         spec = {"minAvailable": min_available, "selector": {"matchLabels": {"app": app}}}
-        path = f"/apis/policy/v1beta1/namespaces/{self.namespace}/poddisruptionbudgets"
-        self.api.create(path, {"metadata": {"name": name}, "spec": spec})
+        self.api.create(self.budgets, {"metadata": {"name": name}, "spec": spec})
         self.allow(name, allowed)
 
     def allow(self, name: str, allowed: int, healthy: int = 10) -> None:
         """Let a budget allow so many disruptions, as the controller of budgets would."""
-        path = f"/apis/policy/v1beta1/namespaces/{self.namespace}/poddisruptionbudgets/{name}"
+        path = f"{self.budgets}/{name}"
         while True:
             current = self.api.get(path)
             current["status"] = {

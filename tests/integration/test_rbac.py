@@ -86,7 +86,7 @@ def test_permissions(restricted: Api, api: Api, world: World, kubelet: FakeKubel
         lambda: restricted.delete(f"{world.pods}/agent"),
         lambda: restricted.delete(f"/api/v1/nodes/{name}"),
         lambda: restricted.get("/api/v1/secrets"),
-        lambda: restricted.patch(f"/apis/policy/v1beta1/namespaces/{world.namespace}/poddisruptionbudgets/x", {}),
+        lambda: restricted.patch(f"{world.budgets}/x", {}),
         lambda: restricted.delete(f"{leases}/{lease.name}"),
     ):
         with pytest.raises(ApiError) as error:

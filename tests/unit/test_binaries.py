@@ -192,6 +192,21 @@ def test_processes_share_one_download(releases: Path, tmp_path: Path, monkeypatc
     assert len(downloads) == 1
 
 
+def test_what_is_there_does_not_wait_for_what_somebody_else_builds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tarball = tmp_path / "k.tar.gz"
+    make_tarball(tarball, NAMES)
+    cache = tmp_path / "cache"
+    make_directory(cache / "kubernetes" / binaries.KUBERNETES_VERSION)
+    monkeypatch.setenv("FLEET_KUBERNETES", str(tarball))
+    unpacked = binaries.find(cache=cache)
+    with ThreadPoolExecutor(2) as pool, binaries._alone(cache):
+        assert pool.submit(binaries.find, cache=cache).result(timeout=30) == unpacked
+        monkeypatch.delenv("FLEET_KUBERNETES")
+        assert pool.submit(binaries.find, cache=cache).result(timeout=30) != unpacked
+
+
 def test_what_a_killed_process_left_is_cleared_away(releases: Path, tmp_path: Path) -> None:
     publish(releases, "sha512")
     left = tmp_path / "cache" / "kubernetes" / f"{kubernetes_build.WORKSPACE}x"
