@@ -1,19 +1,15 @@
 """Sessions of the real engine in a world in memory, where to wait is to let time pass."""
 
 import queue
-import time
 from collections import deque
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
-
-import pytest
 
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.report import LogView
 from fleet.maintenance.runner import Procedure, Runner
 from fleet.procedures.cluster import Cluster
-from hosts_world import World
+from hosts_world import AtOnce, World
 
 
 class Events(deque[Any]):
@@ -35,13 +31,6 @@ class Events(deque[Any]):
         if not self:
             raise queue.Empty
         return self.popleft()
-
-
-class AtOnce(SimpleNamespace):
-    """A thread that is done when it has been started."""
-
-    def start(self) -> None:
-        self.target()
 
 
 class MortalJournal(Journal):
@@ -71,8 +60,5 @@ class Lock:
 def carry_out(made: Callable[[], Procedure], book: Journal, world: World, cluster: Cluster) -> str:
     """Let the engine carry out a procedure, which is made in the world's time; return what it left undone."""
     events: Any = Events(world)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "time", world.clock)
-        patch.setattr(time, "monotonic", world.clock)
-        patch.setattr("fleet.maintenance.runner.threading", SimpleNamespace(Thread=AtOnce))
-        return Runner(made(), book, LogView(), cluster.cancel, events).run()
+    runner = Runner(made(), book, LogView(), cluster.cancel, events, clock=world, threads=AtOnce(world))
+    return runner.run()

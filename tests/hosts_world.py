@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fleet.config import ClusterConfig
 from fleet.hosts import probe
@@ -23,6 +23,9 @@ from fleet.load_balancer.model import LoadBalancerError, ServerState
 from fleet.maintenance.journal import RunInfo
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.plane import API, LED
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 BOOT = "00000000-0000-0000-0000-000000000001"
 LB = "lb1"
@@ -54,8 +57,14 @@ class Time:
         self.later: list[tuple[float, Callable[[], None]]] = []
         """What is going to happen, and when."""
 
-    def clock(self) -> float:
+    def time(self) -> float:
         return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
 
     def advance(self, seconds: float) -> None:
         end = self.now + seconds
@@ -75,6 +84,36 @@ class Time:
         self.moments_left -= 1
         if self.moments_left == 0:
             raise Killed
+
+
+class _Repeating:
+    stopped = False
+
+    def stop(self, *, wait: float = 0.0) -> None:
+        self.stopped = True
+
+
+class AtOnce:
+    """Threads of such a time: a call is made when its thread is started, what is repeated happens as time passes."""
+
+    def __init__(self, time: Time) -> None:
+        self._time = time
+
+    def start(self, call: Callable[[], None], name: str) -> None:
+        call()
+
+    def repeat(self, call: Callable[[], bool], pause: float, name: str) -> _Repeating:
+        repeating = _Repeating()
+
+        def again() -> None:
+            if not repeating.stopped and call():
+                self._time.at(pause, again)
+
+        self._time.at(pause, again)
+        return repeating
+
+    def map(self, call: Callable[[T], R], items: Sequence[T], name: str, *, most: int = 16) -> list[R]:
+        return [call(item) for item in items]
 
 
 @dataclass
@@ -344,7 +383,7 @@ class World(Time):
         hosts = {host: host for host in targets}
         run = RunInfo("r1", "sre.k8s.restart-control-plane", "lab", "ann@here", "why", "T1", self.now, options)
         me: Any = self
-        return Cluster("lab", CONFIG, me, me, me, me, hosts, run)
+        return Cluster("lab", CONFIG, me, me, me, me, hosts, run, clock=self, threads=AtOnce(self))
 
 
 CONFIG = ClusterConfig.model_validate(

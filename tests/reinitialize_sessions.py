@@ -16,8 +16,8 @@ from fleet.maintenance.model import Status, done, pending
 from fleet.maintenance.report import LogView
 from fleet.procedures.reinitialize.runs import ReinitializeRuns, Wish
 from fleet.session import Request, Session
-from hosts_sessions import AtOnce, Events
-from hosts_world import Killed
+from hosts_sessions import Events
+from hosts_world import AtOnce, Killed
 from reinitialize_world import CONFIG, Client, World
 
 RUN = "r1"
@@ -154,7 +154,14 @@ class Play:
         self.world.typed.clear()
         with _in(self.world, preflight=self._preflight):
             runs = ReinitializeRuns(self._spicerack, self._wish)
-            session = Session(self._spicerack, self._config, runs, unattended=self._unattended)
+            session = Session(
+                self._spicerack,
+                self._config,
+                runs,
+                unattended=self._unattended,
+                clock=self.world,
+                threads=AtOnce(self.world),
+            )
             events: Any = Events(self.world)  # type: ignore[arg-type]
             session._events = events
             try:
@@ -184,9 +191,6 @@ def _in(world: World, *, preflight: bool) -> Any:
         "processes.arguments": world.arguments,
     }
     others = {
-        "time.time": world.clock,
-        "time.monotonic": world.clock,
-        "fleet.maintenance.runner.threading": SimpleNamespace(Thread=AtOnce),
         "fleet.commands.run": world.organisation,
         "fleet.commands.ask": world.asked,
         "fleet.commands.is_running": lambda log: world.outliving,

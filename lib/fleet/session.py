@@ -23,6 +23,7 @@ from wmflib.interactive import InputError, ask_confirmation, ask_input
 
 from fleet import output
 from fleet.bgp.junos import Routers
+from fleet.clock import CLOCK, THREADS, Clock, Threads
 from fleet.config import ClusterConfig, Config
 from fleet.errors import FleetError
 from fleet.etcd import health, members
@@ -34,7 +35,7 @@ from fleet.maintenance import decide, folders, journal, report
 from fleet.maintenance.journal import Journal, RunInfo
 from fleet.maintenance.lock import ClusterLock, Holder
 from fleet.maintenance.model import Status, UnitState
-from fleet.maintenance.runner import STOPPED_BY_OPERATOR, Events, Interrupted, Procedure, Runner
+from fleet.maintenance.runner import STOPPED_BY_OPERATOR, Events, Interrupted, Procedure, Runner, View
 from fleet.procedures import plan
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Level
@@ -71,16 +72,27 @@ class Session:
         config: this project's configuration.
         maintenance: what is done.
         unattended: never ask; every question takes its safe answer.
+        clock: the time.
+        threads: where effects run.
     """
 
     def __init__(
-        self, spicerack: Spicerack, config: Config, maintenance: Maintenance, *, unattended: bool = False
+        self,
+        spicerack: Spicerack,
+        config: Config,
+        maintenance: Maintenance,
+        *,
+        unattended: bool = False,
+        clock: Clock = CLOCK,
+        threads: Threads = THREADS,
     ) -> None:
         self._spicerack = spicerack
         self._config = config
         self._maintenance = maintenance
         self._console = report.console()
         self._unattended = unattended
+        self._clock = clock
+        self._threads = threads
         self._events: Events = queue.SimpleQueue()
         self.run = ""
         """The run that is, or was, worked on; empty as long as nothing is touched."""
@@ -95,7 +107,7 @@ class Session:
             FleetError: bad input, or an edge that cannot be reached; nothing was touched.
         """
         config = self._config.cluster(request.cluster)
-        now = datetime.now(UTC)
+        now = datetime.fromtimestamp(self._clock.time(), UTC)
         info = RunInfo(
             id=journal.new_run_id(self._maintenance.name, request.cluster, now),
             procedure=self._maintenance.name,
@@ -283,7 +295,7 @@ class Session:
     def _run(self, procedure: Procedure, book: Journal, cluster: Cluster) -> str:
         while True:
             with report.view() as view:
-                incomplete = Runner(procedure, book, view, cluster.cancel, self._events).run()
+                incomplete = self._runner(procedure, book, view, cluster).run()
             if incomplete or not isinstance(procedure, Asking):
                 return incomplete
             question = procedure.question()
@@ -292,9 +304,12 @@ class Session:
             if problem := self._decide(question):
                 procedure.declined()
                 with report.view() as view:
-                    Runner(procedure, book, view, cluster.cancel, self._events).run()
+                    self._runner(procedure, book, view, cluster).run()
                 return problem
             procedure.answered()
+
+    def _runner(self, procedure: Procedure, book: Journal, view: View, cluster: Cluster) -> Runner:
+        return Runner(procedure, book, view, cluster.cancel, self._events, clock=self._clock, threads=self._threads)
 
     def _decide(self, question: Question) -> str:
         """Ask an operator in the middle of a run; return why it does not go on, nothing if it does."""
@@ -387,7 +402,19 @@ class Session:
             routers = stack.enter_context(closing(Routers(config.bgp))) if config.bgp else None
             alerts = config.alerts
             silences = Silences.from_spicerack(self._spicerack, instance=alerts.instance, label=alerts.label)
-            yield Cluster(info.cluster, config, api, nodes, remote, silences, hosts, info, routers)
+            yield Cluster(
+                info.cluster,
+                config,
+                api,
+                nodes,
+                remote,
+                silences,
+                hosts,
+                info,
+                routers,
+                clock=self._clock,
+                threads=self._threads,
+            )
 
     def _watch(self, api: Api, config: ClusterConfig, remote: Remote) -> NodeWatch:
         try:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from draining import drain
 from fleet.config import LeaseConfig
 from fleet.k8s import access, leader, rights
 from fleet.k8s.client import Api, ApiError, KubernetesError
-from fleet.k8s.drain import DrainPolicy, drain, pods_left
+from fleet.k8s.drain import DrainPolicy, pods_left
 from fleet.k8s.nodes import NodeWatch, Owner, clear_pending_taint, cordon, set_pending_taint, uncordon
 from fleet.k8s.watchdog import Watchdog
 from integration.ports import free_port

@@ -114,8 +114,7 @@ def test_of_a_host_in_several_stages_the_last_one_that_it_came_to_counts():
 
 
 @pytest.mark.parametrize(("patient", "kind"), [(True, Kind.PENDING), (False, Kind.FAILED)])
-def test_nothing_is_restarted_while_the_others_are_not_well(world, patient, kind, monkeypatch):
-    monkeypatch.setattr("time.time", world.clock)
+def test_nothing_is_restarted_while_the_others_are_not_well(world, patient, kind):
     problems = ["cp2 is not ready"]
     act = RestartUnit(world.cluster(["cp1"]), UNIT, lambda host: problems[0], patient=patient)
     facts = act.check([unit()])["cp1"].facts
@@ -135,7 +134,6 @@ def test_nothing_is_restarted_while_the_others_are_not_well(world, patient, kind
 
 
 def test_an_order_that_may_be_on_its_way_stays_noted_whatever_the_others_do(world, monkeypatch):
-    monkeypatch.setattr("time.time", world.clock)
     act = RestartUnit(world.cluster(["cp1"]), UNIT, lambda host: "cp2 is not ready", patient=True)
     facts = {"invocation": f"{1:032x}", "ordered": True, "unconfirmed": True}
     assert act.apply([unit(facts=facts)], tell)["cp1"].facts["ordered"] is True

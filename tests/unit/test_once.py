@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from freezegun import freeze_time
 
+from fleet.clock import CLOCK
 from fleet.hosts.probe import HostState, Unreachable
 from fleet.hosts.services import ServiceState
 from fleet.maintenance.model import Kind, Unit, UnitState
@@ -22,7 +23,13 @@ def cluster(node_boot_id: str = OLD) -> Any:
     node = SimpleNamespace(name="w1", boot_id=node_boot_id)
     config = SimpleNamespace(bgp=SimpleNamespace(unit="calico-node.service"))
     return SimpleNamespace(
-        name="lab", routers=object(), hosts={"w1": "w1"}, remote=None, node=lambda name: node, config=config
+        name="lab",
+        routers=object(),
+        hosts={"w1": "w1"},
+        remote=None,
+        node=lambda name: node,
+        config=config,
+        clock=CLOCK,
     )
 
 

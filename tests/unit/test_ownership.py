@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet.clock import CLOCK
 from fleet.k8s import nodes
 from fleet.k8s.client import ApiError
 
@@ -17,6 +18,7 @@ class FakeApi:
     def __init__(self, conflicts: Sequence[bool]) -> None:
         self.version = 1
         self.conflicts = itertools.chain(conflicts, itertools.repeat(False))
+        self.clock = CLOCK
         self.unschedulable = False
         self.annotations: dict[str, str] = {}
         self.taints: list[dict[str, str]] = [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}]

@@ -10,7 +10,6 @@ import logging
 import random
 import ssl
 import threading
-import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from kubernetes import client as kubernetes_client
 from kubernetes import config as kubernetes_config
 from kubernetes.config import kube_config
 
+from fleet.clock import CLOCK, Clock
 from fleet.errors import FleetError
 
 JSON = dict[str, Any]
@@ -112,13 +112,15 @@ class Api:
         client: the official client, which holds the server's address and the credentials.
         timeout: seconds a call may take to connect, and between two pieces of its answer.
         patience: seconds for which calls are repeated when the API cannot be reached or is too busy.
+        clock: the time.
     """
 
-    def __init__(self, client: Any, *, timeout: float = 10.0, patience: float = 10.0) -> None:
+    def __init__(self, client: Any, *, timeout: float = 10.0, patience: float = 10.0, clock: Clock = CLOCK) -> None:
         self._client = client
         self._pool: urllib3.PoolManager = client.rest_client.pool_manager
         self._timeout = timeout
         self._patience = patience
+        self.clock = clock
         self.server: str = client.configuration.host.rstrip("/")
 
     @classmethod
@@ -343,13 +345,13 @@ class Api:
 
     def _call(self, method: str, path: str, query: Mapping[str, Query], body: JSON | None = None) -> JSON:
         """Make a call, and repeat it within the client's patience if that is safe and may help."""
-        give_up = time.monotonic() + self._patience
+        give_up = self.clock.monotonic() + self._patience
         pause = 0.1
         while True:
             try:
                 response = self._send(method, path, query, body, read_timeout=self._timeout)
             except ApiUnreachable as error:
-                if time.monotonic() + pause > give_up or (method == "POST" and not _never_sent(error.__cause__)):
+                if self.clock.monotonic() + pause > give_up or (method == "POST" and not _never_sent(error.__cause__)):
                     raise
                 wait = pause
                 logger.debug("%s, trying again", error)
@@ -358,9 +360,9 @@ class Api:
                     return _decode(f"{method} {path}", response)
                 refusal = _api_error(f"{method} {path}", response)
                 wait = max(pause, refusal.retry_after or 0)
-                if method == "POST" or not _is_busy(refusal) or time.monotonic() + wait > give_up:
+                if method == "POST" or not _is_busy(refusal) or self.clock.monotonic() + wait > give_up:
                     raise refusal
-            time.sleep(wait * random.uniform(0.7, 1.3))  # noqa: S311 (spreads clients, no secret)
+            self.clock.sleep(wait * random.uniform(0.7, 1.3))  # noqa: S311 (spreads clients, no secret)
             pause = min(pause * 2, 2.0)
 
     def _send(

@@ -32,8 +32,9 @@ def pods_left(api: Api, node_name: str, policy: DrainPolicy) -> list[Remaining]:
     """
     pods, _ = api.list_all("/api/v1/pods", convert=parse_pod, fieldSelector=f"spec.nodeName={node_name}")
     daemonsets = existing_daemonsets(api, pods)
+    now = api.clock.time()
     return [
-        Remaining(pod.ref, terminating(pod) if pod.deleting else "is still running")
+        Remaining(pod.ref, terminating(pod, now) if pod.deleting else "is still running")
         for pod in pods
         if has_to_go(pod, classify(pod, daemonsets), policy)
     ]
@@ -62,21 +63,24 @@ def _exists(api: Api, namespace: str, controller: Controller) -> bool:
 
 
 def has_to_go(pod: Pod, kind: PodClass, policy: DrainPolicy) -> bool:
-    """Tell whether a node with this pod on it is not drained."""
+    """Tell whether a node with this pod on it is not drained.
+
+    That its containers have ended is the kubelet's word: it sets the grace to 0 then. No clock tells that.
+    """
     if kind in STAYING:
         return False
-    only_finalizers = pod.deleting and pod.finalizers and (pod.grace_left == 0 or is_overdue(pod))
+    only_finalizers = pod.deleting and pod.finalizers and pod.grace_left == 0
     return not (only_finalizers and policy.finalizers == "skip")
 
 
-def is_overdue(pod: Pod) -> bool:
-    """Tell whether a pod should have terminated a while ago."""
-    return pod.deleted_at is not None and datetime.now(UTC) > pod.deleted_at + _SLACK
+def is_overdue(pod: Pod, now: float) -> bool:
+    """Tell whether a pod should have terminated a while ago, for messages; ``now`` is in seconds since the epoch."""
+    return pod.deleted_at is not None and datetime.fromtimestamp(now, UTC) > pod.deleted_at + _SLACK
 
 
-def terminating(pod: Pod) -> str:
-    """Say how far a pod's termination is, in words that follow its name."""
+def terminating(pod: Pod, now: float) -> str:
+    """Say how far a pod's termination is, in words that follow its name; ``now`` is in seconds since the epoch."""
     kept = f", kept by the finalizers {', '.join(pod.finalizers)}" if pod.finalizers else ""
-    if is_overdue(pod):
+    if is_overdue(pod, now):
         return f"should have terminated by {pod.deleted_at:%H:%M:%S} UTC and has not{kept}"
     return f"is terminating, with {pod.grace_left} s of grace{kept}"

@@ -7,13 +7,12 @@ itself. Only a cordon that this run made is ever undone.
 import json
 import math
 import random
-import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Protocol, TypeVar
 
+from fleet.clock import THREADS, Threads
 from fleet.k8s.client import JSON, Api, ApiError
 from fleet.k8s.model import Node, Taint, parse_node
 from fleet.k8s.reflector import Reflector
@@ -201,7 +200,7 @@ def uncordon(api: Api, node_name: str, run_id: str) -> UncordonOutcome:
     return _change(api, node_name, change)
 
 
-def set_pending_taint(api: Api, names: Iterable[str], run_id: str) -> None:
+def set_pending_taint(api: Api, names: Iterable[str], run_id: str, *, threads: Threads = THREADS) -> None:
     """Ask the scheduler to rather not use nodes, in the name of a run.
 
     Other taints stay. Nodes that are gone are skipped.
@@ -216,10 +215,10 @@ def set_pending_taint(api: Api, names: Iterable[str], run_id: str) -> None:
         others = [taint for taint in node.taints if (taint.key, taint.effect) != (wanted.key, wanted.effect)]
         return (None if wanted in node.taints else _with_taints([*others, wanted])), None
 
-    _change_all(api, names, change)
+    _change_all(api, names, change, threads)
 
 
-def clear_pending_taint(api: Api, names: Iterable[str], run_id: str) -> None:
+def clear_pending_taint(api: Api, names: Iterable[str], run_id: str, *, threads: Threads = THREADS) -> None:
     """Remove the taint that :func:`set_pending_taint` set for this run. Nodes that are gone are skipped.
 
     Raises:
@@ -231,7 +230,7 @@ def clear_pending_taint(api: Api, names: Iterable[str], run_id: str) -> None:
         others = [taint for taint in node.taints if (taint.key, taint.value) != (PENDING_TAINT, run_id)]
         return (None if len(others) == len(node.taints) else _with_taints(others)), None
 
-    _change_all(api, names, change)
+    _change_all(api, names, change, threads)
 
 
 def _with_taints(taints: list[Taint]) -> JSON:
@@ -243,7 +242,9 @@ def _taint(taint: Taint) -> JSON:
     return {"key": taint.key, "value": taint.value, "effect": taint.effect, **since}
 
 
-def _change_all(api: Api, names: Iterable[str], decide: Callable[[Node], tuple[JSON | None, None]]) -> None:
+def _change_all(
+    api: Api, names: Iterable[str], decide: Callable[[Node], tuple[JSON | None, None]], threads: Threads
+) -> None:
     def change(name: str) -> None:
         try:
             _change(api, name, decide)
@@ -251,10 +252,7 @@ def _change_all(api: Api, names: Iterable[str], decide: Callable[[Node], tuple[J
             if error.status != 404:
                 raise
 
-    with ThreadPoolExecutor(_WORKERS, "taint") as pool:
-        changes = [pool.submit(change, name) for name in names]
-    for done in changes:
-        done.result()
+    threads.map(change, list(names), "taint", most=_WORKERS)
 
 
 def _change(api: Api, name: str, decide: Callable[[Node], tuple[JSON | None, Outcome]]) -> Outcome:
@@ -270,7 +268,7 @@ def _change(api: Api, name: str, decide: Callable[[Node], tuple[JSON | None, Out
         except ApiError as error:
             if error.status != 409 or attempt == _ATTEMPTS:
                 raise
-            time.sleep(random.uniform(0, 0.05 * attempt))  # noqa: S311 (spreads clients, no secret)
+            api.clock.sleep(random.uniform(0, 0.05 * attempt))  # noqa: S311 (spreads clients, no secret)
         else:
             return outcome
     raise AssertionError("unreachable: the last attempt returns or raises")

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from fleet.k8s.client import JSON, Api, ApiUnreachable, KubernetesError, Query
 
@@ -17,6 +17,45 @@ _RELIST = 300.0  # seconds: heals what a watch cannot see, such as an etcd that 
 _MAX_PAUSE = 3.0  # seconds between attempts while the API cannot be reached
 
 logger = logging.getLogger(__name__)
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class View(Protocol[T_co]):
+    """What is known of a collection."""
+
+    def snapshot(self) -> Mapping[str, T_co]:
+        """Return all objects by key; the mapping never changes."""
+
+    def age(self) -> float:
+        """Return for how many seconds the snapshot may have missed changes."""
+
+    def stop(self, *, wait: bool = True) -> None:
+        """End it."""
+
+
+class Follow(Protocol):
+    """Begins to follow a collection, as :class:`Reflector` does; tests hand in others."""
+
+    def __call__(
+        self, api: Api, path: str, convert: Callable[[JSON], T], *, key: Callable[[JSON], str], **query: Query
+    ) -> View[T]:
+        """Return a view that is current already.
+
+        Raises:
+            KubernetesError: the collection could not be listed.
+        """
+
+
+def follow(
+    api: Api, path: str, convert: Callable[[JSON], T], *, key: Callable[[JSON], str], **query: Query
+) -> "Reflector[T]":
+    """Begin to follow a collection, with a watch of its own.
+
+    Raises:
+        KubernetesError: the collection could not be listed.
+    """
+    return Reflector(api, path, convert, key=key, on_change=None, **query)
 
 
 class Reflector(Generic[T]):

@@ -8,7 +8,6 @@ import logging
 import queue
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from functools import partial
 from types import FrameType
 from typing import Protocol
 
+from fleet.clock import CLOCK, THREADS, Clock, Threads
 from fleet.errors import FleetError
 from fleet.maintenance import decide as decisions
 from fleet.maintenance.journal import Journal
@@ -114,16 +114,28 @@ class Runner:
         view: where progress is shown.
         cancel: set when the run has to leave at once; long effects watch it.
         events: the queue through which everything reaches the loop; whoever sees the world change puts None into it.
+        clock: the time.
+        threads: where effects run.
     """
 
     def __init__(
-        self, procedure: Procedure, journal: Journal, view: View, cancel: threading.Event, events: Events
+        self,
+        procedure: Procedure,
+        journal: Journal,
+        view: View,
+        cancel: threading.Event,
+        events: Events,
+        *,
+        clock: Clock = CLOCK,
+        threads: Threads = THREADS,
     ) -> None:
         self._procedure = procedure
         self._journal = journal
         self._view = view
         self._cancel = cancel
         self._queue = events
+        self._clock = clock
+        self._threads = threads
         self._in_progress = 0
         self._states: dict[str, UnitState] = {}
         self._stopping = ""
@@ -160,7 +172,7 @@ class Runner:
             self._view.tell(f"Stage {stage.name}: {', '.join(left) or 'nothing is left to do'}")
         blocked_since: float | None = None
         while True:
-            now = time.monotonic()
+            now = self._clock.monotonic()
             seen = self._procedure.observe()
             progress = decisions.Progress(self._states, blocked_since, self._stopping)
             decision = decisions.decide(stage, progress, seen, now)
@@ -182,11 +194,11 @@ class Runner:
             changed = (decisions.Start, decisions.Hold, decisions.Withdraw)
             if any(isinstance(action, changed) for action in decision.actions):
                 continue  # States have changed: decide again, at once.
-            wait = LONGEST_WAIT if decision.due is None else decision.due - time.monotonic()
+            wait = LONGEST_WAIT if decision.due is None else decision.due - self._clock.monotonic()
             self._wait(stage, min(max(wait, SHORTEST_WAIT), LONGEST_WAIT))
 
     def _load(self, stage: Stage) -> None:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         names = [step.name for step in stage.steps]
         kept = self._journal.states(stage.name)
         if (before := self._journal.steps(stage.name)) is not None and before != names:
@@ -263,7 +275,7 @@ class Runner:
             self._queue.put(replace(job, verdicts={unit: verdicts.get(unit, missing) for unit in job.asked}))
 
         self._in_progress += 1
-        threading.Thread(target=work, name=f"effect-{job.stage}-{job.step}", daemon=True).start()
+        self._threads.start(work, f"effect-{job.stage}-{job.step}")
 
     def _wait(self, stage: Stage, seconds: float) -> None:
         """Wait for something to happen, and take in everything that has."""
@@ -286,7 +298,7 @@ class Runner:
             self._leave(stage)
 
     def _outcome(self, stage: Stage, result: _Result) -> None:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         for unit, verdict in result.verdicts.items():
             before = self._states.get(unit)
             if result.stage != stage.name or before is None:
@@ -307,15 +319,15 @@ class Runner:
         elif before.phase is Phase.PROBE and after.step < before.step:
             self._set(stage, [after], kind="over", step=step)
             self._view.tell(f"{after.unit.name}: {step}: {verdict.detail}: starting over")
-            self._told_at[after.unit.name] = time.monotonic()
+            self._told_at[after.unit.name] = self._clock.monotonic()
         elif (after.step, after.status) != (before.step, before.status):
             self._set(stage, [after], kind="done", step=step)
-            self._told_at[after.unit.name] = time.monotonic()
+            self._told_at[after.unit.name] = self._clock.monotonic()
             ended = "all done" if after.status is Status.DONE else f"{step}: done"
             self._view.tell(f"{after.unit.name}: {ended}{f' ({verdict.detail})' if verdict.detail else ''}")
         else:
             # Why a unit waits, for those who have no table before them: now and then.
-            quiet = time.monotonic() - self._told_at[after.unit.name] < WAITING_TOLD
+            quiet = self._clock.monotonic() - self._told_at[after.unit.name] < WAITING_TOLD
             self._told(stage, after, after.detail, level=logging.DEBUG if quiet else logging.INFO)
             if after.phase is not before.phase or after.facts != before.facts:
                 kind = "applied" if before.phase is Phase.APPLY and verdict.kind is Kind.DONE else verdict.kind.value
@@ -325,7 +337,7 @@ class Runner:
         if line and (level > logging.DEBUG or line != self._states[state.unit.name].detail):
             self._view.tell(f"{state.unit.name}: {stage.steps[state.step].name}: {line}", level=level)
         if level > logging.DEBUG:
-            self._told_at[state.unit.name] = time.monotonic()
+            self._told_at[state.unit.name] = self._clock.monotonic()
         self._states[state.unit.name] = replace(state, detail=line)
 
     def _renewed(self, stage: Stage, state: UnitState, verdict: Verdict, now: float) -> None:
@@ -341,7 +353,7 @@ class Runner:
             self._states[state.unit.name] = state
         self._journal.record(stage.name, states, step=step, kind=kind)
         if kind == "start":
-            self._told_at |= dict.fromkeys((state.unit.name for state in states), time.monotonic())
+            self._told_at |= dict.fromkeys((state.unit.name for state in states), self._clock.monotonic())
             self._view.tell(f"{', '.join(state.unit.name for state in states)}: started")
 
     def _tell_held(self, state: UnitState) -> None:
@@ -382,8 +394,8 @@ class Runner:
         """Let effects in progress end, within a grace, and write down what came of them."""
         reason = self._leaving
         self._leaving = ""
-        end = time.monotonic() + LEAVE_GRACE
-        while self._in_progress and time.monotonic() < end:
+        end = self._clock.monotonic() + LEAVE_GRACE
+        while self._in_progress and self._clock.monotonic() < end:
             try:
                 item = self._queue.get(timeout=0.2)
             except queue.Empty:

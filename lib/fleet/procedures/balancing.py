@@ -1,7 +1,6 @@
 """Out of the load balancer and back: the steps of kube-apiserver's restart that are about its connections."""
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -68,7 +67,7 @@ class Connections(_BalancerStep):
         Others that are not well meanwhile end it: nobody may serve while this host is out.
         """
         states = self._balancer.states(self.hosts(units))
-        now = time.time()
+        now = self.cluster.clock.time()
 
         def judge(state: UnitState) -> Verdict:
             if problem := self._plane.problem(API, self.cluster.hosts[state.unit.name]):

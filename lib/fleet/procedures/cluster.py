@@ -12,6 +12,7 @@ from fleet.hosts.remote import Remote
 from fleet.hosts.silences import Silences
 from fleet.k8s.client import Api
 from fleet.k8s.nodes import Node, NodeView, Owner
+from fleet.k8s.reflector import Follow, follow
 from fleet.maintenance.journal import RunInfo
 
 STALE = 30.0
@@ -39,6 +40,7 @@ class Cluster:
         cancel: set when the run has to leave at once.
         clock: the time; tests hand in another one.
         threads: how steps do several things at the same time.
+        follow: how steps follow what changes in the API.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Cluster:
     cancel: threading.Event = field(default_factory=threading.Event)
     clock: Clock = CLOCK
     threads: Threads = THREADS
+    follow: Follow = follow
 
     @property
     def owner(self) -> Owner:

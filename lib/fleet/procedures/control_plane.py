@@ -6,7 +6,6 @@ well.
 """
 
 import logging
-import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -55,7 +54,7 @@ class Calm(PlaneStep):
         except FleetError as error:
             problems = [str(error)]
         settle = self.cluster.config.control_plane.settle
-        now = time.time()
+        now = self.cluster.clock.time()
 
         def judge(state: UnitState) -> Verdict:
             if problems:
@@ -90,7 +89,7 @@ class Elected(PlaneStep):
         def judge(state: UnitState, service: ServiceState) -> Verdict:
             # What an earlier session has seen proves nothing now.
             before = None if state.phase is Phase.CHECK else state.facts.get("election")
-            found = leader.judge(seen, before, time.time())
+            found = leader.judge(seen, before, self.cluster.clock.time())
             facts = dict(found.facts)
             if found.election is not Election.SETTLED:
                 return pending(found.detail, election=facts)

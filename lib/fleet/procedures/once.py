@@ -4,10 +4,8 @@ What runs on a host (a boot, a start of a unit) has an id. The order names the o
 another one runs already; another id is the proof that it has happened.
 """
 
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from fleet.hosts.probe import Unreachable
@@ -110,9 +108,8 @@ class Once(NodeStep):
         """
         self.silence_again(units)
         # At the same time, so that the first answer is not old when the last one comes.
-        with ThreadPoolExecutor(len(units)) as pool:
-            checks = pool.map(lambda state: each([state], self._safely), units)
-            verdicts = {name: verdict for found in checks for name, verdict in found.items()}
+        checks = self.cluster.threads.map(lambda state: each([state], self._safely), units, "guards", most=len(units))
+        verdicts = {name: verdict for found in checks for name, verdict in found.items()}
         safe = [state for state in units if verdicts[state.unit.name].kind is Kind.DONE]
         if not safe:
             return verdicts
@@ -128,7 +125,7 @@ class Once(NodeStep):
     def _judge(self, units: Sequence[UnitState], judge: _Judge) -> Verdicts:
         # Before they are asked: one that is slow to answer must not make the others' lives look younger than they are,
         # or what came after them would seem to have been there before.
-        asked = time.time()
+        asked = self.cluster.clock.time()
 
         def one(state: UnitState, life: Life) -> Verdict:
             return judge(state, replace(life, facts={"replaced_at": asked - life.age, **life.facts}))
@@ -213,12 +210,12 @@ class Settled(NodeStep):
         super().__init__(act.cluster)
         self._act = act
         self._ordered = ordered
-        self._since = time.monotonic()
+        self._since = act.cluster.clock.monotonic()
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Compare ids; nothing to wait for where no order was given."""
         ordered = [state for state in units if state.unit.name in self._ordered]
-        over = time.monotonic() - self._since > self.GRACE
+        over = self.cluster.clock.monotonic() - self._since > self.GRACE
         verdicts = {state.unit.name: done() for state in units}
         return {**verdicts, **(self._act.settle(ordered, over=over) if ordered else {})}
 

@@ -4,9 +4,8 @@ Each looks at the world before it acts, so that it can be asked again at any tim
 was lost.
 """
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -17,8 +16,9 @@ from fleet.hosts.probe import Unreachable
 from fleet.hosts.silences import NoSuchSilenceError, Silence
 from fleet.k8s import drain, nodes
 from fleet.k8s.client import ApiError
+from fleet.k8s.drain import NodeDrain
 from fleet.k8s.nodes import CordonOutcome, Node
-from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone, unknown
+from fleet.maintenance.model import Kind, Phase, UnitState, Verdict, done, failed, pending, undone, unknown
 from fleet.procedures.cluster import Cluster, NodeGone
 
 T = TypeVar("T")
@@ -197,67 +197,72 @@ def has_taint(node: Node, run: str) -> bool:
 
 
 class Drain(NodeStep):
-    """No pod is left on the node that a drain has to move."""
+    """No pod is left on the node that a drain has to move. Each call is a pass, and takes seconds at most."""
 
     def __init__(self, cluster: Cluster) -> None:
         """Drain by the cluster's policy."""
         super().__init__(cluster)
         self.policy = drain_policy(cluster.config.drain)
+        self._drains: dict[str, NodeDrain] = {}
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """List the pods that are still there, freshly and by node name."""
+        """Look at the pods that are still there; a drain that begins lists them freshly and by node name."""
 
         def judge(state: UnitState) -> Verdict:
-            left = drain.pods_left(self.cluster.api, state.unit.name, self.policy)
-            if not left:
-                return done()
-            return pending(f"{len(left)} pods left: {', '.join(str(pod) for pod in left[:5])}")
+            name = state.unit.name
+            if state.phase is Phase.CHECK:
+                self._end(name)
+                left = drain.pods_left(self.cluster.api, name, self.policy)
+                return pending(f"{len(left)} to evict") if left else done()
+            node = self.cluster.nodes.snapshot().get(name)
+            if node is not None and not node.unschedulable:
+                self._end(name)
+                return failed(UNCORDONED)
+            return self._of(name, self._drain(name).look())
 
         return each(units, judge)
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
-        """Evict the pods of one node and wait until they are gone."""
+        """Evict the pods that may go now."""
 
         def one(state: UnitState) -> Verdict:
             name = state.unit.name
-            with self._cancelled_when_uncordoned(name) as cancel:
-                result = drain.drain(
-                    self.cluster.api,
-                    name,
-                    self.policy,
-                    deadline=self.cluster.config.deadlines.drain,
-                    cancel=cancel,
-                    progress=lambda line: tell(name, line),
-                )
-            evicted = [*state.facts.get("evicted", []), *(str(pod) for pod in result.evicted)]
-            if result.done:
-                return done(f"{len(result.evicted)} pods evicted", evicted=evicted)
-            if self.cluster.cancel.is_set():
-                return pending("interrupted", evicted=evicted)
-            if cancel.is_set():
-                return failed(UNCORDONED, evicted=evicted)
-            remaining = "; ".join(str(pod) for pod in result.remaining[:5])
-            return failed(f"{result.reason}: {remaining}" if remaining else result.reason, evicted=evicted)
+            node = self.cluster.node(name)
+            if not node.unschedulable:
+                return failed(UNCORDONED)
+            result = self._drain(name).once(self.cluster.cancel)
+            before = state.facts.get("evicted", [])
+            evicted = [*before, *(pod for pod in map(str, result.evicted) if pod not in before)]
+            if len(evicted) > len(before):
+                tell(name, f"{len(evicted)} evicted, {len(result.remaining)} still there")
+            verdict = self._of(name, result)
+            return replace(verdict if verdict.kind is Kind.FAILED else done(verdict.detail), facts={"evicted": evicted})
 
         return each(units, one)
 
-    @contextmanager
-    def _cancelled_when_uncordoned(self, name: str) -> Iterator[threading.Event]:
-        """Yield an event that ends a drain: the run leaves, or somebody has opened the node again meanwhile."""
-        over, cancel = threading.Event(), threading.Event()
+    def _drain(self, name: str) -> NodeDrain:
+        if name not in self._drains:
+            cluster = self.cluster
+            self._drains[name] = NodeDrain(
+                cluster.api, name, self.policy, follow=cluster.follow, threads=cluster.threads
+            )
+        return self._drains[name]
 
-        def watch() -> None:
-            while not over.wait(0.2):
-                node = self.cluster.nodes.snapshot().get(name)
-                if self.cluster.cancel.is_set() or (node is not None and not node.unschedulable):
-                    cancel.set()
-                    return
+    def _end(self, name: str) -> None:
+        if node_drain := self._drains.pop(name, None):
+            node_drain.close()
 
-        threading.Thread(target=watch, name=f"drain-{name}-watch", daemon=True).start()
-        try:
-            yield cancel
-        finally:
-            over.set()
+    def _of(self, name: str, result: drain.DrainResult) -> Verdict:
+        match result.status:
+            case drain.DrainStatus.DRAINED:
+                self._end(name)
+                return done(f"{len(result.evicted)} evicted")
+            case drain.DrainStatus.FAILED:
+                self._end(name)
+                return failed(result.explain())
+            case drain.DrainStatus.DUE:
+                return undone(result.explain())
+        return pending(result.explain() or "the last pods are going")
 
 
 class Ready(NodeStep):
@@ -324,7 +329,7 @@ class Uncordon(NodeStep):
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Remove the taint, then the cordon, each only if it is this run's."""
         names = [state.unit.name for state in units]
-        nodes.clear_pending_taint(self.cluster.api, names, self.cluster.run.id)
+        nodes.clear_pending_taint(self.cluster.api, names, self.cluster.run.id, threads=self.cluster.threads)
 
         def uncordon(state: UnitState) -> Verdict:
             nodes.uncordon(self.cluster.api, state.unit.name, self.cluster.run.id)

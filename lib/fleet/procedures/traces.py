@@ -1,6 +1,5 @@
 """What a maintenance leaves beside its steps: the taint of nodes still to be done, and the silences of held ones."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 from fleet.hosts.silences import Silence
@@ -32,7 +31,8 @@ class TaintPending:
 
     def apply(self, units: Sequence[UnitState], tell: steps.Tell) -> Mapping[str, Verdict]:  # noqa: ARG002
         """Set it."""
-        nodes.set_pending_taint(self._cluster.api, self._pending(), self._cluster.run.id)
+        cluster = self._cluster
+        nodes.set_pending_taint(cluster.api, self._pending(), cluster.run.id, threads=cluster.threads)
         return {state.unit.name: done() for state in units}
 
     def _pending(self) -> list[str]:
@@ -57,7 +57,8 @@ class Untaint:
 
     def apply(self, units: Sequence[UnitState], tell: steps.Tell) -> Mapping[str, Verdict]:  # noqa: ARG002
         """Remove it."""
-        nodes.clear_pending_taint(self._cluster.api, self._tainted(), self._cluster.run.id)
+        cluster = self._cluster
+        nodes.clear_pending_taint(cluster.api, self._tainted(), cluster.run.id, threads=cluster.threads)
         return {state.unit.name: done() for state in units}
 
     def _tainted(self) -> list[str]:
@@ -92,7 +93,7 @@ class EndSilences:
         return {state.unit.name: done() for state in units}
 
     def _find(self) -> tuple[list[Silence], list[Silence], list[str]]:
-        until = time.time() + self._cluster.config.alerts.held_silence * 0.9
+        until = self._cluster.clock.time() + self._cluster.config.alerts.held_silence * 0.9
         held = {name for name, state in self._known().items() if self._is_held(state)}
         stray, short = [], []
         active = steps.silences_of(self._cluster)
