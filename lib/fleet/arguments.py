@@ -9,7 +9,6 @@ import sys
 from typing import Any
 
 from fleet import output
-from fleet.config_types import parse_amount
 from fleet.text import printable
 
 LOST = 3
@@ -78,6 +77,8 @@ def run_id(value: str) -> str:
 
 def amount(value: str) -> int | str:
     """Read a number of nodes or a percentage, for argparse."""
+    from fleet.config_types import parse_amount
+
     try:
         return parse_amount(value)
     except ValueError as error:

@@ -1,14 +1,16 @@
 """The command ``fleet``: what an operator asks beside the cookbooks."""
 
+# What takes long to import (spicerack, pydantic, rich) is imported by the subcommand that needs it.
+
 import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from fleet import arguments, config, config_check, config_live, output, runs
+from fleet import arguments, output
 from fleet.errors import FleetError
-from fleet.maintenance import report
+from fleet.paths import default_path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +60,7 @@ def _add_config(commands: "argparse._SubParsersAction[arguments.Parser]") -> Non
         "Alertmanager's beside it; name every mistake with its file and key. Nothing is changed, and no cluster is "
         "asked without --live. Exit code 0 if there is none, otherwise 1.",
     )
-    check.add_argument("path", metavar="PATH", nargs="?", type=Path, default=config.default_path(), help=_DEFAULT)
+    check.add_argument("path", metavar="PATH", nargs="?", type=Path, default=default_path(), help=_DEFAULT)
     check.add_argument(
         "--spicerack", metavar="FILE", type=Path, help="spicerack's config.yaml (default: ../config.yaml from PATH)"
     )
@@ -75,19 +77,45 @@ def _add_runs(commands: "argparse._SubParsersAction[arguments.Parser]") -> None:
     everything = group.add_parser("list", help="list all runs: their status, and what they have in flight or held")
     everything.set_defaults(run=_list_runs)
     one = group.add_parser("show", help="show where a run stands, what happened in it, and what to run next")
-    one.add_argument("id", metavar="RUN", help="the run's id")
     one.set_defaults(run=_show_run)
+    lost = group.add_parser(
+        "discard",
+        help="close a run whose journal cannot be read",
+        description="Close a run whose journal cannot be read: it may have something in flight, so it keeps new runs "
+        "off its cluster. Look at its hosts first: what it has cordoned, silenced or disabled stays so. Its folder is "
+        "kept; who discarded it, when and why is written there. A run that can be read is resumed or aborted instead.",
+        epilog='Example: fleet runs discard 20260131-030000-reboot-nodes-lab-4f2a -r "disk broken; nodes looked at"',
+    )
+    lost.add_argument("-r", "--reason", required=True, type=arguments.reason, help="why; it is kept with the run")
+    lost.set_defaults(run=_discard_run)
+    old = group.add_parser(
+        "prune",
+        help="remove runs that ended long ago",
+        description="Remove the folders of runs that are done, aborted or discarded, with all that they have kept "
+        "(reports, exports). Runs that are not over, and those that cannot be read, always stay.",
+        epilog="Example: fleet runs prune --older-than 180d --dry-run",
+    )
+    old.add_argument("--older-than", required=True, metavar="TIME", help="since they ended: 180d, 12h")
+    old.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    old.set_defaults(run=_prune_runs)
+    for command in (one, lost):
+        command.add_argument("id", metavar="RUN", type=arguments.run_id, help="the run's id")
     for command in (everything, one):
         command.add_argument("--json", action="store_true", help="print JSON")
-        command.add_argument("--config", metavar="PATH", type=Path, default=config.default_path(), help=_DEFAULT)
+    for command in (everything, one, lost, old):
+        command.add_argument("--config", metavar="PATH", type=Path, default=default_path(), help=_DEFAULT)
 
 
 _DEFAULT = "this project's configuration (default: %(default)s; $FLEET_CONFIG may name another)"
 
 
 def _check_config(args: argparse.Namespace) -> int:
+    from fleet import config, config_check
+
     mistakes = config_check.check(args.path, args.spicerack)
     if args.live:
+        from fleet import config_live
+
         with suppress(config.ConfigError):  # which is among the mistakes
             mistakes += config_live.check(config.load(args.path), args.path)
     for mistake in mistakes:
@@ -99,14 +127,60 @@ def _check_config(args: argparse.Namespace) -> int:
     return 0
 
 
+def _state_dir(args: argparse.Namespace) -> Path:
+    from fleet import config
+
+    return config.load(args.config).state_dir
+
+
 def _list_runs(args: argparse.Namespace) -> int:
-    runs.list_runs(config.load(args.config).state_dir, report.console(), as_json=args.json)
+    from fleet import runs
+    from fleet.maintenance import report
+
+    runs.list_runs(_state_dir(args), report.console(), as_json=args.json)
     return 0
 
 
 def _show_run(args: argparse.Namespace) -> int:
-    runs.show(config.load(args.config).state_dir, args.id, report.console(), as_json=args.json)
+    from fleet import runs
+    from fleet.maintenance import report
+
+    runs.show(_state_dir(args), args.id, report.console(), as_json=args.json)
     return 0
+
+
+def _discard_run(args: argparse.Namespace) -> int:
+    from fleet import tidy
+    from fleet.clock import CLOCK
+
+    state_dir = _state_dir(args)
+    tidy.discard(state_dir, args.id, operator=_operator(), reason=args.reason, now=CLOCK.time())
+    print(f"Run {args.id} is discarded; its folder stays: {state_dir / args.id}. What it has left on hosts stays, too.")
+    return 0
+
+
+def _prune_runs(args: argparse.Namespace) -> int:
+    from fleet import config, tidy
+    from fleet.clock import CLOCK
+
+    try:
+        seconds = config.parse_duration(args.older_than)
+    except ValueError as error:
+        raise FleetError(f"--older-than: {error}") from error
+    lines = tidy.prune(_state_dir(args), older_than=seconds, now=CLOCK.time(), dry_run=args.dry_run)
+    for line in lines:
+        print(line)
+    what = f"{len(lines)} {'run' if len(lines) == 1 else 'runs'} that ended more than {args.older_than} ago"
+    print(f"Dry run: {what} would be removed." if args.dry_run else f"{what} removed.")
+    return 0
+
+
+def _operator() -> str:
+    import getpass
+    import os
+    import socket
+
+    return f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{socket.gethostname()}"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ The file is ``fleet/config.yaml`` in spicerack's configuration directory; ``conf
 commented example of it. Every mistake in it is reported at once, each with its file and key.
 """
 
-import os
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,6 +30,7 @@ from fleet.config_types import (
     parse_duration,
 )
 from fleet.errors import FleetError
+from fleet.paths import DEFAULT_PATH, default_path
 
 __all__ = [
     "COMPONENTS",
@@ -57,7 +57,6 @@ __all__ = [
     "read_yaml",
 ]
 
-DEFAULT_PATH = Path("/etc/spicerack/fleet/config.yaml")
 """Where the configuration is read from, unless ``$FLEET_CONFIG`` names another file."""
 
 
@@ -340,11 +339,6 @@ class Config(Model):
         except KeyError:
             known = ", ".join(sorted(self.clusters))
             raise ConfigError(f"There is no cluster {name!r} in the configuration. It has: {known}.") from None
-
-
-def default_path(config_dir: Path = DEFAULT_PATH.parent.parent) -> Path:
-    """Return the file that ``$FLEET_CONFIG`` names, or the one in spicerack's configuration directory."""
-    return Path(os.environ.get("FLEET_CONFIG") or config_dir / "fleet" / "config.yaml")
 
 
 def load(path: Path) -> Config:

@@ -1,11 +1,13 @@
 """``fleet runs``: which runs there are, where they stand, and what to run next."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -31,14 +33,16 @@ class Unreadable:
     Attributes:
         folder: the run's folder.
         why: which file, and what is wrong with it.
+        status: ``unreadable``, ``discarded``, or ``never started`` if its creation was interrupted.
     """
 
     folder: Path
     why: str
+    status: str
 
 
 def survey(state_dir: Path) -> tuple[list[RunRecord], list[Unreadable]]:
-    """Return all runs, oldest first, and those that cannot be read; runs that were never started are left out.
+    """Return all runs, oldest first, and those that cannot be read.
 
     Raises:
         JournalError: the state directory cannot be read.
@@ -47,10 +51,12 @@ def survey(state_dir: Path) -> tuple[list[RunRecord], list[Unreadable]]:
     for folder in folders.list_runs(state_dir):
         try:
             records.append(journal.read(folder))
-        except folders.NeverStarted:
-            continue
         except folders.JournalError as error:
-            unreadable.append(Unreadable(folder, str(error)))
+            gone = folders.discarded(folder)
+            status = "discarded" if gone else "unreadable"
+            if isinstance(error, folders.NeverStarted):
+                status = "never started"
+            unreadable.append(Unreadable(folder, gone.told if gone else str(error), status))
     return records, unreadable
 
 
@@ -66,24 +72,18 @@ def open_runs(state_dir: Path) -> list[tuple[RunRecord, list[UnitState]]]:
 def in_doubt(state_dir: Path, cluster: str) -> list[Unreadable]:
     """Return the runs that cannot be read, may be on a cluster, and were not discarded."""
     _, unreadable = survey(state_dir)
-    return [run for run in unreadable if not folders.discarded(run.folder) and journal.may_be_on(run.folder, cluster)]
+    return [run for run in unreadable if run.status == "unreadable" and journal.may_be_on(run.folder, cluster)]
 
 
 def list_runs(state_dir: Path, console: Console, *, as_json: bool) -> None:
-    """Print all runs, oldest first.
+    """Print all runs, oldest first, and then those that cannot be read.
 
     Args:
         state_dir: where runs are kept.
         console: where to print.
         as_json: print JSON instead of a table.
     """
-    records = []
-    broken = []
-    for folder in folders.list_runs(state_dir):
-        try:
-            records.append(journal.read(folder))
-        except folders.JournalError as error:
-            broken.append(str(error))
+    records, unreadable = survey(state_dir)
     if as_json:
         rows = [
             {
@@ -95,26 +95,55 @@ def list_runs(state_dir: Path, console: Console, *, as_json: bool) -> None:
             }
             for record in records
         ]
+        rows += [{"run": run.folder.name, "status": run.status, "why": run.why} for run in unreadable]
         console.print_json(json.dumps(rows))
+        return
+    rows_of_text = [_row(record) for record in records]
+    longest = max((len(row[0]) for row in rows_of_text), default=0)
+    if longest + _BESIDE_ID <= console.width:
+        _table(rows_of_text, console)
+    else:  # Nobody can read columns of a few letters.
+        for run_id, started, status, done, left, operator, reason in rows_of_text:
+            console.print(run_id, markup=False, soft_wrap=True)
+            flight = f"; in flight or held: {left}" if left else ""
+            for line in (f"{status}; started {started}; {done} done{flight}", f"{operator}: {reason}"):
+                console.print(Padding(Text(line), (0, 0, 0, 2)))
+    for run in unreadable:
+        console.print(f"{run.folder.name}: {run.status}: {run.why}", markup=False, soft_wrap=True)
+        if run.status == "unreadable":
+            console.print(f"  {_WAY_OUT.format(run.folder.name)}", markup=False, soft_wrap=True)
+    if not records and not unreadable:
+        console.print(f"There are no runs in {state_dir}.", markup=False, soft_wrap=True)
+
+
+_BESIDE_ID = 75
+"""Columns that a table needs beside the runs' ids."""
+_WAY_OUT = "It may have something in flight: look at the hosts, then: fleet runs discard {} -r REASON"
+
+
+def _row(record: RunRecord) -> tuple[str, ...]:
+    states = [state for _, state in record.work]
+    finished = sum(state.status is Status.DONE for state in states)
+    return (
+        record.info.id,
+        datetime.fromtimestamp(record.info.created, UTC).strftime("%Y-%m-%d %H:%M"),
+        record.status,
+        f"{finished}/{len(states)}",
+        ", ".join(state.unit.name for state in in_flight(record)),
+        record.info.operator,
+        record.info.reason,
+    )
+
+
+def _table(rows: Sequence[Sequence[str]], console: Console) -> None:
+    if not rows:
         return
     table = Table(show_edge=False)
     for column in ("run", "started", "status", "done", "in flight or held", "operator", "reason"):
-        table.add_column(column, no_wrap=column == "run")
-    for record in records:
-        states = [state for _, state in record.work]
-        finished = sum(state.status is Status.DONE for state in states)
-        table.add_row(
-            record.info.id,
-            datetime.fromtimestamp(record.info.created, UTC).strftime("%Y-%m-%d %H:%M"),
-            record.status,
-            f"{finished}/{len(states)}",
-            ", ".join(state.unit.name for state in in_flight(record)),
-            Text(record.info.operator),
-            Text(record.info.reason),
-        )
-    console.print(table if records else f"There are no runs in {state_dir}.")
-    for line in broken:
-        console.print(line, markup=False)
+        table.add_column(column, no_wrap=column in ("run", "status", "done"), overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
 
 
 def show(state_dir: Path, run_id: str, console: Console, *, as_json: bool) -> None:
@@ -129,7 +158,13 @@ def show(state_dir: Path, run_id: str, console: Console, *, as_json: bool) -> No
     Raises:
         JournalError: there is no such run.
     """
-    record = journal.read(folders.run_folder(state_dir, run_id))
+    folder = folders.run_folder(state_dir, run_id)
+    try:
+        record = journal.read(folder)
+    except folders.JournalError as error:
+        if gone := folders.discarded(folder):
+            raise folders.JournalError(f"Run {run_id} was discarded: {gone.told}.\n{error}") from error
+        raise
     data = report.summary(record, report.next_commands(record))
     if as_json:
         console.print_json(json.dumps(data))

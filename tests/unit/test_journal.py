@@ -314,7 +314,9 @@ def test_a_run_that_was_never_started_is_in_nobodys_way(tmp_path):
         db.commit()
     (tmp_path / ".r2.new").mkdir()
     (tmp_path / "lost+found").mkdir()
-    assert runs.survey(tmp_path) == ([], [])
+    records, left = runs.survey(tmp_path)
+    assert (records, [(run.folder.name, run.status) for run in left]) == ([], [("r1", "never started")])
+    assert runs.in_doubt(tmp_path, "lab") == []
 
 
 def test_a_state_directory_that_cannot_be_read_is_said_so(tmp_path):
