@@ -32,7 +32,7 @@ class Lock:
     lost = False
     is_suspended = False
 
-    def __init__(self, api: Any, *args: Any) -> None:
+    def __init__(self, api: Any, *args: Any, **options: Any) -> None:
         self._world = api._world
 
     def acquire(self, *, patient: bool = False) -> None:
@@ -215,7 +215,7 @@ def _in(world: World, *, preflight: bool) -> Any:
         f"{_REINITIALIZE}.apiserver.Api": SimpleNamespace(
             from_kubeconfig=lambda path, server: Client(world, server.split("/")[2].split(":")[0])
         ),
-        "fleet.maintenance.lock.taken_by": lambda api, lease: api.get("/api") and world.holder,
+        "fleet.maintenance.lock.taken_by": lambda api, lease, **_: api.get("/api") and world.holder,
         **({} if preflight else {f"{_REINITIALIZE}.runs.preflight.checks": lambda *args: [list]}),
         f"{_REINITIALIZE}.runs.Discovery": lambda config, dry_run: SimpleNamespace(
             pooled=world.pooled_at, set=world.set_pooled

@@ -425,7 +425,15 @@ class Session:
     def _lock(self, cluster: Cluster) -> ClusterLock:
         run = cluster.run
         holder = Holder(run.id, self._spicerack.current_hostname, run.operator, run.reason)
-        return ClusterLock(cluster.api, cluster.config.lease, holder, lambda: self._events.put(None))
+        return ClusterLock(
+            cluster.api,
+            cluster.config.lease,
+            holder,
+            lambda: self._events.put(None),
+            clock=cluster.clock,
+            threads=cluster.threads,
+            seen=cluster.lease_seen,
+        )
 
     def _locked(self, cluster: Cluster, folder: Path | None) -> AbstractContextManager[ClusterLock]:
         """Hold the cluster for as long as the context lasts; ``folder`` is that of a run that is gone on with."""

@@ -2,13 +2,17 @@
 
 import json
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from fleet.clock import Repeating, SystemClock, SystemThreads
+from fleet.config import LeaseConfig
 from fleet.k8s.client import Api, ApiError
-from fleet.k8s.model import Node, Taint, parse_node
+from fleet.k8s.model import Node, Taint, parse_node, parse_time
 from fleet.k8s.nodes import (
     OWNER_ANNOTATION,
     PENDING_TAINT,
@@ -24,6 +28,8 @@ from fleet.k8s.nodes import (
     set_pending_taint,
     uncordon,
 )
+from fleet.maintenance import lease as leases
+from fleet.maintenance.lock import ClusterLock, Holder, LockTaken, taken_by
 from integration.support import Cluster, World, eventually
 
 OURS = Owner("run-1", "operator", "kernel 6.1.140")
@@ -200,3 +206,55 @@ def test_node_watch_through_a_restart(cluster: Cluster, api: Api, world: World) 
         api.delete(f"/api/v1/nodes/{other}")
         eventually(lambda: other not in watch.snapshot(), 2)
         assert watch.age() < 10
+
+
+class _LateClock(SystemClock):
+    """A clock that is three hours behind."""
+
+    def time(self) -> float:
+        return super().time() - 3 * 3600
+
+
+class _MortalThreads(SystemThreads):
+    """Threads that can be ended as a killed process ends them."""
+
+    def __init__(self) -> None:
+        self.repeats: list[Repeating] = []
+
+    def repeat(self, call: Callable[[], bool], pause: float, name: str) -> Repeating:
+        self.repeats.append(super().repeat(call, pause, name))
+        return self.repeats[-1]
+
+
+def test_the_lease_of_a_run_whose_clock_is_behind_is_its_own_until_it_dies(api: Api) -> None:
+    config = LeaseConfig.model_validate({"name": "behind", "duration": "4s"})
+    threads = _MortalThreads()
+    first = ClusterLock(api, config, Holder("r1", "a", "ann", "why"), lambda: None, clock=_LateClock(), threads=threads)
+    second = ClusterLock(api, config, Holder("r2", "b", "bob", "why"), lambda: None)
+    assert taken_by(api, config) == "", "there is no such Lease"
+    first.acquire()
+    lease = leases.read(api, config)
+    assert lease is not None
+    renewed = parse_time(lease["spec"]["renewTime"])
+    assert renewed is not None
+    assert renewed.timestamp() < time.time() - 10_000, "its Lease looks expired"
+
+    assert taken_by(api, config).startswith("run r1@a (ann: why)")
+    with pytest.raises(LockTaken, match="run r1@a"):
+        second.acquire()
+    assert first.problem() == ""
+
+    for repeat in threads.repeats:
+        repeat.stop(wait=5)
+    began = time.monotonic()
+    second.acquire()
+    assert 2 < time.monotonic() - began < 12
+    assert first.problem(), "it stopped before"
+    assert second.problem() == ""
+    first.release()
+    assert leases.holder_of(leases.read(api, config)) == "r2@b", "it gave back what is not its own any more"
+    second.release()
+    assert leases.holder_of(leases.read(api, config)) == ""
+    first.acquire()
+    assert first.problem() == "", "one that was given back is free at once"
+    first.release()

@@ -5,22 +5,24 @@ apart while they look at the Lease; the cookbook takes it around :meth:`ClusterL
 """
 
 import logging
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
+from fleet.clock import CLOCK, THREADS, Clock, Repeating, Threads
 from fleet.config import LeaseConfig
 from fleet.errors import FleetError
-from fleet.k8s.client import Api, ApiError, KubernetesError
+from fleet.k8s.client import JSON, Api, ApiError, KubernetesError
+from fleet.maintenance import lease as leases
+from fleet.maintenance.lease import ANNOTATION, Sightings
 
 logger = logging.getLogger(__name__)
 
-ANNOTATION = "fleet-cookbooks/maintenance"
-CLOCK_SKEW = 5.0
-"""Seconds that clocks of two cluster-management hosts may be apart."""
+_RENEWALS = 4
+"""How often the Lease is renewed within its duration."""
+_DEADLINE = 2 / 3
+"""The part of the Lease's duration after which a holder that could not renew it starts nothing new: well before others
+may take it, as with client-go's RenewDeadline of 10 s and LeaseDuration of 15 s."""
 
 
 class LockTaken(FleetError):
@@ -61,42 +63,58 @@ class ClusterLock:
         config: the Lease's place and how long it lasts.
         holder: who wants it.
         on_change: called, from a thread, when the lock is lost or found again.
+        clock: the time.
+        threads: how it is renewed in the background.
+        seen: what this process has seen of the Lease before.
     """
 
-    def __init__(self, api: Api, config: LeaseConfig, holder: Holder, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        api: Api,
+        config: LeaseConfig,
+        holder: Holder,
+        on_change: Callable[[], None],
+        *,
+        clock: Clock = CLOCK,
+        threads: Threads = THREADS,
+        seen: Sightings | None = None,
+    ) -> None:
         self._api = api
         self._config = config
         self._holder = holder
         self._on_change = on_change
-        self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{config.namespace}/leases"
-        self._renewed = 0.0
+        self._clock = clock
+        self._threads = threads
+        self._seen = seen or Sightings()
+        self._renewed = clock.monotonic()
         self._taken_by = ""
-        self._suspended = threading.Event()
+        self._doubt = ""
+        self._suspended = False
         self._trying = False
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._was_fine = True
+        self._released = False
+        self._keeper: Repeating | None = None
 
     def acquire(self, *, patient: bool = False) -> None:
-        """Take the Lease and keep renewing it.
+        """Take the Lease and keep renewing it. One that another run holds is watched until it is known to be alive.
 
         Args:
             patient: hold it without the Lease as long as the API cannot be asked for it, and go on trying.
 
         Raises:
-            LockTaken: another run holds it; the text says which, whose, and until when.
+            LockTaken: another run holds it, and is alive; the text says which and whose.
             ApiError: the API refused.
         """
         try:
-            self._take_at_once()
-            self._suspended.clear()
+            self._seize()
+            self._suspended = False
         except KubernetesError as error:
             # In a cluster that is just being initialised there may be no namespace for it yet.
             if not patient or (isinstance(error, ApiError) and error.status < 500 and error.status != 404):
                 raise
             self._trying = True
-            self._suspended.set()
-        if not self._thread.is_alive():
-            self._thread.start()
+            self._suspended = True
+        self._start()
 
     def suspend(self) -> None:
         """Hold it without the Lease, while nobody could take that either: there is, or soon will be, no API.
@@ -104,76 +122,104 @@ class ClusterLock:
         Until :meth:`acquire` is called (again), in the API that there is then.
         """
         self._trying = False
-        self._suspended.set()
-        if not self._thread.is_alive():
-            self._thread.start()
+        self._suspended = True
+        self._start()
 
     @property
     def is_suspended(self) -> bool:
         """Whether it is held without the Lease."""
-        return self._suspended.is_set()
+        return self._suspended
 
     def problem(self) -> str:
-        """Return why the lock is not held, or an empty string while it is."""
-        if self._suspended.is_set():
-            return ""
+        """Return why the lock is not held, or an empty string while it is.
+
+        The Lease counts as lost for want of renewals a good while before others may take it.
+        """
+        if self._suspended:
+            return f"the lock of the cluster may be held by {self._doubt}" if self._doubt else ""
         if self._taken_by:
             return f"the lock of the cluster was lost: {self._taken_by}"
-        age = time.monotonic() - self._renewed
-        if age > self._config.duration:
+        age = self._clock.monotonic() - self._renewed
+        if age > self._config.duration * _DEADLINE:
             return f"the lock of the cluster could not be renewed for {age:.0f} s"
         return ""
 
     @property
     def lost(self) -> bool:
         """Whether someone else has the lock, so that waiting is of no use."""
-        return bool(self._taken_by) and not self._suspended.is_set()
+        return bool(self._taken_by) and not self._suspended
 
     def release(self) -> None:
         """Give the Lease back; one that cannot be given back expires by itself."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=self._config.duration)
-        if self._suspended.is_set():
+        self._released = True
+        if self._keeper is not None:
+            self._keeper.stop(wait=self._config.duration)
+        if self._suspended:
             return
         try:
-            lease = self._api.get(f"{self._leases}/{self._config.name}")
-            if lease["spec"].get("holderIdentity") == self._holder.identity:
+            lease = leases.read(self._api, self._config)
+            if lease is not None and leases.holder_of(lease) == self._holder.identity:
                 lease["spec"]["holderIdentity"] = ""
-                self._api.replace(f"{self._leases}/{self._config.name}", lease)
+                self._api.replace(self._path, lease)
         except FleetError as error:
             logger.warning("The lock of the cluster was not given back, it expires by itself: %s", error)
 
-    def _take_at_once(self) -> None:
-        try:
-            self._take()
-        except _Conflict:
-            self._take()  # The next look tells whether it was another run, or an answer to ourselves that was lost.
+    @property
+    def _path(self) -> str:
+        return f"{leases.collection(self._config)}/{self._config.name}"
 
-    def _take(self) -> None:
-        """Create, take over or renew the Lease, whichever is right."""
-        before = time.monotonic()
+    def _start(self) -> None:
+        if self._keeper is None:
+            self._keeper = self._threads.repeat(self._keep, self._config.duration / _RENEWALS, "lease")
+
+    def _seize(self) -> None:
+        """Take the Lease as soon as it is known that no other run that is alive holds it."""
         try:
-            lease = self._api.get(f"{self._leases}/{self._config.name}")
-        except ApiError as error:
-            if error.status != 404:
-                raise
-            lease = None
-        if lease is not None and (other := _taken_by(lease, self._holder.identity)):
+            lease, other = leases.living_holder(
+                self._api,
+                self._config,
+                self._seen,
+                self._clock,
+                # Our own Lease after a crash: the lock on the run's journal proves that no other process works on it.
+                ours=[self._holder.identity],
+                is_over=lambda: self._released,
+                on_wait=self._wonder,
+            )
+        finally:
+            self._wonder("")
+        if other:
             raise LockTaken(f"The cluster is being worked on by {other}.")
         try:
+            self._write(lease)
+        except _Conflict:
+            self._renew()  # The next look tells whether it was another run, or an answer to ourselves that was lost.
+
+    def _renew(self) -> None:
+        """Write the Lease once more; another holder has taken it from us."""
+        lease = leases.read(self._api, self._config)
+        if leases.holder_of(lease) not in ("", self._holder.identity):
+            raise LockTaken(f"The cluster is being worked on by {leases.describe(lease)}.")
+        self._write(lease)
+
+    def _write(self, lease: JSON | None) -> None:
+        before = self._clock.monotonic()
+        try:
             if lease is None:
-                self._api.create(self._leases, self._ours({"metadata": {"name": self._config.name}}))
+                ours = self._ours({"metadata": {"name": self._config.name}})
+                self._api.create(leases.collection(self._config), ours)
             else:
-                self._api.replace(f"{self._leases}/{self._config.name}", self._ours(lease))
+                self._api.replace(self._path, self._ours(lease))
         except ApiError as error:
             if error.status == 409:
                 raise _Conflict("Another run took the lock of the cluster at the same moment.") from error
             raise
         self._renewed = before
 
-    def _ours(self, lease: dict[str, Any]) -> dict[str, Any]:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    def _wonder(self, who: str) -> None:
+        self._doubt = who
+
+    def _ours(self, lease: JSON) -> JSON:
+        now = datetime.fromtimestamp(self._clock.time(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         old = lease.get("spec") or {}
         same = old.get("holderIdentity") == self._holder.identity
         lease["spec"] = {
@@ -187,66 +233,62 @@ class ClusterLock:
         annotations[ANNOTATION] = f"{self._holder.operator}: {self._holder.reason}"
         return lease
 
-    def _keep(self) -> None:
-        was_fine = True
-        while not self._stop.wait(self._config.duration / 4):
-            if self._suspended.is_set() and not self._trying:
-                continue
-            try:
-                self._take()
-                if self._trying:
-                    self._trying = False
-                    self._suspended.clear()
-            except _Conflict:
-                continue  # The next look tells who has it.
-            except LockTaken as error:
-                self._taken_by = str(error)
-                self._suspended.clear()
-                self._on_change()
-                return
-            except FleetError as error:
-                logger.debug("Lease not renewed: %s", error)
-            except Exception as error:  # A Lease that cannot be understood is not ours any more.
-                logger.debug("Lease not understood", exc_info=True)
-                self._taken_by = f"the Lease cannot be understood ({type(error).__name__}: {error})"
-                self._on_change()
-                return
-            fine = not self.problem()
-            if fine is not was_fine:
-                was_fine = fine
-                self._on_change()
+    def _keep(self) -> bool:
+        """Renew the Lease, or try to take it; return whether there is any use in going on."""
+        if self._released:
+            return False
+        if self._suspended and not self._trying:
+            return True
+        try:
+            if self._trying:
+                self._seize()
+                self._trying = self._suspended = False
+            else:
+                self._renew()
+        except _Conflict:
+            return True  # The next look tells who has it.
+        except LockTaken as error:
+            return self._lose(str(error))
+        except FleetError as error:
+            logger.debug("Lease not renewed: %s", error)
+        except Exception as error:  # A Lease that cannot be understood is not ours any more.
+            logger.debug("Lease not understood", exc_info=True)
+            return self._lose(f"the Lease cannot be understood ({type(error).__name__}: {error})")
+        fine = not self.problem()
+        if fine is not self._was_fine:
+            self._was_fine = fine
+            self._on_change()
+        return True
+
+    def _lose(self, why: str) -> bool:
+        self._taken_by = why
+        self._suspended = False
+        self._on_change()
+        return False
 
 
-def taken_by(api: Api, config: LeaseConfig) -> str:
-    """Return who holds the lock of a cluster, or an empty string if nobody does. Only reads.
+def taken_by(
+    api: Api,
+    config: LeaseConfig,
+    *,
+    seen: Sightings | None = None,
+    clock: Clock = CLOCK,
+    dead: Collection[str] = (),
+    is_over: Callable[[], bool] = lambda: False,
+) -> str:
+    """Return who holds the lock of a cluster and is alive, or an empty string if nobody does. Only reads.
+
+    A Lease that somebody holds is watched: until it is renewed, or for as long as it lasts.
 
     Args:
         api: the cluster's API.
         config: the Lease's place.
+        seen: keeps what was seen, for the one who takes the Lease afterwards.
+        clock: the time.
+        dead: runs, by id, that are known to be dead.
+        is_over: asked meanwhile; whether to wait no longer.
 
     Raises:
         ApiError: the API refused.
     """
-    try:
-        lease = api.get(f"/apis/coordination.k8s.io/v1/namespaces/{config.namespace}/leases/{config.name}")
-    except ApiError as error:
-        if error.status == 404:
-            return ""
-        raise
-    return _taken_by(lease, "")
-
-
-def _taken_by(lease: Mapping[str, Any], ours: str) -> str:
-    spec = lease.get("spec") or {}
-    identity = spec.get("holderIdentity") or ""
-    # Our own Lease after a crash: the lock on the run's journal proves that no other process on this host works on it.
-    if not identity or identity == ours:
-        return ""
-    if not spec.get("renewTime"):
-        return f"{identity}, which does not say until when"
-    renewed = datetime.fromisoformat(spec["renewTime"].replace("Z", "+00:00"))
-    age = (datetime.now(UTC) - renewed).total_seconds()
-    if age > float(spec.get("leaseDurationSeconds") or 0) + CLOCK_SKEW:
-        return ""
-    about = (lease["metadata"].get("annotations") or {}).get(ANNOTATION, "")
-    return f"run {identity} ({about}), renewed {age:.0f} s ago"
+    return leases.living_holder(api, config, seen or Sightings(), clock, ours=dead, is_over=is_over)[1]

@@ -14,6 +14,7 @@ from fleet.k8s.client import Api
 from fleet.k8s.nodes import Node, NodeView, Owner
 from fleet.k8s.reflector import Follow, follow
 from fleet.maintenance.journal import RunInfo
+from fleet.maintenance.lease import Sightings
 
 STALE = 30.0
 """Seconds without news from the API after which what is known of the nodes counts as unknown."""
@@ -41,6 +42,7 @@ class Cluster:
         clock: the time; tests hand in another one.
         threads: how steps do several things at the same time.
         follow: how steps follow what changes in the API.
+        lease_seen: what was seen of the cluster's Lease: the preflight's watch counts when the lock is taken.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Cluster:
     clock: Clock = CLOCK
     threads: Threads = THREADS
     follow: Follow = follow
+    lease_seen: Sightings = field(default_factory=Sightings)
 
     @property
     def owner(self) -> Owner:

@@ -186,8 +186,17 @@ def of_runs(cluster: Cluster, state_dir: Path, *, has_api: bool = True) -> list[
     findings = []
     runs = open_runs(state_dir)
     dead = [record.info.id for record, _ in runs if record.status == "interrupted"]
-    holder = lock.taken_by(cluster.api, cluster.config.lease) if has_api else ""
-    if holder and not any(run in holder for run in dead):  # A dead one's Lease ends soon, or is taken over.
+    holder = ""
+    if has_api:  # A dead run's Lease is not watched: it ends by itself, or the run that is resumed has it at once.
+        holder = lock.taken_by(
+            cluster.api,
+            cluster.config.lease,
+            seen=cluster.lease_seen,
+            clock=cluster.clock,
+            dead=dead,
+            is_over=cluster.cancel.is_set,
+        )
+    if holder:
         findings.append(stop(f"The cluster is being worked on by {holder}.", "Wait until it is done."))
     for run in in_doubt(state_dir, cluster.name):
         findings.append(
