@@ -95,6 +95,38 @@ class Book(Journal):
         ]
 
 
+class Edges:
+    """What a session reaches such a world with."""
+
+    journal = Book
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.clock = world
+        self.threads = AtOnce(world)
+        self.events = Events(world)  # type: ignore[arg-type]
+        self.console = Console(file=world.said, width=200)
+        self.follow = None
+
+    def view(self) -> Any:
+        return nullcontext(LogView())
+
+    def remote(self) -> Any:
+        return self._world
+
+    def api(self, kubeconfig: Path) -> Any:
+        return Client(self._world)
+
+    def silences(self, config: Any) -> Any:
+        return self._world
+
+    def lock(self, cluster: Any, *args: Any) -> Any:
+        return Lock(cluster.api)
+
+    def start_lock(self, cluster: str) -> Any:
+        return nullcontext()
+
+
 class Play:
     """A run in a world: started, killed, resumed, aborted."""
 
@@ -115,12 +147,7 @@ class Play:
         self._wish = wish
         self._unattended = unattended
         self._preflight = preflight
-        self._spicerack: Any = SimpleNamespace(
-            username="ann",
-            current_hostname="here",
-            dry_run=dry_run,
-            lock=lambda: SimpleNamespace(acquired=lambda *args, **options: nullcontext()),
-        )
+        self._spicerack: Any = SimpleNamespace(username="ann", current_hostname="here", dry_run=dry_run)
 
     def start(self, *, kill: int = -1) -> int | None:
         """Start the run; return its exit code, nothing if the process was killed."""
@@ -154,16 +181,8 @@ class Play:
         self.world.typed.clear()
         with _in(self.world, preflight=self._preflight):
             runs = ReinitializeRuns(self._spicerack, self._wish)
-            session = Session(
-                self._spicerack,
-                self._config,
-                runs,
-                unattended=self._unattended,
-                clock=self.world,
-                threads=AtOnce(self.world),
-            )
-            events: Any = Events(self.world)  # type: ignore[arg-type]
-            session._events = events
+            edges: Any = Edges(self.world)
+            session = Session(self._spicerack, self._config, runs, unattended=self._unattended, edges=edges)
             try:
                 if verb == "start":
                     return session.start(Request("lab", "why", "T1"))
@@ -175,7 +194,6 @@ class Play:
 @contextmanager
 def _in(world: World, *, preflight: bool) -> Any:
     Book.world = world
-    api: Any = Client(world)
     of_hosts = {
         "probe.probe": world.probe,
         "services.state": world.state,
@@ -225,14 +243,7 @@ def _in(world: World, *, preflight: bool) -> Any:
         "fleet.session.sys": SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)),
         "fleet.session.ask_confirmation": lambda text: None,
         "fleet.session.ask_input": world.answer,
-        "fleet.session.Journal": Book,
         "fleet.session.journal.new_run_id": lambda *args: RUN,
-        "fleet.session.ClusterLock": Lock,
-        "fleet.session.Remote": lambda spicerack: world,
-        "fleet.session.Api": SimpleNamespace(from_kubeconfig=lambda path: api),
-        "fleet.session.Silences": SimpleNamespace(from_spicerack=lambda *args, **options: world),
-        "fleet.session.report.console": lambda: Console(file=world.said, width=200),
-        "fleet.session.report.view": lambda: nullcontext(LogView()),
     }
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())

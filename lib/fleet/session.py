@@ -5,14 +5,12 @@ lets the engine work and reports. What is maintained, and how, is the business o
 """
 
 import logging
-import queue
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +20,18 @@ from wmflib.exceptions import WmflibError
 from wmflib.interactive import InputError, ask_confirmation, ask_input
 
 from fleet import output
-from fleet.bgp.junos import Routers
-from fleet.clock import CLOCK, THREADS, Clock, Threads
 from fleet.config import ClusterConfig, Config
+from fleet.edges import Edges, SystemEdges
 from fleet.errors import FleetError
 from fleet.etcd import health, members
 from fleet.hosts.remote import Remote
-from fleet.hosts.silences import Silences
 from fleet.k8s.client import Api, KubernetesError
-from fleet.k8s.nodes import NodeView, NodeWatch, NoNodes
+from fleet.k8s.nodes import NodeView, NoNodes
 from fleet.maintenance import decide, folders, journal, report
 from fleet.maintenance.journal import Journal, RunInfo
 from fleet.maintenance.lock import ClusterLock, Holder
 from fleet.maintenance.model import Status, UnitState
-from fleet.maintenance.runner import STOPPED_BY_OPERATOR, Events, Interrupted, Procedure, Runner, View
+from fleet.maintenance.runner import STOPPED_BY_OPERATOR, Interrupted, Procedure, Runner, View
 from fleet.procedures import plan
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Level
@@ -72,8 +68,7 @@ class Session:
         config: this project's configuration.
         maintenance: what is done.
         unattended: never ask; every question takes its safe answer.
-        clock: the time.
-        threads: where effects run.
+        edges: what it reaches the world with; the system's own unless others are handed in.
     """
 
     def __init__(
@@ -83,17 +78,14 @@ class Session:
         maintenance: Maintenance,
         *,
         unattended: bool = False,
-        clock: Clock = CLOCK,
-        threads: Threads = THREADS,
+        edges: Edges | None = None,
     ) -> None:
+        self._edges = edges or SystemEdges(spicerack)
         self._spicerack = spicerack
         self._config = config
         self._maintenance = maintenance
-        self._console = report.console()
+        self._console = self._edges.console
         self._unattended = unattended
-        self._clock = clock
-        self._threads = threads
-        self._events: Events = queue.SimpleQueue()
         self.run = ""
         """The run that is, or was, worked on; empty as long as nothing is touched."""
 
@@ -107,7 +99,7 @@ class Session:
             FleetError: bad input, or an edge that cannot be reached; nothing was touched.
         """
         config = self._config.cluster(request.cluster)
-        now = datetime.fromtimestamp(self._clock.time(), UTC)
+        now = datetime.fromtimestamp(self._edges.clock.time(), UTC)
         info = RunInfo(
             id=journal.new_run_id(self._maintenance.name, request.cluster, now),
             procedure=self._maintenance.name,
@@ -138,7 +130,9 @@ class Session:
             cluster = self._with_steps(proposal.cluster)
             with (
                 self._locked(cluster, None) as lock,
-                closing(Journal.create(self._config.state_dir, cluster.run, proposal.states)) as book,
+                closing(
+                    self._edges.journal.create(self._config.state_dir, cluster.run, proposal.states, self._edges.clock)
+                ) as book,
             ):
                 return self._carry_out(book, cluster, lock)
 
@@ -294,7 +288,7 @@ class Session:
 
     def _run(self, procedure: Procedure, book: Journal, cluster: Cluster) -> str:
         while True:
-            with report.view() as view:
+            with self._edges.view() as view:
                 incomplete = self._runner(procedure, book, view, cluster).run()
             if incomplete or not isinstance(procedure, Asking):
                 return incomplete
@@ -303,13 +297,14 @@ class Session:
                 return ""
             if problem := self._decide(question):
                 procedure.declined()
-                with report.view() as view:
+                with self._edges.view() as view:
                     self._runner(procedure, book, view, cluster).run()
                 return problem
             procedure.answered()
 
     def _runner(self, procedure: Procedure, book: Journal, view: View, cluster: Cluster) -> Runner:
-        return Runner(procedure, book, view, cluster.cancel, self._events, clock=self._clock, threads=self._threads)
+        edges = self._edges
+        return Runner(procedure, book, view, cluster.cancel, edges.events, clock=edges.clock, threads=edges.threads)
 
     def _decide(self, question: Question) -> str:
         """Ask an operator in the middle of a run; return why it does not go on, nothing if it does."""
@@ -384,7 +379,7 @@ class Session:
 
     @contextmanager
     def _reopened(self, run_id: str, verb: str, cluster_name: str | None) -> Iterator[tuple[Journal, Cluster]]:
-        with closing(Journal.open(self._config.state_dir, run_id)) as book:
+        with closing(self._edges.journal.open(self._config.state_dir, run_id, self._edges.clock)) as book:
             info = book.info()
             self._check_open(info, book.status(), verb, cluster_name)
             config = self._config.cluster(info.cluster)
@@ -393,65 +388,57 @@ class Session:
 
     @contextmanager
     def _connect(self, info: RunInfo, config: ClusterConfig, hosts: Mapping[str, str]) -> Iterator[Cluster]:
-        remote = Remote(self._spicerack)
-        api = Api.from_kubeconfig(self._maintenance.kubeconfig(config))
+        edges = self._edges
+        remote, api = edges.remote(), edges.api(self._maintenance.kubeconfig(config))
         with ExitStack() as stack:
             nodes: NodeView = (
                 stack.enter_context(self._watch(api, config, remote)) if self._maintenance.needs_api else NoNodes()
             )
-            routers = stack.enter_context(closing(Routers(config.bgp))) if config.bgp else None
-            alerts = config.alerts
-            silences = Silences.from_spicerack(self._spicerack, instance=alerts.instance, label=alerts.label)
+            routers = stack.enter_context(edges.routers(config.bgp)) if config.bgp else None
             yield Cluster(
                 info.cluster,
                 config,
                 api,
                 nodes,
                 remote,
-                silences,
+                edges.silences(config.alerts),
                 hosts,
                 info,
                 routers,
-                clock=self._clock,
-                threads=self._threads,
+                clock=edges.clock,
+                threads=edges.threads,
+                follow=edges.follow,
             )
 
-    def _watch(self, api: Api, config: ClusterConfig, remote: Remote) -> NodeWatch:
+    def _watch(self, api: Api, config: ClusterConfig, remote: Remote) -> AbstractContextManager[NodeView]:
         try:
-            return NodeWatch(api, on_change=lambda: self._events.put(None))
+            return self._edges.nodes(api, lambda: self._edges.events.put(None))
         except KubernetesError as error:
             raise Refused(f"{error}{_of_etcd(config, remote)}") from error
 
     def _lock(self, cluster: Cluster) -> ClusterLock:
         run = cluster.run
         holder = Holder(run.id, self._spicerack.current_hostname, run.operator, run.reason)
-        return ClusterLock(
-            cluster.api,
-            cluster.config.lease,
-            holder,
-            lambda: self._events.put(None),
-            clock=cluster.clock,
-            threads=cluster.threads,
-            seen=cluster.lease_seen,
-        )
+        return self._edges.lock(cluster, holder, lambda: self._edges.events.put(None))
 
     def _locked(self, cluster: Cluster, folder: Path | None) -> AbstractContextManager[ClusterLock]:
         """Hold the cluster for as long as the context lasts; ``folder`` is that of a run that is gone on with."""
         if self._maintenance.is_offline(cluster, folder):
-            return self._holding(cluster, ClusterLock.suspend)
+            return self._holding(cluster, lambda lock: lock.suspend())
         patient = not self._maintenance.needs_api and folder is not None
-        return self._holding(cluster, partial(ClusterLock.acquire, patient=patient))
+        return self._holding(cluster, lambda lock: lock.acquire(patient=patient))
 
     def _held(self, cluster: Cluster) -> AbstractContextManager[ClusterLock]:
         """Hold the cluster while it is given back: whenever there is an API on the way, if it needs none."""
-        return self._holding(cluster, partial(ClusterLock.acquire, patient=not self._maintenance.needs_api))
+        patient = not self._maintenance.needs_api
+        return self._holding(cluster, lambda lock: lock.acquire(patient=patient))
 
     @contextmanager
     def _holding(self, cluster: Cluster, take: Callable[[ClusterLock], None]) -> Iterator[ClusterLock]:
         lock = self._lock(cluster)
         try:
             # Two that start at the same moment are kept apart by spicerack's lock; see fleet.maintenance.lock.
-            with self._spicerack.lock().acquired(f"fleet:{cluster.name}", concurrency=1, ttl=60):
+            with self._edges.start_lock(cluster.name):
                 take(lock)
         except SpicerackError as error:
             raise Refused(f"Spicerack's lock could not be taken: {error}; see etcd_config, or --no-locks.") from error
