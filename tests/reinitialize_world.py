@@ -385,7 +385,7 @@ class Client:
         if path in ("/api", "/apis"):
             return {"versions": [], "groups": []}
         if f"/registry{path}" not in store.keys:
-            raise ApiError(f"GET {path}", 404, "NotFound", "it is not there")
+            raise ApiError(f"GET {path}", 404, "NotFound", f"{name} not found")
         terminating = name in store.deleting and path == f"/api/v1/namespaces/{name}"
         return {"metadata": {"name": name, **({"deletionTimestamp": "now"} if terminating else {})}}
 

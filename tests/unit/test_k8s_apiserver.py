@@ -1,5 +1,6 @@
 """Where an apiserver is asked, and what its answers mean."""
 
+import json
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -7,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 
-from fleet.config import ControlPlaneConfig
+from fleet.config import ControlPlaneConfig, LeaseConfig
 from fleet.hosts.probe import Unreachable
 from fleet.k8s import apiserver
 from fleet.k8s.apiserver import Apiservers, Health, url
@@ -30,15 +31,20 @@ def test_the_url_of_a_host(host, expected):
 
 
 class Server:
-    """Answers /readyz over plain HTTP."""
+    """Answers /readyz and reads of a Lease over plain HTTP."""
 
     def __init__(self) -> None:
         self.readyz = (200, "[+]ping ok\n[+]etcd ok\nreadyz check passed\n")
+        self.lease = (404, json.dumps({"reason": "NotFound", "message": 'leases "fleet-maintenance" not found'}))
+        self.released = threading.Event()
         answers = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                status, text = answers.readyz
+                status, text = answers.readyz if self.path.startswith("/readyz") else answers.lease
+                if not status:
+                    answers.released.wait(5)
+                    return
                 self.send_response(status)
                 self.end_headers()
                 self.wfile.write(text.encode())
@@ -54,6 +60,7 @@ class Server:
 def server():
     server = Server()
     yield server
+    server.released.set()
     server.http.shutdown()
     server.http.server_close()
 
@@ -73,7 +80,9 @@ def examine(server, tmp_path, monkeypatch):
             }
         )
     )
-    return lambda: Apiservers(path, CONFIG, ["cp1.example.org"]).examine(["cp1.example.org"])["cp1.example.org"]
+    return lambda: Apiservers(path, CONFIG, ["cp1.example.org"], LeaseConfig()).examine(["cp1.example.org"])[
+        "cp1.example.org"
+    ]
 
 
 def test_a_server_that_is_ready(examine):
@@ -91,6 +100,46 @@ def test_a_server_that_is_ready(examine):
 def test_a_server_that_is_not_ready(server, examine, lines, failing, etcd):
     server.readyz = (500, f"{lines}readyz check failed\n")
     assert examine() == Health(ready=False, failing=failing, etcd=etcd)
+
+
+def test_a_lease_that_is_there_is_read_as_well(server, examine):
+    server.lease = (200, "{}")
+    assert examine() == Health(ready=True, failing=(), etcd=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (404, '{"reason": "NotFound", "message": "the server could not find the requested resource"}'),
+        (429, '{"message": "too many requests"}'),
+        (500, '{"message": "etcdserver: request timed out"}'),
+        (504, '{"message": "the server was unable to return a response in the time allotted"}'),
+    ],
+)
+def test_a_server_that_reads_nothing_from_etcd_is_not_ready_whatever_readyz_says(server, examine, status, text):
+    server.lease = (status, text)
+    found = examine()
+    assert isinstance(found, Health)
+    assert (found.ready, found.etcd) == (False, False)
+    assert found.failing[0].startswith("etcd: ")
+    assert json.loads(text)["message"] in found.failing[0]
+
+
+def test_a_read_that_is_not_answered_makes_nobody_ready(server, examine, monkeypatch):
+    monkeypatch.setattr(apiserver, "TIMEOUT", 0.2)
+    server.lease = (0, "")  # for ever
+    found = examine()
+    assert isinstance(found, Health)
+    assert (found.ready, found.etcd) == (False, False)
+    assert found.failing[0].startswith("etcd, as it does not answer GET /apis/coordination.k8s.io/v1/namespaces/kube-")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_credentials_that_may_not_read_prove_nothing(server, examine, status):
+    server.lease = (status, '{"reason": "Forbidden", "message": "no"}')
+    found = examine()
+    assert isinstance(found, Unreachable)
+    assert "/leases/fleet-maintenance" in found.reason
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 503])

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import urllib3
 
-from fleet.config import ControlPlaneConfig
+from fleet.config import ControlPlaneConfig, LeaseConfig
 from fleet.hosts import probe
 from fleet.hosts.probe import Unreachable
 from fleet.hosts.remote import Runner
-from fleet.k8s.client import Api, ApiUnreachable, KubernetesError, UntrustedCertificate
+from fleet.k8s.client import Api, ApiError, ApiUnreachable, KubernetesError, UntrustedCertificate
 
 TIMEOUT = 5.0
 """Seconds for each connection and each answer. An apiserver itself gives etcd 2 s, and says then that it failed."""
@@ -32,9 +32,10 @@ class Health:
     """What a kube-apiserver says of itself.
 
     Attributes:
-        ready: whether it serves requests: ``/readyz`` is ok.
-        failing: the names of the checks of ``/readyz`` that fail, such as ``etcd`` or ``shutdown``.
-        etcd: whether etcd answers it.
+        ready: whether it serves requests: ``/readyz`` is ok, and it reads from etcd.
+        failing: the names of the checks of ``/readyz`` that fail, such as ``etcd`` or ``shutdown``, or why it does not
+            read from etcd.
+        etcd: whether etcd answers it now.
     """
 
     ready: bool
@@ -53,12 +54,14 @@ class Apiservers:
         kubeconfig: the authority and the credentials; the server that it names is not asked.
         config: where the apiservers listen.
         hosts: the control-plane hosts, as Cumin knows them.
+        lease: what is read to find out whether etcd answers: the Lease of runs, which need not be there.
 
     Raises:
         KubernetesError: the kubeconfig is not usable.
     """
 
-    def __init__(self, kubeconfig: Path, config: ControlPlaneConfig, hosts: Sequence[str]) -> None:
+    def __init__(self, kubeconfig: Path, config: ControlPlaneConfig, hosts: Sequence[str], lease: LeaseConfig) -> None:
+        self._lease = lease
         self._clients = {
             host: Api.from_kubeconfig(kubeconfig, server=url(host, config), timeout=TIMEOUT, patience=0.0)
             for host in hosts
@@ -71,7 +74,9 @@ class Apiservers:
             hosts: some of the hosts.
         """
         with ThreadPoolExecutor(_TOGETHER, thread_name_prefix="readyz") as pool:
-            return dict(zip(hosts, pool.map(lambda host: _examine(self._clients[host]), hosts), strict=True))
+            return dict(
+                zip(hosts, pool.map(lambda host: _examine(self._clients[host], self._lease), hosts), strict=True)
+            )
 
 
 def without_shutdown_delay(remote: Runner, hosts: Sequence[str], unit: str) -> list[str]:
@@ -105,13 +110,43 @@ def url(host: str, config: ControlPlaneConfig) -> str:
     return f"https://{f'[{address}]' if address.version == 6 else address}:{config.port}"
 
 
-def _examine(api: Api) -> Health | Unreachable:
+def unread(api: Api, lease: LeaseConfig) -> str:
+    """Return why an apiserver cannot read from etcd at this moment; nothing if it can.
+
+    A GET of one object without a resource version goes to a quorum of etcd, whether there is such an object or not; the
+    watch cache serves lists and watches, and GETs that name a version. ``/readyz`` proves less: newer versions repeat
+    the last result of their check of etcd if it is asked for more than once a second.
+
+    Args:
+        api: leads to the apiserver, and tries nothing twice.
+        lease: where the Lease of runs is.
+
+    Raises:
+        KubernetesError: it does not let these credentials read the Lease.
+    """
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{lease.namespace}/leases/{lease.name}"
+    try:
+        api.get(path)
+    except ApiError as error:
+        if error.status == 404 and lease.name in error.message:  # Otherwise it is the path that is not there.
+            return ""
+        if error.status in (401, 403):
+            raise
+        return f"etcd: {error}"
+    except ApiUnreachable as error:
+        return f"etcd, as it does not answer GET {path}: {error.__cause__}"
+    return ""
+
+
+def _examine(api: Api, lease: LeaseConfig) -> Health | Unreachable:
     try:
         status, failing = api.readyz()
         if status != 200 and not failing:
             return Strange(f"{api.server}/readyz answers with status {status}, and names no check")
+        if status == 200 and (why := unread(api, lease)):
+            failing = (*failing, why)
         etcd = not any(check.startswith("etcd") for check in failing)  # newer ones have etcd-readiness as well
-        return Health(ready=status == 200, failing=failing, etcd=etcd)
+        return Health(ready=status == 200 and etcd, failing=failing, etcd=etcd)
     except UntrustedCertificate as error:
         return Strange(_distrust(api.server, error))
     except ApiUnreachable as error:

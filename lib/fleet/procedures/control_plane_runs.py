@@ -129,7 +129,7 @@ class ControlPlaneRuns(HostRuns):
         return ControlPlane(
             cluster=cluster,
             hosts=everyone,
-            apiservers=Apiservers(config.kubeconfig, config.control_plane, everyone),
+            apiservers=Apiservers(config.kubeconfig, config.control_plane, everyone, config.lease),
             balancer=connect(config.control_plane.load_balancer, cluster.remote, self._spicerack),
             watchdog=watchdog,
             allow_outage=bool(cluster.run.options["allow_outage"]),

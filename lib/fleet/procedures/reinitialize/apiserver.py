@@ -8,7 +8,7 @@ from fleet.errors import FleetError
 from fleet.etcd import keys
 from fleet.hosts import processes, services
 from fleet.hosts.probe import Unreachable
-from fleet.k8s.apiserver import Health, Strange, url
+from fleet.k8s.apiserver import Health, Strange, unread, url
 from fleet.k8s.client import Api, ApiError
 from fleet.load_balancer.model import LoadBalancer
 from fleet.maintenance.lock import ClusterLock
@@ -143,6 +143,8 @@ class Ready(WorldStep):
             return pending(problem)
         if failing := self.cluster.api.not_ready():
             return pending(f"{self.cluster.api.server} is not ready: {failing}")
+        if why := unread(self.cluster.api, self.cluster.config.lease):
+            return pending(f"{self.cluster.api.server} is not ready: {why}")
         return done()
 
 

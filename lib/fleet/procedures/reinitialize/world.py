@@ -115,7 +115,8 @@ class World:
         Raises:
             KubernetesError: the kubeconfig is not usable.
         """
-        return Apiservers(self.config.kubeconfig, self.cluster.config.control_plane, self.control_plane)
+        config = self.cluster.config
+        return Apiservers(self.config.kubeconfig, config.control_plane, self.control_plane, config.lease)
 
     def place(self, name: str) -> Path:
         """Return a file in the run's folder.
