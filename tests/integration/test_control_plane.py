@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,7 @@ def test_an_etcd_that_went_away_just_now_makes_nobody_ready(plane: ControlPlane)
 
     def ask_often() -> None:
         while not stop.wait(0.05):
-            with contextlib.suppress(KubernetesError):
+            with suppress(KubernetesError):
                 said.append(remembered.readyz()[0])
 
     asking = [threading.Thread(target=ask_often, daemon=True) for _ in range(4)]
