@@ -34,11 +34,12 @@ def folder(context: Context) -> Path:
     return context.paths.operator / "deployment"
 
 
-def write(context: Context) -> dict[str, Any]:
+def write(context: Context, *, policies: bool) -> dict[str, Any]:
     """Write the scripts.
 
     Args:
         context: the lab.
+        policies: whether the API has PodSecurityPolicies, as it had up to Kubernetes 1.24.
 
     Returns:
         The keys of the section ``reinitialize`` that name them, and what they deploy.
@@ -58,7 +59,7 @@ def write(context: Context) -> dict[str, Any]:
     return {
         "managed": _command(here / "managed-namespaces"),
         "initialize": _command(here / "initialize-cluster"),
-        "initialized": list(objects.INITIALIZED),
+        "initialized": objects.initialized(policies=policies),
         "components": {
             "command": _command(here / "cluster-helmfile"),
             "namespaces": [namespace for namespace, _ in objects.COMPONENTS.values()],

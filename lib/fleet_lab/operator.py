@@ -171,14 +171,15 @@ def _reinitialize(context: Context, example: Mapping[str, Any]) -> dict[str, Any
     if not context.topology.with_role("new-etcd"):
         return {}
     commands = {action: str(context.paths.bin / f"puppet-change-{action}") for action in ("merged", "merge", "revert")}
+    plugins = control_plane.admission_plugins(context)
     section = {
         **example,
         "etcds": {NEW_ETCD: _etcd(context, "A:lab-etcd-b", "new-etcd")},
         "kubeconfig": str(admin_kubeconfig(context)),
         "puppet_change": {action: f"{shlex.quote(path)} {{change}}" for action, path in commands.items()},
-        "admission_plugins": control_plane.admission_plugins(context),
+        "admission_plugins": plugins,
         "command_timeout": "2m",
-        **deployment.write(context),
+        **deployment.write(context, policies=bool(plugins)),
     }
     return {"reinitialize": section}
 

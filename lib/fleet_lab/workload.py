@@ -41,7 +41,7 @@ def create(lab: Lab) -> None:
     api = lab.api()
     _create(api, "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
     apps = f"/apis/apps/v1/namespaces/{NAMESPACE}"
-    budgets = f"/apis/{_budget_version(api)}/namespaces/{NAMESPACE}/poddisruptionbudgets"
+    budgets = budgets_path(api)
     for name, deployment in DEPLOYMENTS.items():
         if deployment.min_available is not None:
             spec = {"minAvailable": deployment.min_available, "selector": _selector(name)}
@@ -89,14 +89,16 @@ def _create(api: Api, path: str, body: Json) -> None:
             raise
 
 
-def _budget_version(api: Api) -> str:
+def budgets_path(api: Api) -> str:
+    """Return the path of the workload's budgets, in the version that the API serves: policy/v1 from 1.21 on."""
     versions = {
         version["groupVersion"]
         for group in api.request("GET", "/apis")["groups"]
         if group["name"] == "policy"
         for version in group["versions"]
     }
-    return "policy/v1" if "policy/v1" in versions else "policy/v1beta1"
+    version = "policy/v1" if "policy/v1" in versions else "policy/v1beta1"
+    return f"/apis/{version}/namespaces/{NAMESPACE}/poddisruptionbudgets"
 
 
 def _selector(name: str) -> Json:
@@ -128,8 +130,7 @@ def _missing(api: Api) -> str:
         status = item["status"]
         if not status["desiredNumberScheduled"] or status["numberReady"] != status["desiredNumberScheduled"]:
             lacking.append(item["metadata"]["name"])
-    budgets = f"/apis/{_budget_version(api)}/namespaces/{NAMESPACE}/poddisruptionbudgets"
-    for item in api.request("GET", budgets)["items"]:
+    for item in api.request("GET", budgets_path(api))["items"]:
         if not item["status"].get("disruptionsAllowed"):
             lacking.append(f"budget {item['metadata']['name']}")
     return ", ".join(lacking)

@@ -12,10 +12,13 @@ from fleet.config import load
 from fleet.config_reinitialize import ReinitializeConfig
 from fleet_lab import deployment, operator
 from fleet_lab.charts.objects import SERVICES
+from fleet_lab.guest.kubelet.api import ApiError
 from fleet_lab.lab import Lab
+from fleet_lab.roles import control_plane
 from fleet_lab.waiting import wait_for
 
 POLICY_BINDING = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/psp:permissive"
+PRIORITY = "/apis/scheduling.k8s.io/v1/priorityclasses/cluster-component"
 
 
 @pytest.fixture(scope="module")
@@ -65,19 +68,41 @@ def test_a_deployment_that_was_killed_is_completed_by_the_next_one(lab: Lab, dep
 
 
 def test_a_cluster_that_is_not_initialised_lets_no_pod_in_until_it_is(lab: Lab, deployed: ReinitializeConfig):
-    lab.api().request("DELETE", "/apis/apps/v1/namespaces/media/deployments/media-player")
-    lab.api().request("DELETE", POLICY_BINDING)
+    """By its policies, which it has up to Kubernetes 1.24; by what its components' pods need, later."""
+    if control_plane.admission_plugins(lab.context):
+        missing, refusal, initialised = POLICY_BINDING, "PodSecurityPolicy", "ClusterRoleBinding psp:permissive"
+        workload, command = "media/deployments/media-player", (deployed.services.deploy, "media-player")
+    else:
+        missing, refusal, initialised = PRIORITY, "no PriorityClass with name", "PriorityClass cluster-component"
+        workload, command = "kube-system/deployments/coredns", (deployed.components.command, "")
+    lab.api().request("DELETE", f"/apis/apps/v1/namespaces/{workload}")
+    lab.api().request("DELETE", missing)
     try:
-        with begin(deployed.services.deploy, "media-player") as process:
+        with begin(*command) as process:
             assert process.stdout
             refused = next(line for line in process.stdout if "forbidden" in line)
-            assert "PodSecurityPolicy" in refused
+            assert refusal in refused
             code, text = run(deployed.initialize)
-            assert (code, "ClusterRoleBinding psp:permissive is applied" in text) == (0, True)
+            assert (code, f"{initialised} is applied" in text) == (0, True)
             rest, _ = process.communicate(timeout=90)
-            assert (process.returncode, rest.splitlines()[-1]) == (0, "media-player is Ready")
+            assert process.returncode == 0
+            assert rest.splitlines()[-1].endswith(("is Ready", "are Ready"))
     finally:
         deployment.initialize(lab.api())
+
+
+def test_pods_are_held_to_the_standard_of_their_namespace(lab: Lab, deployed: ReinitializeConfig):
+    """The label is there on every version; Kubernetes itself heeds it from 1.23 on."""
+    labels = lab.api().request("GET", "/api/v1/namespaces/media")["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "baseline"
+    container = {"name": "main", "image": "registry.invalid/main:1"}
+    pod = {"metadata": {"name": "root"}, "spec": {"hostNetwork": True, "containers": [container]}}
+    path = "/api/v1/namespaces/media/pods?dryRun=All"
+    if control_plane.admission_plugins(lab.context):
+        assert lab.api().request("POST", path, pod)["metadata"]["name"] == "root"
+    else:
+        with pytest.raises(ApiError, match='violates PodSecurity "baseline'):
+            lab.api().request("POST", path, pod)
 
 
 def test_traffic_is_gone_a_while_after_the_record_was_depooled(lab: Lab, deployed: ReinitializeConfig):

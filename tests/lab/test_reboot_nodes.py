@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from fleet_lab.workload import DEPLOYMENTS
+from fleet_lab.workload import DEPLOYMENTS, budgets_path
 from rehearsal import DEADLINES, LEASE, REBOOT, Rehearsal, Watcher, eventually, heal_one
 
 WORKERS = [f"worker{number}" for number in range(1, 7)]
@@ -43,7 +43,7 @@ def open_budgets(lab):
     """
     api = lab.api()
     wanted = {name: deployment.min_available for name, deployment in DEPLOYMENTS.items() if deployment.min_available}
-    path = "/apis/policy/v1beta1/namespaces/demo/poddisruptionbudgets"
+    path = budgets_path(api)
     for name in wanted:
         api.patch(f"{path}/{name}", {"spec": {"minAvailable": 0}})
     eventually(lambda: all(api.request("GET", f"{path}/{name}")["status"]["desiredHealthy"] == 0 for name in wanted))
@@ -343,7 +343,7 @@ def test_a_run_that_lost_its_lock_starts_nothing_new(lab, running_workload, tmp_
 
 def test_a_budget_that_allows_nothing_is_found_before(rehearsal, lab):
     api = lab.api()
-    budgets = "/apis/policy/v1beta1/namespaces/demo/poddisruptionbudgets"
+    budgets = budgets_path(api)
     spec = {"minAvailable": "100%", "selector": {"matchLabels": {"app": "batch"}}}
     api.request("POST", budgets, {"metadata": {"name": "closed"}, "spec": spec})
     try:

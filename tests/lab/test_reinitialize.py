@@ -14,6 +14,7 @@ from fleet_lab import deployment, reinitialized
 from fleet_lab.charts.objects import MANAGED, SERVICES
 from fleet_lab.guest.kubelet.api import ApiError
 from fleet_lab.lab import Lab
+from fleet_lab.roles import control_plane
 from rehearsal import LEASE, Rehearsal, eventually
 from terminal import Terminal
 
@@ -114,7 +115,8 @@ def assert_on(lab: Lab, etcd: str) -> None:
             name, "tr '\\0' '\\n' </proc/$(systemctl show -P MainPID kube-apiserver)/cmdline"
         ).stdout.split()
         assert f"--etcd-servers={endpoints}" in words
-        assert "--enable-admission-plugins=NodeRestriction,PodSecurityPolicy" in words
+        plugins = ",".join(["NodeRestriction", *control_plane.admission_plugins(lab.context)])
+        assert f"--enable-admission-plugins={plugins}" in words
         assert lab.exec(name, "ls /etc/default").stdout.split().count("kube-apiserver") == 1
         assert not [n for n in lab.exec(name, "ls /etc/default").stdout.split() if n.startswith("kube-apiserver.")]
     for name in (*lab.names("control-plane"), *lab.names("worker")):

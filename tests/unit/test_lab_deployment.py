@@ -23,12 +23,15 @@ from fleet_lab.roles import Context
 
 
 class EmptyApi(Api):
-    """An API that has nothing and takes everything, without policies of pods."""
+    """An API that has nothing and takes everything, with policies of pods or without."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, policies: bool) -> None:
         self.written: list[str] = []
+        self.policies = policies
 
     def request(self, method, path, body=None, kind="application/json"):
+        if self.policies and (method, path) == ("GET", "/apis/policy/v1beta1"):
+            return {"resources": [{"kind": "PodSecurityPolicy"}]}
         if method == "GET":
             raise ApiError(404, "not found")
         self.written.append(f"{path.partition('?')[0]}/{body['metadata']['name']}" if method == "POST" else path)
@@ -52,7 +55,7 @@ def section(context: Context) -> ReinitializeConfig:
         "kubeconfig": "/admin.config",
         "puppet_change": {"merged": "true"},
     }
-    return ReinitializeConfig.model_validate(rest | deployment.write(context))
+    return ReinitializeConfig.model_validate(rest | deployment.write(context, policies=False))
 
 
 def run(command: str, **values: str) -> subprocess.CompletedProcess[str]:
@@ -102,20 +105,21 @@ def test_services_are_in_managed_namespaces_and_some_have_budgets():
     assert all(budget < objects.REPLICAS for budget in budgets if budget), "they would block every drain"
 
 
-def test_what_proves_an_initialisation_is_made_by_it_in_both_halves(tmp_path):
-    api = EmptyApi()
+@pytest.mark.parametrize("policies", [True, False])
+def test_what_proves_an_initialisation_is_made_by_it_in_both_halves(tmp_path, policies):
+    api, proof = EmptyApi(policies=policies), set(objects.initialized(policies=policies))
     cluster.initialize(api, say=print)
     made = {path.partition("?")[0] for path in api.written}
-    assert set(objects.INITIALIZED) <= made
-    assert "/apis/policy/v1beta1/podsecuritypolicies/permissive" not in made, "this API has no such kind"
+    assert proof <= made
+    assert any("psp:" in path or "podsecuritypolicies" in path for path in made) == policies
 
-    fail, half = tmp_path / "fail", EmptyApi()
+    fail, half = tmp_path / "fail", EmptyApi(policies=policies)
     fail.touch()
     with pytest.raises(LabError, match=f"half way only: {re.escape(str(fail))} is there"):
         cluster.initialize(half, say=print, fail=fail)
     made = {path.partition("?")[0] for path in half.written}
-    assert made & set(objects.INITIALIZED)
-    assert set(objects.INITIALIZED) - made
+    assert made & proof
+    assert proof - made
 
 
 def test_the_section_is_of_use_and_its_commands_can_be_run(context, section):
@@ -142,7 +146,7 @@ def test_a_service_can_be_made_to_fail(context, section):
     result = run(section.services.deploy, service="shop-cart")
     assert result.returncode == 1
     assert result.stderr == f"shop-cart cannot be deployed: {fail} is there. Remove it, and run this again.\n"
-    deployment.write(context)
+    deployment.write(context, policies=False)
     assert fail.exists(), "the lab may be brought up again meanwhile"
 
 

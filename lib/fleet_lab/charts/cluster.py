@@ -32,13 +32,12 @@ def initialize(api: Api, *, say: Say, fail: Path | None = None) -> None:
     from fleet_lab import operator
 
     if _serves(api, "policy/v1beta1", "PodSecurityPolicy"):
-        apply(api, [objects.pod_security_policy()], say=say)
-    apply(api, objects.policy_rights(), say=say)
+        apply(api, [objects.pod_security_policy(), *objects.policy_rights()], say=say)
+    apply(api, objects.base(), say=say)
     if fail is not None and fail.exists():
         raise LabError(f"The cluster is initialised half way only: {fail} is there. Remove it, and run this again.")
     operator.grant(api)
     say("the rights of a maintenance are granted")
-    apply(api, objects.base(), say=say)
 
 
 def apply(api: Api, items: Iterable[Json], *, say: Say) -> None:

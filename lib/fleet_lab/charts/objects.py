@@ -43,16 +43,27 @@ SERVICES: Mapping[str, Service] = {
 }
 """All services by name; the name is that of the discovery record, too."""
 
-INITIALIZED = (
+_POLICIES = (
+    f"/apis/policy/v1beta1/podsecuritypolicies/{_PERMISSIVE}",
     f"/apis/{_RBAC}/v1/clusterroles/{_POLICY_ROLE}",
     f"/apis/{_RBAC}/v1/clusterrolebindings/{_POLICY_ROLE}",
+)
+_INITIALIZED = (
     f"/api/v1/namespaces/{_INFRA}",
     f"/api/v1/namespaces/{_INFRA}/serviceaccounts/node-agent",
     f"/apis/scheduling.k8s.io/v1/priorityclasses/{_PRIORITY}",
     f"/apis/{_RBAC}/v1/clusterroles/fleet-maintenance",
     f"/apis/{_RBAC}/v1/clusterrolebindings/fleet-maintenance",
 )
-"""What is there once the cluster is initialised. The policy itself is older than its role where there are policies."""
+
+
+def initialized(*, policies: bool) -> list[str]:
+    """Return the paths of what is there once the cluster is initialised.
+
+    Args:
+        policies: whether the API has PodSecurityPolicies, as it had up to Kubernetes 1.24.
+    """
+    return [*(_POLICIES if policies else ()), *_INITIALIZED]
 
 
 def path(item: Json) -> str:
@@ -85,7 +96,7 @@ def pod_security_policy() -> Json:
 
 
 def policy_rights() -> list[Json]:
-    """Return what lets service accounts and nodes use the policy; it does no harm where there are no policies."""
+    """Return what lets service accounts and nodes use the policy."""
     rule = {
         "apiGroups": ["policy"],
         "resources": ["podsecuritypolicies"],
@@ -106,16 +117,23 @@ def policy_rights() -> list[Json]:
 def base() -> list[Json]:
     """Return what components need before they are deployed."""
     return [
-        namespace(_INFRA),
+        namespace(_INFRA, enforce="privileged"),
         _object("v1", "ServiceAccount", "node-agent", _INFRA),
         _object("scheduling.k8s.io/v1", "PriorityClass", _PRIORITY)
         | {"value": 1_000_000, "description": "Of the cluster's own components."},
     ]
 
 
-def namespace(name: str) -> Json:
-    """Return a namespace."""
-    return _object("v1", "Namespace", name)
+def namespace(name: str, *, enforce: str = "baseline") -> Json:
+    """Return a namespace.
+
+    Args:
+        name: its name.
+        enforce: the Pod Security Standard of its pods. Kubernetes enforces it from 1.23 on; before, it is a mere label.
+    """
+    item = _object("v1", "Namespace", name)
+    item["metadata"]["labels"] = {"pod-security.kubernetes.io/enforce": enforce}
+    return item
 
 
 def components(budgets: str) -> list[Json]:
