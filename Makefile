@@ -10,16 +10,21 @@ ROOT := $(shell id -u | grep -qx 0 && echo yes)
 PACKAGES := python3-venv systemd-container mmdebstrap git iproute2 openssh-client openssh-server xz-utils openssl curl
 # One process more than cores: integration tests wait much. A file's tests share what they have started.
 PARALLEL := -q -n $(shell expr $$(nproc) + 1) --dist loadfile
+LAB := -q -n auto --dist loadfile --no-loadscope-reorder -m "not long" tests/lab
+# How often `make steady` runs what.
+RUNS := 20
+LAB_RUNS := 3
 # Only the tests need Alertmanager here: unpacked, not installed, so that no service starts.
 TOOLS := $(VENV)/debian
 export PATH := $(CURDIR)/$(TOOLS)/usr/bin:$(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo test lint unit integration lab rehearsals bench packages clean
+.PHONY: help demo test lint unit integration lab rehearsals steady bench packages clean
 
 help:
 	@echo "make demo   as root: boot a fleet on this machine and reboot its nodes, first as a dry run, then for real"
 	@echo "make test   run all tests; without root, all but those that need the lab"
 	@echo "make rehearsals  as root: run the lab's tests that make test leaves out, as they take minutes each"
+	@echo "make steady run all tests again and again on a busy machine, and count what fails"
 	@echo "make bench  run the benchmarks"
 	@echo "make clean  take the lab down, with what tests that were killed have left, and remove the virtual environment"
 
@@ -89,7 +94,7 @@ integration: $(BIN)/.installed $(TOOLS)/.unpacked
 lab: $(BIN)/.installed
 ifeq ($(ROOT),yes)
 	@echo "== Lab tests: the whole fleet, two at a time if there is room for them"
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not long" tests/lab
+	@$(BIN)/python -m pytest $(LAB)
 else
 	@echo "############################################################################"
 	@echo "# NOT RUN: the lab tests (tests/lab). They boot real hosts and need root:  #"
@@ -100,6 +105,18 @@ endif
 rehearsals: $(BIN)/.installed
 	@echo "== Lab tests that take minutes each"
 	@$(BIN)/python -m pytest -q -m long tests/lab
+
+steady: $(BIN)/.installed $(TOOLS)/.unpacked
+	@echo "== $(RUNS) runs of unit and integration tests beside busy loops"
+	@status=0; \
+	$(BIN)/python tests/steady.py --runs $(RUNS) -- $(PARALLEL) tests/unit tests/integration || status=1; \
+	if [ "$(ROOT)" = yes ]; then \
+	    echo "== $(LAB_RUNS) runs of the lab's tests beside busy loops"; \
+	    $(BIN)/python tests/steady.py --runs $(LAB_RUNS) -- $(LAB) || status=1; \
+	else \
+	    echo "NOT RUN: the lab's tests, which need root"; \
+	fi; \
+	exit $$status
 
 bench: $(BIN)/.installed
 	@$(BIN)/python -m pytest -q -s tests/bench

@@ -196,8 +196,8 @@ class Network:
             "username": USER,
             "known_hosts": str(self.known_hosts),
             "asn": 64601,
-            "connect_timeout": "5s",
-            "rpc_timeout": "5s",
+            "connect_timeout": "20s",
+            "rpc_timeout": "20s",
         }
         if "password_file" not in values:
             defaults["ssh_key"] = str(self.keys.path("user"))

@@ -100,15 +100,15 @@ def test_the_last_line_is_told_now_and_then_without_what_acts_on_a_terminal(
 def test_one_that_takes_too_long_or_is_cancelled_ends_with_all_its_processes(run: Run, tmp_path: Path, how) -> None:
     pids = tmp_path / "pids"
     if how == "cancel":
-        threading.Timer(1, run.cancel.set).start()
+        threading.Timer(2, run.cancel.set).start()
     started = time.monotonic()
-    with pytest.raises(CommandError, match="not done within 1 s" if how == "timeout" else "was cancelled") as error:
+    with pytest.raises(CommandError, match="not done within 3 s" if how == "timeout" else "was cancelled") as error:
         run(
             f"sleep 60 & echo $! >{pids}; bash -c 'sleep 61; true' & echo $! >>{pids}; echo $$ >>{pids}; wait",
-            timeout=1,
+            timeout=3,
         )
     assert str(run.log) in str(error.value)
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 20
     found = [int(pid) for pid in pids.read_text().split()]
     assert len(found) == 3
     assert not [pid for pid in found if alive(pid)]
@@ -120,17 +120,17 @@ def test_what_does_not_end_in_order_is_killed_after_a_while(run: Run, tmp_path: 
     with pytest.raises(CommandError):
         # bash itself ends in order; what it started does not.
         run(f"(trap '' TERM; echo $BASHPID >{pids}; while :; do sleep 0.1; done) & wait", timeout=0.5)
-    assert 5 < time.monotonic() - started < 9
+    assert 5 < time.monotonic() - started < 30
     eventually(lambda: not alive(int(pids.read_text())))
 
 
 def test_what_is_left_in_the_background_is_not_waited_for(run: Run) -> None:
     started = time.monotonic()
-    assert run("sleep 4 & echo done") == 0
-    assert time.monotonic() - started < 3
+    assert run("sleep 8 & echo done") == 0
+    assert time.monotonic() - started < 7
     assert run.told == ["done"]
     assert run("true") == 0  # but before it is run once more, it is
-    assert time.monotonic() - started > 4
+    assert time.monotonic() - started > 7
 
 
 CHILD = """

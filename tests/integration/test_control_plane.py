@@ -131,7 +131,7 @@ def test_a_frozen_apiserver_is_no_answer(plane: ControlPlane, monkeypatch: pytes
     with paused(plane.processes["cp1"]):
         started = time.monotonic()
         answer = apiservers.examine(["cp1"])["cp1"]
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 8
     assert isinstance(answer, Unreachable)
     assert not isinstance(answer, Strange)
     assert "timed out" in answer.reason
@@ -285,7 +285,7 @@ class TestWatchdog:
         assert report.longest_gap < 2
         started = time.monotonic()
         dog.stop()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
         after = dog.report()
         time.sleep(0.6)
         assert dog.report() == after

@@ -208,7 +208,7 @@ def test_a_rolling_restart_loses_no_write_and_no_quorum(etcd: Etcd) -> None:
         for host in health.order(etcd.view()):
             restart(etcd, writer, host)
     print(f"{len(writer.written)} writes, longest gap {writer.longest:.2f} s")
-    assert writer.longest < 5
+    assert writer.longest < 15
     key = {"key": base64.b64encode(b"number-").decode(), "range_end": base64.b64encode(b"number.").decode()}
     assert int(etcd.post("etcd1", "kv/range", {**key, "count_only": True})["count"]) >= len(writer.written)
 

@@ -183,7 +183,7 @@ def test_a_connection_that_broke_unseen_costs_no_answer(network: Network, caplog
 
 def test_routers_are_asked_at_the_same_time(network: Network) -> None:
     for name in ("cr1", "cr2", "cr3"):
-        (network.another_router(name).folder / "delay").write_text("1.2")
+        (network.another_router(name).folder / "delay").write_text("3")
     client = network.client()
     began = time.monotonic()
 
@@ -191,7 +191,7 @@ def test_routers_are_asked_at_the_same_time(network: Network) -> None:
 
     assert all(isinstance(answer, Summary) for answer in answers.values())
     assert tuple(answers) == client.names == ("cr1", "cr2", "cr3")
-    assert time.monotonic() - began < 3  # one after the other takes 3.6 s
+    assert time.monotonic() - began < 9  # one after the other takes 9 s
 
 
 def test_one_router_does_not_keep_the_others_back(network: Network) -> None:
@@ -227,7 +227,7 @@ def test_a_router_that_hangs_in_a_reply_is_given_up(network: Network) -> None:
     began = time.monotonic()
 
     assert "did not answer get-bgp-summary-information within 1 s" in error(client)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 12  # the other limit is 20 s
     router.heal(HANGS)
     assert summary(client)
 
@@ -446,7 +446,7 @@ def test_whatever_a_router_does_is_told_in_time(
 
         assert said in error(client)
 
-        assert time.monotonic() - began < 3  # the other limits are 5 s
+        assert time.monotonic() - began < 12  # the other limits are 20 s
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -457,7 +457,7 @@ def test_a_router_that_never_says_a_word_is_given_up(network: Network, full: boo
         began = time.monotonic()
 
         assert "let nobody in within 0.5 s" in error(network.client(connect_timeout="0.5s"))
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 12
 
 
 def test_what_speaks_no_ssh_is_told(network: Network) -> None:

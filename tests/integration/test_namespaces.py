@@ -80,7 +80,7 @@ def test_an_api_that_does_not_answer_is_named_and_not_waited_for(controller: Non
         found = eventually(lambda: (state := namespaces.look(api, stuck)).problems and state.hanging and state, 60)
         started = time.monotonic()
         namespaces.look(api, stuck)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 8
     assert GROUP in found.problems[0]
     assert f"configmaps/thing ({FINALIZER})" in found.hanging
 

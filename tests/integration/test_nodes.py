@@ -194,7 +194,7 @@ def test_node_watch_through_a_restart(cluster: Cluster, api: Api, world: World) 
     with NodeWatch(api, woken.set) as watch:
         assert not watch.snapshot()[name].unschedulable
         cordon(api, name, OURS)
-        eventually(lambda: watch.snapshot()[name].unschedulable, 2)
+        eventually(lambda: watch.snapshot()[name].unschedulable)
         assert woken.is_set()
         cluster.kill_apiserver()
         eventually(lambda: watch.age() > 1)
@@ -204,7 +204,7 @@ def test_node_watch_through_a_restart(cluster: Cluster, api: Api, world: World) 
         other = world.node()
         eventually(lambda: not watch.snapshot()[name].unschedulable and other in watch.snapshot())
         api.delete(f"/api/v1/nodes/{other}")
-        eventually(lambda: other not in watch.snapshot(), 2)
+        eventually(lambda: other not in watch.snapshot())
         assert watch.age() < 10
 
 
