@@ -4,14 +4,14 @@ The file is ``fleet/config.yaml`` in spicerack's configuration directory; ``conf
 commented example of it. Every mistake in it is reported at once, each with its file and key.
 """
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, IPvAnyAddress, ValidationError, model_validator
 
+from fleet.config_file import ConfigError, mistakes, read_yaml
 from fleet.config_reinitialize import EtcdConfig, ReinitializeConfig
+from fleet.config_sense import contradictions
 from fleet.config_types import (
     ALERT_LABEL,
     DNS_LABEL,
@@ -29,7 +29,6 @@ from fleet.config_types import (
     parse_amount,
     parse_duration,
 )
-from fleet.errors import FleetError
 from fleet.paths import DEFAULT_PATH, default_path
 
 __all__ = [
@@ -58,10 +57,6 @@ __all__ = [
 ]
 
 """Where the configuration is read from, unless ``$FLEET_CONFIG`` names another file."""
-
-
-class ConfigError(FleetError):
-    """The configuration is missing, unreadable or wrong; the text has one line for each mistake."""
 
 
 class HostsConfig(Model):
@@ -112,9 +107,9 @@ class DrainConfig(Model):
 class AlertsConfig(Model):
     """Alertmanager: where it is and which alerts are a host's."""
 
-    instance: str = ""
+    instance: str = Field(default="", max_length=253)
     """Name of the instance in spicerack's ``alertmanager/config.yaml``; empty for its default."""
-    label: str = Field(default="instance", pattern=ALERT_LABEL)
+    label: str = Field(default="instance", pattern=ALERT_LABEL, max_length=253)
     """The label that names the host, with or without domain and port."""
     matchers: tuple[Matcher, ...] = ()
     """Further matchers of every silence, such as ``site="eqiad"``."""
@@ -143,7 +138,7 @@ class SystemdConfig(Model):
 class RouterConfig(Model):
     """A router and where its NETCONF server listens."""
 
-    address: str = ""
+    address: str = Field(default="", max_length=253)
     """Its host name or address; empty for the router's own name."""
     port: int = Field(default=830, ge=1, le=65535)
 
@@ -152,7 +147,7 @@ class BgpConfig(Model):
     """The core routers, and the BGP sessions that every node keeps with each of them."""
 
     routers: dict[RouterName, RouterConfig] = Field(min_length=1)
-    username: str = Field(min_length=1)
+    username: str = Field(min_length=1, max_length=253)
     ssh_key: AbsolutePath | None = None
     """Private key to log in with."""
     password_file: AbsolutePath | None = None
@@ -283,7 +278,7 @@ class ClusterConfig(Model):
     hosts: HostsConfig
     node_names: Literal["fqdn", "short"] = "fqdn"
     """Whether Kubernetes knows a host by the name Cumin has for it, or by that name's first label."""
-    domain_label: str = Field(default="topology.kubernetes.io/zone", pattern=NODE_LABEL)
+    domain_label: str = Field(default="topology.kubernetes.io/zone", pattern=NODE_LABEL, max_length=317)
     """The node label that names the failure domain."""
     limits: LimitsConfig = LimitsConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
@@ -350,61 +345,11 @@ def load(path: Path) -> Config:
     Raises:
         ConfigError: with a line for each mistake: the file, the key and what is wrong with it.
     """
-    data = read_yaml(path)
+    data = read_yaml(path, own=True)
     try:
-        return Config.model_validate(data)
+        config = Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_mistakes(path, error))) from error
-
-
-def read_yaml(path: Path) -> dict[str, object]:
-    """Read a YAML file that holds a mapping.
-
-    Raises:
-        ConfigError: it cannot be read, is no YAML or no mapping, or has a key twice; in a line.
-    """
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: must be a mapping of keys to values")
-    return data
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which YAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
-        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        seen: set[str] = set()
-        for key in keys:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key.value} is there twice", problem_mark=key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-_MESSAGES = {
-    "extra_forbidden": "there is no such key",
-    "missing": "is missing",
-    "model_type": "must be a mapping of keys to values",
-    "dict_type": "must be a mapping of keys to values",
-    "too_short": "must not be empty",
-    "tuple_type": "must be a list",
-}
-
-
-def _mistakes(path: Path, error: ValidationError) -> list[str]:
-    lines = []
-    for mistake in error.errors():
-        key = ".".join(str(part) for part in mistake["loc"] if part not in ("int", "str", "[key]"))
-        message = _MESSAGES.get(mistake["type"], mistake["msg"].removeprefix("Value error, "))
-        if mistake["type"] == "string_pattern_mismatch":
-            message = f"{mistake['input']!r} is no valid value: it must match {mistake['ctx']['pattern']}"
-        lines.append(f"{path}: {key}: {message}")
-    return lines
+        raise ConfigError("\n".join(mistakes(path, error))) from error
+    if found := [f"{path}: {line}" for line in contradictions(config)]:
+        raise ConfigError("\n".join(found))
+    return config

@@ -16,11 +16,13 @@ import etcd
 from cumin.query import Query
 from spicerack import Spicerack
 
+from fleet import config_sense
 from fleet.bgp import known_hosts
 from fleet.config import BgpConfig, ClusterConfig, Config, ConfigError, ConftoolConfig, load, read_yaml
 from fleet.config_reinitialize import DiscoveryConfig
 from fleet.errors import FleetError
 from fleet.hosts.silences import find_instance
+from fleet.text import count, line, short, verb
 
 _CUMIN_CONFIG = "/etc/cumin/config.yaml"
 """What spicerack uses when ``instance_params`` does not name another one."""
@@ -99,6 +101,7 @@ def _named_kubeconfigs(path: Path) -> dict[str, Path]:
 
 
 def _kubeconfigs(kubeconfigs: dict[str, Path]) -> Iterator[str]:
+    servers: dict[str, str] = {}
     for key, path in kubeconfigs.items():
         try:
             data = read_yaml(path)
@@ -112,6 +115,27 @@ def _kubeconfigs(kubeconfigs: dict[str, Path]) -> Iterator[str]:
             yield f"{key}: {path} is no kubeconfig: it has no clusters"
         elif not data.get("current-context"):
             yield f"{key}: {path} has no current-context: kubectl config use-context --kubeconfig {path} CONTEXT"
+        elif server := _server(data):
+            other = servers.setdefault(server, key)
+            if _cluster_of(other) != _cluster_of(key):
+                yield f"{key}: leads to {server}, as {other} does: each cluster has its own API"
+
+
+def _cluster_of(key: str) -> str:
+    return key.removesuffix(".kubeconfig").removesuffix(".reinitialize")
+
+
+def _server(kubeconfig: dict[str, object]) -> str:
+    """Return the API that a kubeconfig's current context leads to; nothing if it cannot be told."""
+
+    def named(kind: str, name: object) -> dict[str, object]:
+        entries = kubeconfig.get(f"{kind}s")
+        found = [one for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
+        value = next((one.get(kind) for one in found if one.get("name") == name), None)
+        return value if isinstance(value, dict) else {}
+
+    context = named("context", kubeconfig.get("current-context"))
+    return str(named("cluster", context.get("cluster")).get("server") or "")
 
 
 def _routers(bgp: BgpConfig) -> Iterator[str]:
@@ -210,12 +234,12 @@ class _Spicerack:
         if not path:
             return
         try:
-            yield from _etcd_client(Path(path))
+            yield from _etcd_client(Path(str(path)))
         except ConfigError as error:
             yield str(error)
 
     def _check_alertmanager(self, fleet_path: Path, config: Config | None) -> Iterator[str]:
-        path = Path(self._params.get("spicerack_config_dir") or "/etc/spicerack") / "alertmanager" / "config.yaml"
+        path = Path(str(self._params.get("spicerack_config_dir") or "/etc/spicerack")) / "alertmanager" / "config.yaml"
         try:
             data = read_yaml(path)
         except ConfigError as error:
@@ -238,21 +262,33 @@ class _Spicerack:
         except ConfigError as error:
             yield str(error)
             return
-        cumin_config = cumin.Config(path)
+        try:
+            cumin_config = cumin.Config(path)
+        except cumin.CuminError as error:
+            yield f"{path}: Cumin does not take it: {line(error)}"
+            return
         for alias in aliases:
             try:
                 Query(cumin_config).execute(f"A:{alias}")
             except Exception as error:  # backends raise what their libraries raise
-                yield f"{aliases_path}: {alias}: {_line(error)}"
+                yield f"{aliases_path}: {alias}: Cumin does not take it: {line(error)}"
+        groups: dict[str, dict[str, frozenset[str]]] = {}
         for name, cluster in config.clusters.items() if config else ():
+            groups[name] = {}
             for key, query in _queries(cluster):
                 place = f"{fleet_path}: clusters.{name}.{key}"
                 try:
-                    if not Query(cumin_config).execute(query):
-                        yield f"{place}: {query!r} finds no host"
+                    found = frozenset(map(str, Query(cumin_config).execute(query)))
                 except Exception as error:
-                    yield f"{place}: {_line(error)}"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+                    yield f"{place}: Cumin does not find hosts with {short(query)}: {line(error)}"
+                    continue
+                groups[name][key] = found
+                if not found:
+                    yield f"{place}: {query!r} finds no host"
+            workers, limit = groups[name].get("hosts.workers"), cluster.limits.max_unavailable
+            if workers and isinstance(limit, int) and limit > len(workers):
+                yield (
+                    f"{fleet_path}: clusters.{name}.limits.max_unavailable: {limit} is more than the"
+                    f" {count(workers, 'worker')} that there {verb(workers, 'is', 'are')}"
+                )
+        yield from (f"{fleet_path}: {mistake}" for mistake in config_sense.overlaps(groups))

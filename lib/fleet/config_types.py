@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from fleet.hosts.matchers import parse_matcher
+from fleet.text import short
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -28,7 +29,7 @@ def parse_duration(value: object) -> float:
         seconds = float(sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(value)))
         if seconds > 0:
             return seconds
-    raise ValueError(f"{value!r} is no duration: write a number and a unit (s, m, h, d), such as 90s or 1h30m")
+    raise ValueError(f"{short(value)} is no duration: write a number and a unit (s, m, h, d), such as 90s or 1h30m")
 
 
 def parse_pause(value: object) -> float:
@@ -60,7 +61,7 @@ def parse_amount(value: object) -> int | str:
     """
     text = str(value).strip()
     if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,9}%?", text):
-        raise ValueError(f"{value!r} is no amount: write a number such as 2, or a percentage such as 10%")
+        raise ValueError(f"{short(value)} is no amount: write a number such as 2, or a percentage such as 10%")
     if int(text.rstrip("%")) < 1:
         raise ValueError(f"{value!r} would let nothing be done: write at least 1 or 1%")
     if text.endswith("%"):
@@ -72,7 +73,9 @@ def parse_amount(value: object) -> int | str:
 
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
-        raise ValueError(f"{str(path)!r} must be an absolute path: begin it with /")
+        raise ValueError(f"{short(str(path))} must be an absolute path: begin it with /")
+    if len(str(path)) > 1024 or any(len(part) > 255 for part in path.parts):
+        raise ValueError(f"{short(str(path))} is longer than the names of files may be")
     return path
 
 
@@ -96,13 +99,13 @@ Matcher = Annotated[str, AfterValidator(_matcher)]
 """A matcher of Alertmanager, such as ``site="eqiad"``."""
 NoSecret = AfterValidator(_no_secret)
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-Query = Annotated[str, Field(pattern=r"\S")]
+Query = Annotated[str, Field(pattern=r"\S", max_length=20_000)]
 """A Cumin query."""
-ClusterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+ClusterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=63)]
 """It becomes part of the names of runs, and so of folders."""
-RouterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-UnitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9:_.@-]+\.service$")]
-DNS_LABEL = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+RouterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=253)]
+UnitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9:_.@-]+\.service$", max_length=255)]
+DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 NODE_LABEL = r"^([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"
 ALERT_LABEL = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
 

@@ -326,7 +326,7 @@ def test_what_colleagues_do_meanwhile_is_noticed(rehearsal, lab):
 
 
 def test_a_run_that_lost_its_lock_starts_nothing_new(lab, running_workload, tmp_path):
-    rehearsal = Rehearsal(lab, tmp_path, puppet={"enabled": False}, reinitialize=None, lease={"duration": "4s"})
+    rehearsal = Rehearsal(lab, tmp_path, puppet={"enabled": False}, reinitialize=None, lease={"duration": "10s"})
     api = lab.api()
     with rehearsal.in_background("--query", "worker[1-2]") as process:
         rehearsal.wait_for_event("worker1", "reboot", "applied")

@@ -310,3 +310,54 @@ def test_what_conftool_reads_is_looked_at(
     assert code == bool(expected)
     assert len(found) == len(expected)
     assert all(line.startswith(start) for line, start in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda c: c["hosts"].update(control_plane="D{worker1}"),
+            "hosts.control_plane: worker1 is among those of hosts.workers as well",
+        ),
+        (
+            lambda c: c["etcd"].update(hosts="D{worker[1-3]}"),
+            "etcd.hosts: worker1, worker2, worker3 are among those of hosts.workers",
+        ),
+        (lambda c: c["limits"].update(max_unavailable=99), "limits.max_unavailable: 99 is more than the "),
+        (lambda c: c["hosts"].update(workers="D{a"), "hosts.workers: Cumin does not find hosts with 'D{a': "),
+    ],
+)
+def test_what_only_cumin_can_tell(
+    installation: Installation, capsys: pytest.CaptureFixture[str], change: Callable[[Any], object], said: str
+) -> None:
+    installation.edit(installation.fleet, lambda data: change(data["clusters"]["lab"]))
+
+    code, lines = check(installation, capsys)
+
+    assert code == 1
+    assert any(line.startswith(f"{installation.fleet}: clusters.lab.{said}") for line in lines), lines
+
+
+def test_two_clusters_with_one_api(installation: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+    kubeconfig = {
+        **KUBECONFIG,
+        "clusters": [{"name": "lab", "cluster": {"server": "https://api:6443"}}],
+        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "a"}}],
+    }
+    second = installation.folder / "second"
+    for path in (installation.kubeconfig, installation.admin_kubeconfig, second):
+        path.write_text(yaml.safe_dump(kubeconfig))
+        path.chmod(0o600)
+
+    def add(data: dict[str, Any]) -> None:
+        hosts = {"workers": "a1", "control_plane": "b1"}
+        data["clusters"]["second"] = {"kubeconfig": str(second), "hosts": hosts}
+
+    installation.edit(installation.fleet, add)
+    code, lines = check(installation, capsys)
+
+    assert code == 1
+    assert lines[:-1] == [
+        f"{installation.fleet}: clusters.second.kubeconfig: leads to https://api:6443, as clusters.lab.kubeconfig does:"
+        " each cluster has its own API"
+    ]

@@ -189,7 +189,7 @@ def test_ten_mistakes_are_named_at_once(tmp_path: Path) -> None:
         ("clusters: {}", "clusters: must not be empty"),
         ("state_dir: /a", "clusters: is missing"),
         ("clusters: {a: 1}", "clusters.a: must be a mapping"),
-        ("clusters: {1: {}}", "clusters.1: "),
+        ("clusters: {1: {}}", 'line 1: the key 1 means a number in YAML: write it in quotes, "1"'),
     ],
 )
 def test_what_is_no_configuration(tmp_path: Path, text: str, message: str) -> None:
@@ -252,7 +252,7 @@ def test_what_is_no_duration_is_refused_and_the_rest_is_positive(value: object) 
     "value", ["0s", "", "s", "90", 90, "-5m", "5 m", "1h 30m", "1e3s", "٣s", "9" * 400 + "d", "5M"]
 )
 def test_no_durations(value: object) -> None:
-    with pytest.raises(ValueError, match=re.escape(repr(value))):
+    with pytest.raises(ValueError, match=re.escape(repr(value)[:100])):
         parse_duration(value)
 
 
@@ -293,7 +293,7 @@ BGP = "{routers: {cr1: {}}, username: u, known_hosts: /h, asn: 64601, %s}"
             "bgp: cr1 and cr2 are the same router",
         ),
         (BGP % "ssh_key: /k, families: []", "bgp.families: must not be empty"),
-        (BGP % "ssh_key: /k, addresses: {w1: [worker1]}", "bgp.addresses.w1.0: value is not a valid IPv4 or IPv6"),
+        (BGP % "ssh_key: /k, addresses: {w1: [worker1]}", "bgp.addresses.w1.0: 'worker1' is no IP address"),
         (BGP % "ssh_key: /k, unit: calico-node", "bgp.unit: 'calico-node' is no valid value"),
         (BGP % "ssh_key: /k, stable: 10m", " bgp.stable must be shorter"),
         (BGP.replace("64601", "4294967296") % "ssh_key: /k", "bgp.asn: "),
