@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from fleet.k8s.nodes import NodeView, NoNodes
 from fleet.maintenance import decide, folders, journal, report
 from fleet.maintenance.journal import Journal, RunInfo
 from fleet.maintenance.lock import ClusterLock, Holder
+from fleet.maintenance.lost import left_in
 from fleet.maintenance.model import Status, UnitState
 from fleet.maintenance.runner import STOPPED_BY_OPERATOR, Interrupted, Procedure, Runner, View
 from fleet.procedures import plan
@@ -134,7 +136,7 @@ class Session:
                     self._edges.journal.create(self._config.state_dir, cluster.run, proposal.states, self._edges.clock)
                 ) as book,
             ):
-                return self._carry_out(book, cluster, lock)
+                return self._written(book, cluster.run.id, partial(self._carry_out, book, cluster, lock))
 
     def resume(self, run_id: str, cluster_name: str | None) -> int:
         """Go on with a run that was interrupted or stopped; held units are tried again.
@@ -155,8 +157,7 @@ class Session:
             self._reopened(run_id, "resume", cluster_name) as (book, cluster),
             self._locked(cluster, book.folder) as lock,
         ):
-            self._adapt(book, cluster)
-            return self._carry_out(book, cluster, lock)
+            return self._written(book, run_id, partial(self._carry_out, book, cluster, lock, is_resumed=True))
 
     def abort(self, run_id: str, cluster_name: str | None) -> int:
         """Give back what a run has in flight or held, each unit only if it is proven to be well.
@@ -174,41 +175,59 @@ class Session:
         if self._spicerack.dry_run:
             return self._describe(run_id, "abort", cluster_name)
         with self._reopened(run_id, "abort", cluster_name) as (book, cluster), self._held(cluster):
-            self._adapt(book, cluster)
-            procedure = self._maintenance.give_back(cluster, book)
-            book.note("session", "abort")
-            self.run = run_id
-            try:
-                incomplete = self._run(procedure, book, cluster)
-            except Interrupted as error:
-                logger.error("Interrupted: %s. Go on with: %s", error, self._command("--abort", run_id))
-                return INTERRUPTED
-            except FleetError as error:  # An edge that the session itself needs.
-                logger.error("The abort cannot go on: %s. Mend that, then: %s", error, self._command("--abort", run_id))
-                return INTERRUPTED
-            # Not those of an earlier abort: what it could not give back may have been done since.
-            now = {(stage.name, unit.name) for stage in procedure.stages for unit in stage.units}
-            units = [
-                state
-                for stage, states in journal.read(book.folder).units.items()
-                if stage.startswith(ABORT)
-                for state in states
-                if (stage, state.unit.name) in now
-            ]
-            if incomplete == STOPPED_BY_OPERATOR:
-                logger.error("Interrupted by the operator. Go on with: %s", self._command("--abort", run_id))
-                return INTERRUPTED
-            if incomplete:
-                for state in units:
-                    if state.status is not Status.DONE:
-                        logger.error("%s stays out of service and silenced: %s", state.unit.name, state.detail)
-                logger.error(
-                    "Not all was given back: %s. Mend that, then: %s", incomplete, self._command("--abort", run_id)
-                )
-                return INCOMPLETE
-            book.set_status("aborted")
-            self._console.print(f"Run {run_id} is aborted; given back: {_names(units)}.")
-            return DONE
+            return self._written(book, run_id, partial(self._give_back, book, cluster), only_abort=True)
+
+    def _written(self, book: Journal, run_id: str, work: Callable[[], int], *, only_abort: bool = False) -> int:
+        """Do the work of a run; if its journal cannot be written any more, tell what is left, and what to run next."""
+        try:
+            return work()
+        except folders.JournalError as error:
+            logger.error("The journal cannot be written any more, so nothing new is started: %s", error)
+            for line in left_in(book.folder, error) or ["Nothing is in flight or held."]:
+                logger.error("%s", line)
+            commands = [self._command(option, run_id) for option in ("--resume", "--abort")[only_abort:]]
+            logger.error("Make room there, or mend the disk. Then: %s", ", or: ".join(commands))
+            return INTERRUPTED
+
+    def _give_back(self, book: Journal, cluster: Cluster) -> int:
+        run_id = cluster.run.id
+        self._adapt(book, cluster)
+        procedure = self._maintenance.give_back(cluster, book)
+        book.note("session", "abort")
+        self.run = run_id
+        try:
+            incomplete = self._run(procedure, book, cluster)
+        except folders.JournalError:
+            raise
+        except Interrupted as error:
+            logger.error("Interrupted: %s. Go on with: %s", error, self._command("--abort", run_id))
+            return INTERRUPTED
+        except FleetError as error:  # An edge that the session itself needs.
+            logger.error("The abort cannot go on: %s. Mend that, then: %s", error, self._command("--abort", run_id))
+            return INTERRUPTED
+        # Not those of an earlier abort: what it could not give back may have been done since.
+        now = {(stage.name, unit.name) for stage in procedure.stages for unit in stage.units}
+        units = [
+            state
+            for stage, states in journal.read(book.folder).units.items()
+            if stage.startswith(ABORT)
+            for state in states
+            if (stage, state.unit.name) in now
+        ]
+        if incomplete == STOPPED_BY_OPERATOR:
+            logger.error("Interrupted by the operator. Go on with: %s", self._command("--abort", run_id))
+            return INTERRUPTED
+        if incomplete:
+            for state in units:
+                if state.status is not Status.DONE:
+                    logger.error("%s stays out of service and silenced: %s", state.unit.name, state.detail)
+            logger.error(
+                "Not all was given back: %s. Mend that, then: %s", incomplete, self._command("--abort", run_id)
+            )
+            return INCOMPLETE
+        book.set_status("aborted")
+        self._console.print(f"Run {run_id} is aborted; given back: {_names(units)}.")
+        return DONE
 
     def _with_steps(self, cluster: Cluster) -> Cluster:
         """Return the cluster of a run that remembers the names of its steps."""
@@ -257,7 +276,9 @@ class Session:
         except WmflibError as error:
             raise Refused(f"Not started: {error or 'the answer was no'}.") from error
 
-    def _carry_out(self, book: Journal, cluster: Cluster, lock: ClusterLock) -> int:
+    def _carry_out(self, book: Journal, cluster: Cluster, lock: ClusterLock, *, is_resumed: bool = False) -> int:
+        if is_resumed:
+            self._adapt(book, cluster)
         self._console.print(f"Run {cluster.run.id}; its journal and report are in {book.folder}.", soft_wrap=True)
         self.run = cluster.run.id
         try:
@@ -271,7 +292,7 @@ class Session:
                 self._report(book)
             logger.error("Interrupted: %s.", error)
             return INTERRUPTED
-        except Refused:
+        except (Refused, folders.JournalError):
             raise
         except FleetError as error:  # An edge that the session itself needs.
             book.set_status("stopped")
@@ -331,16 +352,23 @@ class Session:
     def _report(self, book: Journal) -> None:
         record = journal.read(book.folder)
         data = report.summary(record, report.next_commands(record))
-        path = report.write_json(book.folder, data)
         report.render(data, self._console)
-        self._console.print(f"Report: {path}", soft_wrap=True)
+        try:
+            path = report.write_json(book.folder, data)
+        except OSError as error:
+            logger.error("The report cannot be written to %s: %s.", book.folder, folders.why(error))
+        else:
+            self._console.print(f"Report: {path}", soft_wrap=True)
 
     def _command(self, option: str, run_id: str) -> str:
         return shlex.join(["cookbook", self._maintenance.name, option, run_id])
 
     def _describe(self, run_id: str, verb: str, cluster_name: str | None) -> int:
-        record = journal.read(folders.run_folder(self._config.state_dir, run_id))
+        folder = folders.run_folder(self._config.state_dir, run_id)
+        record = journal.read(folder)
         self._check_open(record.info, record.status, verb, cluster_name)
+        if problem := folders.problem(folder):
+            raise Refused(f"{problem}.")
         if record.status == "running":
             raise Refused(f"Run {run_id} is being worked on by another process on this host.")
         if not self._maintenance.needs_api:

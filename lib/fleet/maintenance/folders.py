@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sqlite3
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -15,6 +16,8 @@ FILE = "journal.db"
 DISCARDED = "discarded.json"
 OVER = ("done", "aborted", "discarded")
 """The statuses of runs that have nothing in flight any more."""
+_ROOM = 1 << 20
+"""Bytes that a run's folder has to have room for, at the very least."""
 _ID = re.compile(r"\d{8}-\d{6}-(?P<what>.+)-[0-9a-f]{4}")
 UNREADABLE = (sqlite3.Error, OSError, KeyError, ValueError, TypeError, AttributeError)
 """What is raised where the journal is none, or not whole."""
@@ -22,6 +25,10 @@ UNREADABLE = (sqlite3.Error, OSError, KeyError, ValueError, TypeError, Attribute
 
 class JournalError(FleetError):
     """A run's journal is missing, unreadable, or in use by another process."""
+
+
+class Unwritable(JournalError):
+    """The journal of a run that is worked on cannot be written, or not be read, any more."""
 
 
 class NeverStarted(JournalError):
@@ -80,6 +87,20 @@ def is_run(folder: Path) -> bool:
     if folder.name.startswith("."):
         return False  # One that is just being created.
     return (_ID.fullmatch(folder.name) is not None and folder.is_dir()) or os.path.lexists(folder / FILE)
+
+
+def problem(folder: Path) -> str:
+    """Return why nothing can be written in a folder, or in one that is yet to be created; nothing if it can.
+
+    What is asked is the file system itself, by a file that is removed at once: rights, mounts, quotas and room alike.
+    """
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".fleet-", dir=there) as probe:
+            (Path(probe) / "probe").write_bytes(b"\0" * _ROOM)
+    except OSError as error:
+        return f"{folder}: cannot be written{'' if there == folder else f' (in {there})'}: {why(error)}"
+    return ""
 
 
 def list_runs(state_dir: Path) -> list[Path]:

@@ -9,8 +9,10 @@ releases however the process ends. A step has its name in the journal, and its i
 
 import json
 import secrets
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -115,6 +117,7 @@ class Journal:
             for path in (folder, state_dir):
                 folders.sync(path)
         except (OSError, ValueError, sqlite3.Error) as error:
+            shutil.rmtree(new, ignore_errors=True)
             raise folders.JournalError(
                 f"{folder}: cannot be created: {folders.why(error)}; see state_dir in the configuration"
             ) from error
@@ -157,12 +160,13 @@ class Journal:
 
     def set_status(self, status: str) -> None:
         """Write the run's status."""
-        with self._db:
+        with self._written():
             self._db.execute("INSERT OR REPLACE INTO run VALUES ('status', ?)", (json.dumps(status),))
 
     def steps(self, stage: str) -> list[str] | None:
         """Return the names of a stage's steps as its units' states are kept with them; None if there are none yet."""
-        return _steps(self._db, stage)
+        with self._read():
+            return _steps(self._db, stage)
 
     def put(self, stage: str, states: Iterable[UnitState], steps: Sequence[str] | None = None) -> None:
         """Write the states of units; those that the stage does not know yet go to its end.
@@ -173,7 +177,7 @@ class Journal:
             steps: the names of the stage's steps if they are others than before; then the states of all units that the
                 journal has of the stage are to be given.
         """
-        with self._db:
+        with self._written():
             if steps is not None:
                 _put_steps(self._db, {stage: steps})
             for state in states:
@@ -181,7 +185,7 @@ class Journal:
 
     def rewrite(self, states: Mapping[str, Iterable[UnitState]], options: Mapping[str, Any]) -> None:
         """Write the states of stages' units and the run's options with the names of the steps: all or nothing."""
-        with self._db:
+        with self._written():
             self._db.execute("INSERT OR REPLACE INTO run VALUES ('options', ?)", (json.dumps(dict(options)),))
             _put_steps(self._db, options.get("steps", {}))
             for stage, units in states.items():
@@ -198,7 +202,7 @@ class Journal:
             kind: ``start``, ``intent``, ``done``, ``pending``, ``unknown``, ``failed``, ``held`` ….
         """
         now = self._clock.time()
-        with self._db:
+        with self._written():
             for state in states:
                 _put(self._db, stage, state)
                 self._db.execute(
@@ -208,7 +212,7 @@ class Journal:
 
     def note(self, kind: str, detail: str) -> None:
         """Write an event of the run itself: ``session``, ``stop``, ``abort`` …."""
-        with self._db:
+        with self._written():
             self._db.execute(
                 "INSERT INTO event (at, stage, unit, step, kind, detail) VALUES (?, '', '', '', ?, ?)",
                 (self._clock.time(), kind, detail),
@@ -216,11 +220,31 @@ class Journal:
 
     def states(self, stage: str) -> dict[str, UnitState]:
         """Return the states of a stage's units, in the order of the plan."""
-        return {state.unit.name: state for state in _states(self._db, stage)}
+        with self._read():
+            return {state.unit.name: state for state in _states(self._db, stage)}
 
     def events(self) -> list[Event]:
         """Return all events, oldest first."""
-        return _events(self._db)
+        with self._read():
+            return _events(self._db)
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Write something, whole or not at all."""
+        with self._read(), self._db:
+            yield
+
+    @contextmanager
+    def _read(self) -> Iterator[None]:
+        """Name the file and the reason if the database cannot do what it is asked for.
+
+        Raises:
+            Unwritable: the disk is full, broken, or gone.
+        """
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise folders.Unwritable(f"{self.folder / folders.FILE}: {error}") from error
 
     def _check(self) -> None:
         """Read everything once.

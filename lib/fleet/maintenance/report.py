@@ -20,6 +20,7 @@ from rich.text import Text
 from fleet.maintenance.folders import OVER
 from fleet.maintenance.journal import Event, RunRecord
 from fleet.maintenance.model import Stage, Status, UnitState
+from fleet.maintenance.runner import STOPPED_BY_OPERATOR
 
 logger = logging.getLogger(__name__)
 
@@ -173,8 +174,12 @@ def next_commands(record: RunRecord) -> dict[str, str]:
     if record.status in OVER:
         return {}
     again = shlex.join(["cookbook", record.info.procedure])
+    ended = next((event.detail for event in reversed(record.events) if event.kind in ("end", "session")), "")
+    held = any(state.status is Status.HELD for _, state in record.work)
+    wrong = held or (record.status == "stopped" and ended != STOPPED_BY_OPERATOR)
+    go_on = "Go on, once what is wrong is mended" if wrong else "Go on"
     return {
-        "Go on, once what is wrong is mended": f"{again} --resume {record.info.id}",
+        go_on: f"{again} --resume {record.info.id}",
         "Or give back what is in flight and held": f"{again} --abort {record.info.id}",
     }
 
@@ -217,8 +222,12 @@ def write_json(folder: Path, data: Mapping[str, Any]) -> Path:
     """Write a run's report to its folder, whole or not at all, and return the file."""
     path = folder / "report.json"
     temporary = folder / ".report.json.new"
-    temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     return path
 
 

@@ -8,6 +8,7 @@ import logging
 import queue
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -18,7 +19,9 @@ from typing import Protocol
 from fleet.clock import CLOCK, THREADS, Clock, Threads
 from fleet.errors import FleetError
 from fleet.maintenance import decide as decisions
+from fleet.maintenance.folders import Unwritable
 from fleet.maintenance.journal import Journal
+from fleet.maintenance.lost import JournalLost, left_of
 from fleet.maintenance.model import (
     Kind,
     Observation,
@@ -137,6 +140,9 @@ class Runner:
         self._clock = clock
         self._threads = threads
         self._in_progress = 0
+        self._items: deque[_Item] = deque()
+        self._current: Stage | None = None
+        self._is_lost = False
         self._states: dict[str, UnitState] = {}
         self._stopping = ""
         self._stop_told = False
@@ -156,16 +162,33 @@ class Runner:
 
         Raises:
             Interrupted: the run was told to leave.
+            JournalLost: the journal cannot be written any more.
         """
         incomplete = ""
         with self._signals():
-            for stage in self._procedure.stages:
-                if incomplete and stage.when is not When.END:
-                    continue
-                incomplete = self._stage(stage) or incomplete
+            try:
+                for stage in self._procedure.stages:
+                    if incomplete and stage.when is not When.END:
+                        continue
+                    incomplete = self._stage(stage) or incomplete
+            except Unwritable as error:
+                raise self._lost(error) from error
         return incomplete
 
+    def _lost(self, error: Unwritable) -> JournalLost:
+        """Let effects in progress end, as far as they do soon, and return what is left in flight."""
+        self._is_lost = True
+        self._cancel.set()
+        stage = self._current
+        if stage is None:
+            return JournalLost(str(error), ())
+        self._take(stage, [])
+        self._let_end(stage)
+        states = self._states.values()
+        return JournalLost(str(error), [left_of(stage, s) for s in states if s.status in (Status.RUNNING, Status.HELD)])
+
     def _stage(self, stage: Stage) -> str:
+        self._current = stage
         self._load(stage)
         if stage.when is When.WORK:
             left = [name for name, state in self._states.items() if state.status is not Status.DONE]
@@ -245,7 +268,11 @@ class Runner:
         asked = {unit: self._states[unit] for unit in units}
         effects = self._procedure.effects(stage.name, spec.name)
         if phase is Phase.APPLY:
-            self._journal.record(stage.name, asked.values(), step=spec.name, kind="intent")
+            try:
+                self._journal.record(stage.name, asked.values(), step=spec.name, kind="intent")
+            except Unwritable:  # Then it is not done.
+                self._states |= {unit: replace(state, busy=False) for unit, state in asked.items()}
+                raise
             self._spawn(_Result(stage.name, step, phase, asked, {}), lambda units: effects.apply(units, self._report))
         else:
             self._spawn(_Result(stage.name, step, phase, asked, {}), effects.check)
@@ -287,8 +314,9 @@ class Runner:
         self._take(stage, items)
 
     def _take(self, stage: Stage, items: Sequence[_Item]) -> None:
-        for item in items:
-            match item:
+        self._items.extend(items)
+        while self._items:  # What comes after one that cannot be written is not forgotten.
+            match item := self._items.popleft():
                 case _Result():
                     self._in_progress -= 1
                     self._outcome(stage, item)
@@ -346,12 +374,14 @@ class Runner:
             self._states[state.unit.name] = replace(state, renew_at=now + decisions.RENEW_RETRY)
         elif verdict.facts:
             self._states[state.unit.name] = replace(state, facts={**state.facts, **verdict.facts})
-            self._journal.put(stage.name, [self._states[state.unit.name]])
+            if not self._is_lost:
+                self._journal.put(stage.name, [self._states[state.unit.name]])
 
     def _set(self, stage: Stage, states: Sequence[UnitState], *, kind: str, step: str = "") -> None:
         for state in states:
             self._states[state.unit.name] = state
-        self._journal.record(stage.name, states, step=step, kind=kind)
+        if not self._is_lost:
+            self._journal.record(stage.name, states, step=step, kind=kind)
         if kind == "start":
             self._told_at |= dict.fromkeys((state.unit.name for state in states), self._clock.monotonic())
             self._view.tell(f"{', '.join(state.unit.name for state in states)}: started")
@@ -394,6 +424,13 @@ class Runner:
         """Let effects in progress end, within a grace, and write down what came of them."""
         reason = self._leaving
         self._leaving = ""
+        self._let_end(stage)
+        in_flight = [name for name, state in self._states.items() if state.status is Status.RUNNING]
+        self._journal.note("interrupted", f"{reason}; in flight: {', '.join(in_flight) or 'nothing'}")
+        raise Interrupted(f"{reason}; in flight: {', '.join(in_flight) or 'nothing'}")
+
+    def _let_end(self, stage: Stage) -> None:
+        """Take in what comes of effects in progress, within a grace."""
         end = self._clock.monotonic() + LEAVE_GRACE
         while self._in_progress and self._clock.monotonic() < end:
             try:
@@ -401,6 +438,3 @@ class Runner:
             except queue.Empty:
                 continue
             self._take(stage, [item])
-        in_flight = [name for name, state in self._states.items() if state.status is Status.RUNNING]
-        self._journal.note("interrupted", f"{reason}; in flight: {', '.join(in_flight) or 'nothing'}")
-        raise Interrupted(f"{reason}; in flight: {', '.join(in_flight) or 'nothing'}")

@@ -22,7 +22,7 @@ from fleet.k8s.disruption import Assessment, Risk, RiskKind
 from fleet.k8s.eviction import budgets_path, policy_version
 from fleet.k8s.model import Node
 from fleet.k8s.pods import parse_pod
-from fleet.maintenance import decide, lock
+from fleet.maintenance import decide, folders, lock
 from fleet.maintenance.model import Facts, Limits, Observation, Stage, Unit, UnitState
 from fleet.procedures import bgp, steps, units
 from fleet.procedures.cluster import Cluster
@@ -182,8 +182,13 @@ def of_limits(known: Mapping[str, Node], units: Sequence[Unit], limits: Limits, 
 
 
 def of_runs(cluster: Cluster, state_dir: Path, *, has_api: bool = True) -> list[Finding]:
-    """Look for other runs on the cluster: alive ones, by the Lease in its API, and ones that left something behind."""
+    """Look for other runs on the cluster: alive ones, by the Lease in its API, and ones that left something behind.
+
+    The place where this one is going to be kept is looked at as well.
+    """
     findings = []
+    if problem := folders.problem(state_dir):
+        findings.append(stop(f"{problem}.", "Make room there, or correct state_dir in the configuration."))
     runs = open_runs(state_dir)
     dead = [record.info.id for record, _ in runs if record.status == "interrupted"]
     holder = ""
