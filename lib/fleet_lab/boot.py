@@ -37,7 +37,7 @@ _SESSIONS = 60.0
 def up(paths: Paths, say: Say, *, topology_file: Path | None = None) -> Lab:
     """Bring the lab up: make what is missing, start what is not running, wait until all of it works.
 
-    It may be called at any time, also after a crash of any part; what runs is left alone.
+    It may be called at any time, also after a crash of any part; what runs and answers is left alone.
 
     Args:
         paths: the lab's folders.
@@ -50,7 +50,8 @@ def up(paths: Paths, say: Say, *, topology_file: Path | None = None) -> Lab:
     started = time.monotonic()
     lab = Lab(paths)
     given = topology.load(paths.topology if lab.exists else topology_file or topology.DEFAULT)
-    starting = sum(lab.supervisor(name) is None for name in given.hosts)
+    silent = frozenset(lab.silent() if lab.exists and os.geteuid() == 0 else ())
+    starting = sum(lab.supervisor(name) is None or name in silent for name in given.hosts)
     preflight.check(paths.state, paths.cache, hosts=starting, bridge=given.network.bridge)
 
     def timed(text: str) -> None:
@@ -70,7 +71,10 @@ def up(paths: Paths, say: Say, *, topology_file: Path | None = None) -> Lab:
         Machine(paths.state).create_bridge(context.topology.network)
         new = [host for host in context.topology.hosts.values() if lab.supervisor(host.name) is None]
         timed(f"starting {len(new)} hosts" if new else "all hosts have been started")
-        for host in new:
+        frozen = [host for host in context.topology.hosts.values() if host.name in silent and host not in new]
+        if frozen:
+            timed(f"starting anew, as they run and do not answer: {', '.join(host.name for host in frozen)}")
+        for host in (*new, *frozen):
             _start(context, host, base)
         _wait(lab, timed)
         timed("the lab is up")

@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cached_property
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from fleet_lab import bgp, cgroups, faults, operator, status, topology
+from fleet_lab import bgp, cgroups, faults, operator, preflight, status, topology
 from fleet_lab.command import run
 from fleet_lab.context import make as make_context
 from fleet_lab.errors import LabError
@@ -21,8 +21,10 @@ from fleet_lab.paths import Paths
 from fleet_lab.roles import Context
 from fleet_lab.status import HostStatus
 from fleet_lab.topology import Host, RoleName
-from fleet_lab.waiting import is_listening, wait_for
+from fleet_lab.waiting import answers_ssh, is_listening, wait_for
 
+_BOOT = 90.0
+"""Seconds after which a host that runs has started its services, on a busy machine as well."""
 _BACK = 60.0
 """Seconds for a host to be back once nothing keeps it down any more."""
 
@@ -148,6 +150,15 @@ class Lab:
             return None
         return pid if str(paths.root).encode() in command else None
 
+    def silent(self, *, answers: Callable[[IPv4Address], bool] = answers_ssh) -> list[str]:
+        """Return the hosts that run, have had the time to boot, and do not answer although no fault is injected."""
+        running = [
+            known.host
+            for known in self.status()
+            if known.state == "running" and not known.faults and time.time() - known.since > _BOOT
+        ]
+        return [host.name for host in running if not answers(host.ipv4)]
+
     def inject(self, fault: str, *hosts: str, seconds: float | None = None) -> None:
         """Inject a fault into hosts. It lasts, over reboots too, until it is healed.
 
@@ -219,8 +230,11 @@ class Lab:
         while waiting:
             waiting = {name: address for name, address in waiting.items() if not is_listening(address, 22)}
             if waiting and time.monotonic() > deadline:
+                lacking = preflight.lacking_inotify(*preflight.inotify_instances(), hosts=len(waiting))
                 raise LabError(
-                    f"{', '.join(waiting)} did not come up within {timeout:.0f} s. What their consoles say:\n"
+                    f"{', '.join(waiting)} did not come up within {timeout:.0f} s."
+                    + "".join(f" {what}, then `fleet-lab up` once more." for what in lacking)
+                    + " What their consoles say:\n"
                     + "\n".join(self._console(name) for name in waiting)
                 )
             if waiting:

@@ -22,8 +22,8 @@ _DISK = 5
 """GB for the base image, the Kubernetes binaries and what the hosts write."""
 _MEMORY = 0.25
 """GB for a host."""
-_INOTIFY = 3
-"""inotify instances that a host's systemd has."""
+_INOTIFY = 4
+"""inotify instances that a host has: those of its systemd, and at times one of a service."""
 
 
 def missing(state: Path, cache: Path, *, hosts: int, bridge: str) -> list[str]:
@@ -53,12 +53,7 @@ def missing(state: Path, cache: Path, *, hosts: int, bridge: str) -> list[str]:
         found.append(
             f"{memory:.1f} GB of memory are free, {hosts * _MEMORY:.1f} are needed: end other programs, or add memory"
         )
-    allowed, used = inotify_instances()
-    if used + hosts * _INOTIFY > allowed:
-        found.append(
-            f"{allowed - used} inotify instances are free, {hosts} hosts need {hosts * _INOTIFY}: "
-            f"sysctl fs.inotify.max_user_instances={max(512, used + 2 * hosts * _INOTIFY)}"
-        )
+    found += lacking_inotify(*inotify_instances(), hosts=hosts)
     if _firewall_drops(bridge):
         found.append(
             "the machine's firewall drops what hosts send to each other (Docker sets it up so): "
@@ -92,6 +87,23 @@ def _available_memory() -> float:
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     return kilobytes * 1024 / 1e9
+
+
+def lacking_inotify(allowed: int, used: int, *, hosts: int) -> list[str]:
+    """Return that there are too few inotify instances, with how to get more; nothing if there are enough.
+
+    Args:
+        allowed: how many a user may have.
+        used: how many root has.
+        hosts: how many hosts are to be started, or have just not come up.
+    """
+    needed = hosts * _INOTIFY
+    if used + needed <= allowed:
+        return []
+    return [
+        f"{max(0, allowed - used)} inotify instances are free, {hosts} hosts need {needed}: "
+        f"sysctl fs.inotify.max_user_instances={max(512, used + 2 * needed)}"
+    ]
 
 
 def inotify_instances() -> tuple[int, int]:

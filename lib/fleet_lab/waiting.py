@@ -1,5 +1,6 @@
 """Waits for conditions."""
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -17,6 +18,16 @@ def is_listening(address: IPv4Address | IPv6Address, port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+def answers_ssh(address: IPv4Address | IPv6Address, port: int = 22, *, tries: int = 3) -> bool:
+    """Whether a server of SSH greets: a connection alone is accepted by the kernel, whatever became of the server."""
+    for _ in range(tries):
+        with contextlib.suppress(OSError), socket.create_connection((str(address), port), timeout=2.0) as connection:
+            if connection.recv(4) == b"SSH-":
+                return True
+        time.sleep(_INTERVAL)
+    return False
 
 
 def wait_for(

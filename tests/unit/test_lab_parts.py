@@ -1,8 +1,11 @@
 """Parts of the lab that need no root: disks, certificates, preflight, the host watcher's packets, the wait."""
 
 import os
+import socket
 import ssl
 import stat
+import threading
+import time
 from collections import namedtuple
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -15,12 +18,14 @@ from fleet_lab.errors import LabError
 from fleet_lab.files import Disk, File, Link
 from fleet_lab.guest.host_watcher import echo_request
 from fleet_lab.guest.kubelet.faults import NOT_READY, SLOW_TERMINATION, Faults
+from fleet_lab.lab import Lab
 from fleet_lab.paths import Paths
 from fleet_lab.pki import Authority, signing_key
 from fleet_lab.roles import ROLES, packages
 from fleet_lab.ssh import Ssh
+from fleet_lab.status import HostStatus
 from fleet_lab.topology import DEFAULT, load
-from fleet_lab.waiting import wait_for
+from fleet_lab.waiting import answers_ssh, wait_for
 
 
 @pytest.fixture
@@ -94,11 +99,72 @@ def test_everything_that_is_missing_is_said_at_once(tmp_path: Path, monkeypatch:
         "apt-get install mmdebstrap",
         "2.0 GB free, 5 are needed",
         "1.5 GB of memory are free, 3.5 are needed",
-        "28 inotify instances are free, 14 hosts need 42: sysctl fs.inotify.max_user_instances=512",
+        "28 inotify instances are free, 14 hosts need 56: sysctl fs.inotify.max_user_instances=512",
         "mount -t cgroup2",
         "iptables -I FORWARD -i fleetlab -o fleetlab -j ACCEPT",
     ):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "used", "hosts", "said"),
+    [
+        (128, 67, 19, ["61 inotify instances are free, 19 hosts need 76: sysctl fs.inotify.max_user_instances=512"]),
+        (128, 130, 1, ["0 inotify instances are free, 1 hosts need 4: sysctl fs.inotify.max_user_instances=512"]),
+        (
+            1024,
+            1000,
+            19,
+            ["24 inotify instances are free, 19 hosts need 76: sysctl fs.inotify.max_user_instances=1152"],
+        ),
+        (143, 67, 19, []),
+    ],
+)
+def test_a_second_lab_needs_inotify_instances(allowed: int, used: int, hosts: int, said: list[str]) -> None:
+    assert preflight.lacking_inotify(allowed, used, hosts=hosts) == said
+
+
+class Greeting(threading.Thread):
+    """A server that says something to whoever connects, or nothing at all, as one that is frozen."""
+
+    def __init__(self, says: bytes | None) -> None:
+        super().__init__(daemon=True)
+        self._says, self._socket = says, socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+
+    def run(self) -> None:
+        while self._says is not None:
+            connection, _ = self._socket.accept()
+            connection.sendall(self._says)
+            connection.close()
+
+
+@pytest.mark.parametrize(("says", "answers"), [(b"SSH-2.0-OpenSSH_9.2", True), (b"hello", False), (None, False)])
+def test_a_connection_alone_is_no_answer(says: bytes | None, answers: bool) -> None:
+    server = Greeting(says)
+    server.start()
+
+    assert answers_ssh(IPv4Address("127.0.0.1"), server.port, tries=1) is answers
+
+
+def test_a_host_that_runs_and_does_not_answer_is_found(tmp_path: Path) -> None:
+    now = time.time()
+    hosts = list(load(DEFAULT).hosts.values())
+    known = [
+        HostStatus(hosts[0], "running", 1, now - 1000, ()),
+        HostStatus(hosts[1], "running", 1, now - 1000, ("ssh-unreachable",)),
+        HostStatus(hosts[2], "running", 1, now - 10, ()),
+        HostStatus(hosts[3], "rebooting", 1, now - 1000, ()),
+        HostStatus(hosts[4], "running", 1, now - 1000, ()),
+    ]
+
+    class Known(Lab):
+        def status(self) -> list[HostStatus]:
+            return known
+
+    lab = Known(Paths.from_environment())
+
+    assert lab.silent(answers=lambda address: address == hosts[4].ipv4) == [hosts[0].name]
 
 
 def test_the_folders_are_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
