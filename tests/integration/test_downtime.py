@@ -159,13 +159,23 @@ def test_a_cluster_has_its_own_label_and_matchers(cookbook: Cookbook, silences: 
 
 
 @pytest.mark.parametrize(
+    "arguments", [("sre.hosts.downtime", "-r", "r", "-H", "1", ""), ("sre.hosts.remove-downtime", "")]
+)
+def test_an_empty_query_is_told_as_such(
+    cookbook: Cookbook, silences: Silences, capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    assert cookbook(*arguments) == 2
+
+    assert "QUERY: it is empty: is a variable of the shell not set?" in capfd.readouterr().err
+    assert not silences.find(comment_contains="")
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("sre.hosts.downtime", "-r", "r", "-H", "1", ""), "The Cumin query is empty"),
         (("sre.hosts.downtime", "-r", "r", "-H", "1", "A:nobody"), "'A:nobody' cannot be used"),
         (("sre.hosts.downtime", "-r", "r", "-H", "1", "a and b"), "finds no host"),
         (("sre.hosts.downtime", "-r", "r", "-H", "1", "--cluster", "x", "a"), "There is no cluster 'x'"),
-        (("sre.hosts.remove-downtime", ""), "The Cumin query is empty"),
         (("sre.hosts.remove-downtime", "0c54ca8f-9171-4bb2-b9b5-2d3f3b4f0b8e"), "No Alertmanager knows silence 0c54"),
     ],
 )
