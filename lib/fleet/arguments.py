@@ -98,3 +98,21 @@ def names(value: str) -> tuple[str, ...]:
     if not found:
         raise argparse.ArgumentTypeError(f"{value!r} has no names")
     return found
+
+
+def hosts(value: str) -> tuple[str, ...]:
+    """Read names of hosts or nodes, such as ``worker1,worker[3-5]``, for argparse."""
+    from ClusterShell.NodeSet import NodeSet, NodeSetException
+
+    try:
+        return tuple(NodeSet(text(value)))
+    except NodeSetException as error:
+        raise argparse.ArgumentTypeError(f"{value!r} is no list of hosts: write worker1,worker[3-5]") from error
+
+
+def accepted(value: str) -> tuple[str, str]:
+    """Read a unit and the name of one of its proofs, such as ``worker3:alerts``, for argparse."""
+    unit, _, proof = value.partition(":")
+    if not unit.strip() or not proof.strip():
+        raise argparse.ArgumentTypeError(f"{value!r} names no unit and proof: write worker3:alerts")
+    return unit.strip(), proof.strip()

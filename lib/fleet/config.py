@@ -75,6 +75,8 @@ class LimitsConfig(Model):
     """Failure domains (rows, racks) that may be worked on at once."""
     max_failed: int = Field(default=0, ge=0)
     """Failed units that a run tolerates; with one more it starts nothing new."""
+    attempts: int = Field(default=3, ge=1)
+    """How often a node is tried in all whose drain fails, where ``drain.failed`` is ``release``."""
 
 
 class DeadlinesConfig(Model):
@@ -102,6 +104,10 @@ class DrainConfig(Model):
     """Pods with an emptyDir volume: its data goes with the pod."""
     finalizers: Literal["wait", "skip"] = "wait"
     """Terminating pods that a finalizer keeps: wait until the deadline, or go on without them."""
+    failed: Literal["hold", "release"] = "hold"
+    """A node whose drain failed: stays cordoned until someone comes, or is given back and tried again later."""
+    retry: Duration = 300.0
+    """How long after its release a node is tried again; each further pause is twice as long."""
 
 
 class AlertsConfig(Model):

@@ -15,6 +15,7 @@ from fleet.errors import FleetError
 from fleet.procedures.maintenance import Maintenance
 from fleet.procedures.node_runs import NodeRuns, Selection
 from fleet.procedures.nodes import NodeProcedure
+from fleet.procedures.way_out import WayOut
 from fleet.session import INTERRUPTED, REFUSED, Request, Session
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,22 @@ class MaintenanceCookbook(FleetCookbook):
         )
         again.add_argument(
             "--abort", type=arguments.run_id, metavar="RUN", help="Give back what a run has in flight or held."
+        )
+        closing = parser.add_argument_group("a way out, beside --resume or --abort")
+        closing.add_argument(
+            "--give-up",
+            type=arguments.hosts,
+            default=(),
+            metavar="UNITS",
+            help="Close these as they are, and say why with -r REASON: worker3,worker[5-6]. The rest goes on.",
+        )
+        closing.add_argument(
+            "--accept",
+            type=arguments.accepted,
+            action="append",
+            default=[],
+            metavar="UNIT:PROOF",
+            help="Take your word, given with -r REASON, for one proof of a unit: worker3:alerts. May be repeated.",
         )
         self.add_arguments(parser.add_argument_group("a new run"))
         return parser
@@ -196,7 +213,7 @@ class RunRunner(FleetRunner):
         """The line of the server admin log."""
         args = self._args
         if (run := _run_id(args)) is not None:
-            return f"{'abort' if args.resume is None else 'resume'} {run}"
+            return f"{'abort' if args.resume is None else 'resume'} {run}{_way_out(args).describe()}"
         task = f" - {args.task_id}" if args.task_id else ""
         return f"on {args.cluster}: {args.reason or 'no reason given'}{task}"
 
@@ -211,9 +228,14 @@ class RunRunner(FleetRunner):
         settings = config.load(config.default_path(self._spicerack.config_dir))
         if (run := _run_id(args)) is not None:
             self._check_alone()
+            way_out = _way_out(args)
+            if way_out.accept and not way_out.reason:
+                raise FleetError("--accept needs -r/--reason: it is recorded with your name.")
             session = self._session(settings)
             again = session.abort if args.resume is None else session.resume
-            return again(run, args.cluster)
+            return again(run, args.cluster, way_out)
+        if args.give_up or args.accept:
+            raise FleetError("--give-up and --accept are about a run that there is: they go with --resume or --abort.")
         request = _request(args, self._cookbook.options(args))
         return self._session(settings).start(request)
 
@@ -245,6 +267,10 @@ def _run_id(args: argparse.Namespace) -> str | None:
     """Return the run that is to be resumed or aborted; an empty string is one that was not set, and no new run."""
     run: str | None = args.abort if args.resume is None else args.resume
     return run
+
+
+def _way_out(args: argparse.Namespace) -> WayOut:
+    return WayOut(reason=args.reason or "", give_up=tuple(args.give_up), accept=tuple(args.accept))
 
 
 def _request(args: argparse.Namespace, options: Mapping[str, Any]) -> Request:

@@ -28,8 +28,8 @@ from fleet.etcd import health, members
 from fleet.hosts.remote import Remote
 from fleet.k8s.client import Api, KubernetesError
 from fleet.k8s.nodes import NodeView, NoNodes
-from fleet.maintenance import decide, folders, journal, report
-from fleet.maintenance.journal import Journal, RunInfo
+from fleet.maintenance import advance, folders, journal, report
+from fleet.maintenance.journal import Journal, RunInfo, RunRecord
 from fleet.maintenance.lock import ClusterLock, Holder
 from fleet.maintenance.lost import left_in
 from fleet.maintenance.model import Status, UnitState
@@ -38,6 +38,7 @@ from fleet.procedures import plan
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Level
 from fleet.procedures.maintenance import ABORT, Asking, Maintenance, Nothing, Proposal, Question, Refused, specs
+from fleet.procedures.way_out import NOTHING, WayOut, carry_out, changes
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class Session:
             id=journal.new_run_id(self._maintenance.name, request.cluster, now),
             procedure=self._maintenance.name,
             cluster=request.cluster,
-            operator=f"{self._spicerack.username}@{self._spicerack.current_hostname}",
+            operator=self._operator,
             reason=request.reason,
             task=request.task,
             created=now.timestamp(),
@@ -138,12 +139,13 @@ class Session:
             ):
                 return self._written(book, cluster.run.id, partial(self._carry_out, book, cluster, lock))
 
-    def resume(self, run_id: str, cluster_name: str | None) -> int:
+    def resume(self, run_id: str, cluster_name: str | None, way_out: WayOut = NOTHING) -> int:
         """Go on with a run that was interrupted or stopped; held units are tried again.
 
         Args:
             run_id: the run.
             cluster_name: the cluster that the operator believes it to be on, if they said so.
+            way_out: what the operator has decided about single units.
 
         Returns:
             An exit code.
@@ -152,19 +154,20 @@ class Session:
             FleetError: there is no such run, or it cannot go on.
         """
         if self._spicerack.dry_run:
-            return self._describe(run_id, "resume", cluster_name)
+            return self._describe(run_id, "resume", cluster_name, way_out)
         with (
             self._reopened(run_id, "resume", cluster_name) as (book, cluster),
             self._locked(cluster, book.folder) as lock,
         ):
-            return self._written(book, run_id, partial(self._carry_out, book, cluster, lock, is_resumed=True))
+            return self._written(book, run_id, partial(self._carry_out, book, cluster, lock, way_out))
 
-    def abort(self, run_id: str, cluster_name: str | None) -> int:
+    def abort(self, run_id: str, cluster_name: str | None, way_out: WayOut = NOTHING) -> int:
         """Give back what a run has in flight or held, each unit only if it is proven to be well.
 
         Args:
             run_id: the run.
             cluster_name: the cluster that the operator believes it to be on, if they said so.
+            way_out: what the operator has decided about single units.
 
         Returns:
             An exit code.
@@ -173,9 +176,9 @@ class Session:
             FleetError: there is no such run, or it cannot be aborted.
         """
         if self._spicerack.dry_run:
-            return self._describe(run_id, "abort", cluster_name)
+            return self._describe(run_id, "abort", cluster_name, way_out)
         with self._reopened(run_id, "abort", cluster_name) as (book, cluster), self._held(cluster):
-            return self._written(book, run_id, partial(self._give_back, book, cluster), only_abort=True)
+            return self._written(book, run_id, partial(self._give_back, book, cluster, way_out), only_abort=True)
 
     def _written(self, book: Journal, run_id: str, work: Callable[[], int], *, only_abort: bool = False) -> int:
         """Do the work of a run; if its journal cannot be written any more, tell what is left, and what to run next."""
@@ -189,9 +192,10 @@ class Session:
             logger.error("Make room there, or mend the disk. Then: %s", ", or: ".join(commands))
             return INTERRUPTED
 
-    def _give_back(self, book: Journal, cluster: Cluster) -> int:
+    def _give_back(self, book: Journal, cluster: Cluster, way_out: WayOut) -> int:
         run_id = cluster.run.id
         self._adapt(book, cluster)
+        self._close(book, cluster, way_out)
         procedure = self._maintenance.give_back(cluster, book)
         book.note("session", "abort")
         self.run = run_id
@@ -261,8 +265,21 @@ class Session:
                 logger.warning("The configuration has changed: the steps were %s; now %s.", before[stage], now[stage])
                 pivot = next((spec.name for spec in specs(steps) if spec.pivot), None)
                 units = book.states(stage).values()
-                states[stage] = [decide.translate(state, before[stage], now[stage], pivot) for state in units]
+                states[stage] = [advance.translate(state, before[stage], now[stage], pivot) for state in units]
         book.rewrite(states, {**options, "steps": now})
+
+    def _close(self, book: Journal, cluster: Cluster, way_out: WayOut) -> None:
+        """Record what the operator has decided about single units, and say so."""
+        if not way_out:
+            return
+        steps = {stage: specs(its) for stage, its in self._maintenance.steps(cluster).items()}
+        way_out = replace(way_out, operator=self._operator)
+        for line in carry_out(way_out, cluster, book, steps, self._maintenance.left_on):
+            logger.warning("%s", line)
+
+    @property
+    def _operator(self) -> str:
+        return f"{self._spicerack.username}@{self._spicerack.current_hostname}"
 
     def _ask(self, proposal: Proposal) -> None:
         if not sys.stdout.isatty():
@@ -276,9 +293,10 @@ class Session:
         except WmflibError as error:
             raise Refused(f"Not started: {error or 'the answer was no'}.") from error
 
-    def _carry_out(self, book: Journal, cluster: Cluster, lock: ClusterLock, *, is_resumed: bool = False) -> int:
-        if is_resumed:
+    def _carry_out(self, book: Journal, cluster: Cluster, lock: ClusterLock, resumed_with: WayOut | None = None) -> int:
+        if resumed_with is not None:
             self._adapt(book, cluster)
+            self._close(book, cluster, resumed_with)
         self._console.print(f"Run {cluster.run.id}; its journal and report are in {book.folder}.", soft_wrap=True)
         self.run = cluster.run.id
         try:
@@ -363,7 +381,7 @@ class Session:
     def _command(self, option: str, run_id: str) -> str:
         return shlex.join(["cookbook", self._maintenance.name, option, run_id])
 
-    def _describe(self, run_id: str, verb: str, cluster_name: str | None) -> int:
+    def _describe(self, run_id: str, verb: str, cluster_name: str | None, way_out: WayOut) -> int:
         folder = folders.run_folder(self._config.state_dir, run_id)
         record = journal.read(folder)
         self._check_open(record.info, record.status, verb, cluster_name)
@@ -374,14 +392,29 @@ class Session:
         if not self._maintenance.needs_api:
             return self._outline(run_id, verb, cluster_name)
         report.render(report.summary(record, {}), self._console)
-        states = [state for _, state in record.work]
+        gone = set()
+        if way_out:
+            gone = self._describe_way_out(record, replace(way_out, operator=self._operator))
+        states = [state for _, state in record.work if state.unit.name not in gone]
         touched = [state for state in states if state.status in (Status.RUNNING, Status.HELD)]
         if verb == "resume":
-            left = [state for state in states if state.status is not Status.DONE]
+            left = [state for state in states if state.status not in (Status.DONE, Status.GIVEN_UP)]
             self._console.print(f"Dry run: a real run would go on with {_names(left)}.")
         else:
             self._console.print(f"Dry run: a real run would give back {_names(touched)}.")
         return DONE
+
+    def _describe_way_out(self, record: RunRecord, way_out: WayOut) -> set[str]:
+        """Print what would be recorded of single units; return those that would be given up."""
+        run, config = record.info, self._config.cluster(record.info.cluster)
+        with self._connect(run, config, run.options["hosts"]) as cluster:
+            steps = {stage: specs(its) for stage, its in self._maintenance.steps(cluster).items()}
+        states = {stage: {state.unit.name: state for state in record.units.get(stage, ())} for stage in steps}
+        found = changes(way_out, states, steps, cluster.hosts)
+        for _, state in found:
+            what = "be given up" if state.given_up else f"have accepted: {', '.join(state.accepted)}"
+            self._console.print(f"Dry run: {state.unit.name} would {what}.", markup=False)
+        return {state.unit.name for _, state in found if state.given_up}
 
     def _outline(self, run_id: str, verb: str, cluster_name: str | None) -> int:
         """Print what a real run would do, where that depends on how far the run has come."""

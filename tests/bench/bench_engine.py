@@ -4,6 +4,7 @@ import resource
 import statistics
 import time
 
+from fleet.maintenance import advance as a
 from fleet.maintenance import decide as d
 from fleet.maintenance import model as m
 from fleet.maintenance import planner
@@ -18,7 +19,7 @@ def test_one_tick_of_5000_nodes():
     stage = m.Stage("nodes", units, STEPS, limits, renew=300)
     states = {unit.name: m.UnitState(unit) for unit in units}
     for unit in units[: IN_FLIGHT // 2]:
-        states[unit.name] = d.enter(stage, states[unit.name], 1, 0.0)
+        states[unit.name] = a.enter(stage, states[unit.name], 1, 0.0)
     seen = m.Observation({f"node{i}": m.Absent(f"row-{i % 20}", "group-1", False, "cordoned") for i in range(0, 100)})
     times = []
     for _ in range(50):

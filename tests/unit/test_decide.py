@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleet.maintenance import advance as a
 from fleet.maintenance import decide as d
 from fleet.maintenance import model as m
 
@@ -74,7 +75,7 @@ class World:
         match action:
             case d.Start(unit):
                 assert self.states[unit].status is m.Status.PENDING
-                self.states[unit] = d.enter(self.stage, self.states[unit], 0, self.now)
+                self.states[unit] = a.enter(self.stage, self.states[unit], 0, self.now)
             case d.Hold(unit, reason):
                 assert reason
                 self.states[unit] = replace(self.states[unit], status=m.Status.HELD, busy=False)
@@ -155,7 +156,7 @@ class World:
             verdict = self.answer(run, unit)
             state = self.states[unit]
             if (state.status, state.step, state.phase) == (m.Status.RUNNING, run.step, run.phase):
-                self.states[unit] = d.advance(self.stage, state, run.phase, verdict, self.now)
+                self.states[unit] = a.advance(self.stage, state, run.phase, verdict, self.now)
                 if self.states[unit].status is m.Status.DONE:
                     self.cordoned.discard(unit)
                 if run.step == DRAIN:
@@ -189,7 +190,7 @@ class World:
                 self.reboot(unit)
         self.jobs = []
         self.drained = {}
-        self.states = {name: d.resume(self.stage, state, self.now) for name, state in self.states.items()}
+        self.states = {name: a.resume(self.stage, state, self.now) for name, state in self.states.items()}
         self.blocked_since = None
 
 
@@ -285,7 +286,7 @@ def test_a_held_unit_that_blocks_the_rest_ends_the_run_at_once():
 
 def test_a_call_that_does_not_return_is_given_up():
     fleet = stage(units("w1"))
-    state = replace(d.enter(fleet, m.UnitState(fleet.units[0]), DRAIN, 0.0), busy=True)
+    state = replace(a.enter(fleet, m.UnitState(fleet.units[0]), DRAIN, 0.0), busy=True)
     assert d.decide(fleet, d.Progress({"w1": state}), m.Observation(), 60.0).actions == (d.Renew(("w1",)),)
     late = d.decide(fleet, d.Progress({"w1": state}), m.Observation(), 60.0 + d.OVERDUE)
     assert d.Hold("w1", "drain: not within 60 s: its call does not return") in late.actions
@@ -293,9 +294,9 @@ def test_a_call_that_does_not_return_is_given_up():
 
 def test_work_for_several_units_is_one_call_unless_it_takes_as_long_as_its_unit_needs():
     fleet = stage(units("w1", "w2"), max_unavailable=2)
-    states = {unit.name: d.enter(fleet, m.UnitState(unit), 0, 0.0) for unit in fleet.units}
+    states = {unit.name: a.enter(fleet, m.UnitState(unit), 0, 0.0) for unit in fleet.units}
     assert d.decide(fleet, d.Progress(states), m.Observation(), 0.0).actions == (d.Run(0, m.Phase.CHECK, ("w1", "w2")),)
-    states = {name: d.enter(fleet, state, DRAIN, 0.0) for name, state in states.items()}
+    states = {name: a.enter(fleet, state, DRAIN, 0.0) for name, state in states.items()}
     assert d.decide(fleet, d.Progress(states), m.Observation(), 0.0).actions == (
         d.Run(DRAIN, m.Phase.CHECK, ("w1",)),
         d.Run(DRAIN, m.Phase.CHECK, ("w2",)),
@@ -316,7 +317,7 @@ def test_work_for_several_units_is_one_call_unless_it_takes_as_long_as_its_unit_
 def test_resume_goes_by_the_pivot(status, step, phase, expected):
     fleet = stage(units("w1"))
     state = replace(m.UnitState(fleet.units[0]), status=status, step=step, phase=phase)
-    resumed = d.resume(fleet, state, 5.0)
+    resumed = a.resume(fleet, state, 5.0)
     assert (resumed.step, resumed.phase) == expected
     assert resumed.status is m.Status.RUNNING
     assert resumed.renew_at == 5.0
@@ -331,7 +332,7 @@ def test_getting_ready_and_tidying_up_wait_for_nobody():
 
 def test_a_unit_is_not_closed_when_others_took_its_room_meanwhile():
     fleet = stage(units("w1", "w2"), max_unavailable=1)
-    state = replace(d.enter(fleet, m.UnitState(fleet.units[0]), CORDON, 0.0), phase=m.Phase.APPLY)
+    state = replace(a.enter(fleet, m.UnitState(fleet.units[0]), CORDON, 0.0), phase=m.Phase.APPLY)
     progress = d.Progress({"w1": state})
     seen = m.Observation({"w2": m.Absent("a", "g", False, "cordoned")})
     withdraw = d.Withdraw("w1", "w2 unavailable, the limit is 1")
@@ -344,7 +345,7 @@ def test_a_unit_is_not_closed_when_others_took_its_room_meanwhile():
 @pytest.mark.parametrize(("step", "phase"), [(DRAIN, m.Phase.VERIFY), (REBOOT, m.Phase.APPLY)])
 def test_a_unit_is_held_at_once_when_the_lock_is_lost_for_good(step, phase):
     fleet = stage(units("w1"))
-    state = replace(d.enter(fleet, m.UnitState(fleet.units[0]), step, 0.0), phase=phase)
+    state = replace(a.enter(fleet, m.UnitState(fleet.units[0]), step, 0.0), phase=phase)
     lost = m.Observation({}, "lock lost", hopeless=True)
     name = STEPS[step].name
     decision = d.decide(fleet, d.Progress({"w1": state}), lost, 0.0)
@@ -353,7 +354,7 @@ def test_a_unit_is_held_at_once_when_the_lock_is_lost_for_good(step, phase):
 
 def test_a_unit_that_is_down_is_not_given_up_when_the_lock_is_lost():
     fleet = stage(units("w1"))
-    state = replace(d.enter(fleet, m.UnitState(fleet.units[0]), REBOOT, 0.0), phase=m.Phase.VERIFY)
+    state = replace(a.enter(fleet, m.UnitState(fleet.units[0]), REBOOT, 0.0), phase=m.Phase.VERIFY)
     lost = m.Observation({}, "lock lost", hopeless=True)
     decision = d.decide(fleet, d.Progress({"w1": state}), lost, 0.0)
     assert decision.actions == (d.Run(REBOOT, m.Phase.VERIFY, ("w1",)),)
@@ -372,7 +373,7 @@ NAMES = [step.name for step in STEPS]
 def test_other_steps_never_bring_a_unit_past_its_pivot_or_back(status, step, phase, gone, more):
     state = m.UnitState(m.Unit("w1"), status, step if status is not m.Status.DONE else len(NAMES), phase)
     now = [*more[:1], *(name for name in NAMES if name not in gone), *more[1:]]
-    after = d.translate(state, NAMES, now, "reboot")
+    after = a.translate(state, NAMES, now, "reboot")
     pivot = now.index("reboot")
     if status is m.Status.DONE:
         assert after.step == len(now)
@@ -388,13 +389,13 @@ def test_other_steps_never_bring_a_unit_past_its_pivot_or_back(status, step, pha
 @pytest.mark.parametrize("status", [m.Status.PENDING, m.Status.RUNNING, m.Status.HELD])
 def test_a_unit_of_a_stage_without_a_pivot_starts_over_when_its_steps_are_others(status):
     state = m.UnitState(m.Unit("cluster"), status, 2, m.Phase.VERIFY, facts={"ran": True})
-    after = d.translate(state, ["a", "b", "c"], ["b", "c"], None)
+    after = a.translate(state, ["a", "b", "c"], ["b", "c"], None)
     assert after == replace(state, step=0, phase=m.Phase.CHECK), "each step looks at the world before it acts"
 
 
 def test_a_unit_of_a_stage_without_a_pivot_that_is_done_stays_done():
     state = m.UnitState(m.Unit("cluster"), m.Status.DONE, 1)
-    assert d.translate(state, ["a"], ["a", "b", "c"], None) == replace(state, step=3)
+    assert a.translate(state, ["a"], ["a", "b", "c"], None) == replace(state, step=3)
 
 
 def test_units_that_wait_at_a_gate_are_asked_together():
@@ -427,5 +428,5 @@ def test_what_acts_is_not_tried_again_before_its_time():
 def test_what_others_have_undone_is_done_again(phase, after):
     unit = m.Unit("w1")
     state = m.UnitState(unit, m.Status.RUNNING, CORDON, phase, busy=True, deadline=99.0)
-    again = d.advance(stage([unit]), state, phase, m.undone("it is gone"), 10.0)
+    again = a.advance(stage([unit]), state, phase, m.undone("it is gone"), 10.0)
     assert (again.status, again.step, again.phase, again.busy) == (m.Status.RUNNING, CORDON, m.Phase.APPLY, False)

@@ -13,7 +13,7 @@ import pytest
 
 from fleet import runs
 from fleet.config import EtcdConfig
-from fleet.maintenance import decide, folders, report, schema
+from fleet.maintenance import advance, folders, report, schema
 from fleet.maintenance import journal as j
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.model import Phase, Stage, Status, StepSpec
@@ -82,7 +82,7 @@ def stage_of(record, expected, name, *, more=()):
 def resumed(stage, states):
     found = {}
     for state in states:
-        now = decide.resume(stage, state, 0.0)
+        now = advance.resume(stage, state, 0.0)
         step = stage.steps[now.step].name if now.step < len(stage.steps) else None
         found[state.unit.name] = [now.status.value, step, now.phase.value]
     return found
@@ -115,7 +115,7 @@ def test_it_is_migrated_when_it_is_opened_and_goes_on_where_it_would_have(old):
     for name, states in expected["resumed"].items():
         stage = stage_of(record, expected, name)
         assert resumed(stage, record.units.get(name, ())) == states
-        awaited = [state.unit.name for state in record.units.get(name, ()) if decide.awaits_pivot(stage, state)]
+        awaited = [state.unit.name for state in record.units.get(name, ()) if advance.awaits_pivot(stage, state)]
         assert awaited == expected["awaits_pivot"][name]
     with closing(sqlite3.connect(folder / "journal.db")) as db:
         stored = db.execute("SELECT json_extract(state, '$.step') FROM unit WHERE stage IN (SELECT name FROM stage)")
@@ -152,7 +152,7 @@ def test_a_unit_whose_reboot_was_ordered_is_asked_first_with_other_steps_as_well
         options = book.info().options
         stage = stage_of(j.read(folder), expected, "nodes", more=["volumes", "workloads"])
         now = [step.name for step in stage.steps]
-        states = [decide.translate(state, before, now, "reboot") for state in book.states("nodes").values()]
+        states = [advance.translate(state, before, now, "reboot") for state in book.states("nodes").values()]
         book.rewrite({"nodes": states}, {**options, "steps": {"nodes": now}})
     with closing(Journal.open(tmp_path, folder.name)) as book:
         found = resumed(stage, book.states("nodes").values())

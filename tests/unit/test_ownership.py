@@ -81,3 +81,16 @@ def test_runs_put_back_what_they_found(cordoned_before, history, conflicts):
     assert api.unschedulable == cordoned_before
     assert api.annotations == {}
     assert api.taints == [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}]
+
+
+def test_the_cordon_of_a_node_that_was_given_up_is_anybodys():
+    api: Any = FakeApi([])
+    first, second = nodes.Owner("run-1", "ann", "why"), nodes.Owner("run-2", "bob", "why")
+    nodes.cordon(api, "w1", first)
+    assert not nodes.give_up(api, "w1", "run-2"), "it is not that run's"
+    assert nodes.give_up(api, "w1", "run-1")
+    assert nodes.uncordon(api, "w1", "run-1") is nodes.UncordonOutcome.NOT_OURS
+    assert api.unschedulable
+    assert nodes.cordon(api, "w1", second) is nodes.CordonOutcome.FOUND_CORDONED
+    assert nodes.uncordon(api, "w1", "run-2") is nodes.UncordonOutcome.LEFT_CORDONED
+    assert api.unschedulable

@@ -8,7 +8,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Protocol, TypeVar
 
@@ -40,7 +40,10 @@ __all__ = [
 ]
 
 OWNER_ANNOTATION = "fleet-cookbooks/maintenance"
-"""On a node under maintenance: JSON with ``run``, ``operator``, ``reason`` and ``was_cordoned``."""
+"""On a node under maintenance: JSON with ``run``, ``operator``, ``reason`` and ``was_cordoned``.
+
+``given_up`` is there, and true, once an operator has closed the node for its run: then the cordon is anybody's.
+"""
 
 PENDING_TAINT = "fleet-cookbooks/pending-maintenance"
 """On nodes still to be done, with the run as its value: soft, so that evicted pods rather go elsewhere."""
@@ -67,6 +70,8 @@ class Ownership(Owner):
 
     was_cordoned: bool
     """Whether somebody else had cordoned the node before."""
+    given_up: bool = False
+    """Whether an operator has closed the node as it is: the run has nothing more to do with it."""
 
 
 class CordonOutcome(Enum):
@@ -146,8 +151,14 @@ def ownership(node: Node) -> Ownership | None:
     """Return who maintains a node, or None; an annotation that is not this project's JSON counts as none."""
     try:
         value = json.loads(node.annotations[OWNER_ANNOTATION])
-        return Ownership(value["run"], value["operator"], value["reason"], bool(value["was_cordoned"]))
-    except (KeyError, ValueError, TypeError):
+        return Ownership(
+            value["run"],
+            value["operator"],
+            value["reason"],
+            bool(value["was_cordoned"]),
+            bool(value.get("given_up", False)),
+        )
+    except (KeyError, ValueError, TypeError, AttributeError):
         return None
 
 
@@ -164,6 +175,8 @@ def cordon(api: Api, node_name: str, owner: Owner) -> CordonOutcome:
 
     def change(node: Node) -> tuple[JSON | None, CordonOutcome]:
         found = ownership(node)
+        if found and found.given_up:
+            found = None  # Its cordon is anybody's.
         if found and found.run != owner.run and node.unschedulable:
             return None, CordonOutcome.OTHER_RUN
         if found and found.run == owner.run:
@@ -190,12 +203,33 @@ def uncordon(api: Api, node_name: str, run_id: str) -> UncordonOutcome:
 
     def change(node: Node) -> tuple[JSON | None, UncordonOutcome]:
         found = ownership(node)
-        if found is None or found.run != run_id:
+        if found is None or found.run != run_id or found.given_up:
             return None, UncordonOutcome.NOT_OURS
         patch: JSON = {"metadata": {"annotations": {OWNER_ANNOTATION: None}}}
         if found.was_cordoned:
             return patch, UncordonOutcome.LEFT_CORDONED
         return patch | {"spec": {"unschedulable": None}}, UncordonOutcome.UNCORDONED
+
+    return _change(api, node_name, change)
+
+
+def give_up(api: Api, node_name: str, run_id: str) -> bool:
+    """Note on a node that its run has nothing more to do with it; its cordon stays, and is anybody's.
+
+    Returns:
+        Whether the node carries the run's annotation.
+
+    Raises:
+        ApiError: the API refused; status 404 if there is no such node.
+        ApiUnreachable: there was no answer.
+    """
+
+    def change(node: Node) -> tuple[JSON | None, bool]:
+        found = ownership(node)
+        if found is None or found.run != run_id:
+            return None, False
+        value = json.dumps(asdict(replace(found, given_up=True)))
+        return {"metadata": {"annotations": {OWNER_ANNOTATION: value}}}, True
 
     return _change(api, node_name, change)
 

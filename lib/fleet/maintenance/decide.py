@@ -1,15 +1,15 @@
 """Decisions of the engine: pure functions from what is known to what is done next.
 
 :func:`decide` looks at a stage's units and at the world and says which units may start, which steps run, which units
-are held. :func:`advance` says what a step's verdict means for its unit, :func:`resume` where an interrupted unit goes
-on. None of them does any I/O, none of them changes its arguments.
+are held; what becomes of one unit is the business of :mod:`fleet.maintenance.advance`. Nothing here does any I/O, or
+changes its arguments.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from fleet.maintenance.advance import before_pivot, may_release
 from fleet.maintenance.model import (
-    Kind,
     Limits,
     Observation,
     Phase,
@@ -17,7 +17,6 @@ from fleet.maintenance.model import (
     Status,
     Unit,
     UnitState,
-    Verdict,
     When,
 )
 from fleet.maintenance.room import Room
@@ -60,6 +59,14 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """Give a unit back whose step did not come true in time: it is tried again later."""
+
+    unit: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Withdraw:
     """Send a unit back that was about to be taken out of service, and may not be now: it starts again later."""
 
@@ -75,7 +82,7 @@ class Finish:
     reason: str = ""
 
 
-Action = Start | Run | Renew | Hold | Withdraw | Finish
+Action = Start | Run | Renew | Hold | Release | Withdraw | Finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,8 @@ def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> D
     """
     states = progress.units
     running = [state for state in states.values() if state.status is Status.RUNNING]
-    waiting = [state for state in states.values() if state.status is Status.PENDING]
+    # Those that were tried before come last, in the order of the plan among themselves.
+    waiting = sorted((s for s in states.values() if s.status is Status.PENDING), key=lambda state: state.attempts)
     held = [state for state in states.values() if state.status is Status.HELD]
 
     actions: list[Action] = list(_withdrawals(stage, running, held, seen))
@@ -127,12 +135,13 @@ def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> D
     running = [state for state in running if state.unit.name not in withdrawn]
     actions += _holds(stage, running, seen, now)
     just_held = {action.unit for action in actions if isinstance(action, Hold)}
-    going = [state for state in running if state.unit.name not in just_held]
+    overdue = {action.unit for action in actions if isinstance(action, Hold | Release)}
+    going = [state for state in running if state.unit.name not in overdue]
     actions += _runs(stage, going, seen, now)
     actions += _renewals(stage, [*running, *held], now)
 
     occupied = [state.unit for state in [*running, *held]]
-    starts, reason = _startable(stage, progress, seen, waiting, occupied, len(held) + len(just_held))
+    starts, reason = _startable(stage, progress, seen, waiting, occupied, len(held) + len(just_held), now)
     actions += starts
 
     in_flight = len(running) - len(just_held) + len(starts)
@@ -141,113 +150,19 @@ def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> D
             failures = len(held) + len(just_held)
             return Decision((*actions, Finish(failures == 0, f"{failures} held" if failures else "")))
         if seen.hopeless or _is_final(stage, progress, waiting, occupied, now):
-            return Decision((*actions, Finish(False, reason)), blocked=reason)
+            return Decision((*actions, Finish(False, reason or _first_problem(stage, waiting, occupied))), reason)
     return Decision(tuple(actions), "" if starts or not waiting else reason, _next_due(stage, progress, in_flight))
 
 
-def advance(stage: Stage, state: UnitState, phase: Phase, verdict: Verdict, now: float) -> UnitState:
-    """Say what a verdict means for its unit.
-
-    Args:
-        stage: the unit's stage.
-        state: the unit's state when the step was asked.
-        phase: what the step was asked to do.
-        verdict: its answer.
-        now: seconds of the runner's monotonic clock.
-    """
-    state = replace(state, busy=False, detail=verdict.detail, facts={**state.facts, **verdict.facts})
-    step = stage.steps[state.step]
-    if verdict.kind is Kind.FAILED:
-        return replace(state, status=Status.HELD)
-    if verdict.kind is Kind.DONE:
-        if phase is Phase.APPLY:
-            return replace(state, phase=Phase.VERIFY, due=now)
-        return enter(stage, state, state.step + 1, now)
-    if verdict.kind is Kind.PENDING and phase is Phase.PROBE:
-        return enter(stage, state, 0, now)
-    if verdict.undone and phase is Phase.VERIFY:
-        return replace(state, phase=Phase.APPLY, due=now + step.poll)
-    if verdict.kind is Kind.PENDING and phase is Phase.CHECK:
-        return (
-            replace(state, phase=Phase.VERIFY, due=now + step.poll)
-            if step.gate
-            else replace(state, phase=Phase.APPLY, due=now)
-        )
-    return replace(state, due=now + step.poll)
-
-
-def enter(stage: Stage, state: UnitState, step: int, now: float, phase: Phase = Phase.CHECK) -> UnitState:
-    """Return the state of a unit that begins a step; the unit is done when there is no such step."""
-    if step >= len(stage.steps):
-        return replace(state, status=Status.DONE, step=step, busy=False, detail="")
-    return replace(
-        state,
-        status=Status.RUNNING,
-        step=step,
-        phase=phase,
-        busy=False,
-        detail="",
-        due=now,
-        deadline=now + stage.steps[step].timeout,
-        renew_at=state.renew_at or now + stage.renew,
-    )
-
-
-def resume(stage: Stage, state: UnitState, now: float) -> UnitState:
-    """Say where a unit goes on after its run was interrupted, or after it was held.
-
-    A unit whose pivot (its reboot) has not been ordered starts over, and so does one without a pivot: what was proven
-    then need not be true now. One whose pivot was ordered is asked first whether that has happened. One that was past
-    the pivot goes on right after it. Every step looks at the world before it acts.
-    """
-    if state.status in (Status.PENDING, Status.DONE):
-        return replace(state, busy=False)
-    state = replace(state, renew_at=now)  # The silence may be about to end, or gone.
-    pivot = stage.pivot()
-    if pivot is None:
-        return enter(stage, state, 0, now)
-    if state.step > pivot:
-        return enter(stage, state, min(pivot + 1, len(stage.steps) - 1), now)
-    if awaits_pivot(stage, state):
-        return enter(stage, state, pivot, now, Phase.PROBE)
-    return enter(stage, state, 0, now)
-
-
-def translate(state: UnitState, before: Sequence[str], now: Sequence[str], pivot: str | None) -> UnitState:
-    """Say where a unit stands when its stage has other steps than when its run was interrupted.
-
-    A unit that was before the pivot is to start over, one that was past it is to be asked everything after it again.
-
-    Args:
-        state: the unit's state among the steps of then.
-        before: the names of the steps of then.
-        now: the names of the steps of today.
-        pivot: the step that must happen at most once; None if there is none. Where it is not among both a unit starts
-            over.
-    """
-    if state.status is Status.DONE:
-        return replace(state, step=len(now))
-    if pivot is None or pivot not in before:
-        return replace(state, step=0, phase=Phase.CHECK)
-    old, new = before.index(pivot), now.index(pivot)
-    if state.step == old:
-        return replace(state, step=new)
-    return replace(state, step=0 if state.step < old else new + 1, phase=Phase.CHECK)
-
-
-def awaits_pivot(stage: Stage, state: UnitState) -> bool:
-    """Say whether a unit's pivot was ordered and is not yet known to have happened."""
-    return state.step == stage.pivot() and state.phase is not Phase.CHECK
-
-
-def _holds(stage: Stage, running: Sequence[UnitState], seen: Observation, now: float) -> Iterator[Hold]:
-    """Give up units whose step did not come true in time, and units that may never be rebooted any more."""
+def _holds(stage: Stage, running: Sequence[UnitState], seen: Observation, now: float) -> Iterator[Hold | Release]:
+    """End the wait of units whose step did not come true in time, and of units that may never be rebooted any more."""
     for state in running:
         step = stage.steps[state.step]
         late = now - state.deadline
         if late >= (OVERDUE if state.busy else 0.0):
             why = "its call does not return" if state.busy else state.detail or "it never became true"
-            yield Hold(state.unit.name, f"{step.name}: not within {step.timeout:.0f} s: {why}")
+            end = Release if may_release(stage, state) and not state.busy else Hold
+            yield end(state.unit.name, f"{step.name}: not within {step.timeout:.0f} s: {why}")
         elif seen.hopeless and not state.busy and _is_closed(stage, state) and before_pivot(stage, state):
             yield Hold(state.unit.name, f"{step.name}: not gone on with: {seen.blocked}")
 
@@ -291,14 +206,6 @@ def _runs(stage: Stage, running: Sequence[UnitState], seen: Observation, now: fl
     return runs
 
 
-def before_pivot(stage: Stage, state: UnitState) -> bool:
-    """Say whether a unit's pivot is still to be ordered; one that is about to be ordered counts as such."""
-    pivot = stage.pivot()
-    if pivot is None or state.step != pivot:
-        return pivot is not None and state.step < pivot
-    return state.phase in (Phase.CHECK, Phase.APPLY)
-
-
 def _is_closed(stage: Stage, state: UnitState) -> bool:
     """Say whether a unit in flight is, or may be, out of service already."""
     closing = next((index for index, step in enumerate(stage.steps) if step.closes), 0)
@@ -326,12 +233,13 @@ def _startable(
     waiting: list[UnitState],
     occupied: list[Unit],
     failures: int,
+    now: float,
 ) -> tuple[list[Start], str]:
     if stage.when is not When.WORK:  # Getting ready and tidying up make nothing unavailable.
         return [Start(state.unit.name) for state in waiting], ""
     if stop := progress.stopping or seen.blocked or _too_many_failed(stage.limits, failures):
         return [], stop
-    return _starts(stage.limits, waiting, occupied, seen)
+    return _starts(stage.limits, [state for state in waiting if state.due <= now], occupied, seen)
 
 
 def _starts(
@@ -349,6 +257,10 @@ def _starts(
     return starts, reason
 
 
+def _first_problem(stage: Stage, waiting: list[UnitState], occupied: list[Unit]) -> str:
+    return _starts(stage.limits, waiting, occupied, Observation())[1]
+
+
 def _is_final(stage: Stage, progress: Progress, waiting: list[UnitState], occupied: list[Unit], now: float) -> bool:
     """Say whether waiting for others is of no use: nothing is in flight and nothing can start."""
     held = len(occupied)  # Nothing is running: what occupies a place is held.
@@ -363,6 +275,7 @@ def _is_final(stage: Stage, progress: Progress, waiting: list[UnitState], occupi
 def _next_due(stage: Stage, progress: Progress, in_flight: int) -> float | None:
     times = [min(state.due, state.deadline) for state in progress.units.values() if _waits(state)]
     times += [state.deadline + OVERDUE for state in progress.units.values() if state.busy]
+    times += [state.due for state in progress.units.values() if state.status is Status.PENDING and state.attempts]
     if stage.renew:
         last = len(stage.steps) - 1
         in_flight_states = (s for s in progress.units.values() if s.status in (Status.RUNNING, Status.HELD))

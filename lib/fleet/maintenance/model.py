@@ -56,12 +56,14 @@ class Verdict:
         detail: one line for the operator.
         facts: what to remember about the unit.
         undone: with ``pending``: what the step did is not there, or not there any more, and has to be done again.
+        final: with ``failed``: the unit is not tried again by itself, whatever its stage allows.
     """
 
     kind: Kind
     detail: str = ""
     facts: Facts = field(default_factory=dict)
     undone: bool = False
+    final: bool = False
 
 
 def done(detail: str = "", **facts: Any) -> Verdict:
@@ -85,8 +87,13 @@ def unknown(detail: str) -> Verdict:
 
 
 def failed(detail: str, **facts: Any) -> Verdict:
-    """Return the verdict that a unit has to be held."""
+    """Return the verdict that a unit has to be held, or released where its step and its stage allow it."""
     return Verdict(Kind.FAILED, detail, facts)
+
+
+def held(detail: str, **facts: Any) -> Verdict:
+    """Return the verdict that a unit has to be held: a person has to look at it, however often it may be tried."""
+    return Verdict(Kind.FAILED, detail, facts, final=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,10 @@ class StepSpec:
         closes: the effect that takes the unit out of service: it needs room within the limits at that very moment.
         pivot: the effect that must happen at most once (a reboot): a unit that was interrupted before it starts over,
             one that was interrupted after it does not.
+        releases: a unit that fails here has had nothing done to it that cannot be given back at once, so that it may be
+            tried again later, where the stage says so.
+        gives_back: the effect gives back what was taken from the unit.
+        acceptable: a proof for which an operator may give their word.
     """
 
     name: str
@@ -129,6 +140,9 @@ class StepSpec:
     gate: bool = False
     closes: bool = False
     pivot: bool = False
+    releases: bool = False
+    gives_back: bool = False
+    acceptable: bool = False
 
 
 class When(StrEnum):
@@ -162,6 +176,35 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Retry:
+    """How units are tried again that were released.
+
+    Attributes:
+        attempts: how often a unit is tried in all, until it is held.
+        pause: seconds until the second attempt; each further pause is twice as long.
+        longest: the longest pause, in seconds.
+        keeps: the names of the facts that are remembered of earlier attempts.
+    """
+
+    attempts: int
+    pause: float
+    longest: float = 1800.0
+    keeps: frozenset[str] = frozenset()
+
+    def after(self, attempts: int) -> float:
+        """Return the seconds to wait after so many attempts."""
+        return min(self.longest, self.pause * 2.0 ** (attempts - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An operator's word for one proof: who gave it, and why."""
+
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """A list of steps for a list of units."""
 
@@ -174,18 +217,14 @@ class Stage:
     """Seconds between two renewals of what expires by itself (silences) on units in flight; 0 for never."""
     facts: Mapping[str, Facts] = field(default_factory=dict)
     """What is known of units from the beginning, by name."""
+    retry: Retry | None = None
+    """How units are tried again whose step failed that releases them; None if they are held."""
+    accepted: Mapping[str, Mapping[str, Accepted]] = field(default_factory=dict)
+    """The proofs that operators have accepted, by unit and step; of units that the journal does not know yet."""
 
     def pivot(self) -> int | None:
         """Return the index of the pivot step, if there is one."""
         return next((index for index, step in enumerate(self.steps) if step.pivot), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """An operator's word for one proof: who gave it, and why."""
-
-    operator: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

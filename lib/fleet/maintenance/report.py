@@ -175,12 +175,14 @@ def next_commands(record: RunRecord) -> dict[str, str]:
         return {}
     again = shlex.join(["cookbook", record.info.procedure])
     ended = next((event.detail for event in reversed(record.events) if event.kind in ("end", "session")), "")
-    held = any(state.status is Status.HELD for _, state in record.work)
-    wrong = held or (record.status == "stopped" and ended != STOPPED_BY_OPERATOR)
+    held = ",".join(dict.fromkeys(state.unit.name for _, state in record.work if state.status is Status.HELD))
+    give_up = shlex.join(["--resume", record.info.id, "--give-up", held, "-r", "REASON"])
+    wrong = bool(held) or (record.status == "stopped" and ended != STOPPED_BY_OPERATOR)
     go_on = "Go on, once what is wrong is mended" if wrong else "Go on"
     return {
         go_on: f"{again} --resume {record.info.id}",
         "Or give back what is in flight and held": f"{again} --abort {record.info.id}",
+        **({"Or close what is held as it is, and go on with the rest": f"{again} {give_up}"} if held else {}),
     }
 
 
@@ -200,6 +202,8 @@ def summary(record: RunRecord, commands: Mapping[str, str]) -> dict[str, Any]:
             "domain": state.unit.domain,
             "status": state.status.value,
             "detail": state.detail,
+            "accepted": {gate: f"{word.operator}: {word.reason}" for gate, word in state.accepted.items()},
+            "left": list(state.given_up.left) if state.given_up else [],
             "steps": {step: round(seconds, 3) for step, seconds in times.get(state.unit.name, {}).items()},
             "seconds": round(sum(times.get(state.unit.name, {}).values()), 3),
             "facts": dict(state.facts),
@@ -266,6 +270,12 @@ def render(data: Mapping[str, Any], console: Console) -> None:
             where = "held" if unit["status"] == Status.HELD else "in flight"
             why = f": {unit['detail']}" if unit["detail"] else "."
             console.print(f"{unit['unit']} is {where}{why}", style="bold red", markup=False)
+    for unit in units:
+        if unit["status"] == Status.GIVEN_UP:
+            left = ", ".join(unit["left"]) or "nothing"
+            console.print(f"{unit['unit']}: {unit['detail']}; left on it: {left}.", style="red", markup=False)
+        for gate, word in unit["accepted"].items():
+            console.print(f"{unit['unit']}: {gate} was not proven, but accepted by {word}.", style="red", markup=False)
     for what, command in data["next"].items():
         console.print(f"{what}:\n  {command}", markup=False, soft_wrap=True)
 

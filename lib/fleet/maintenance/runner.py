@@ -18,6 +18,7 @@ from typing import Protocol
 
 from fleet.clock import CLOCK, THREADS, Clock, Threads
 from fleet.errors import FleetError
+from fleet.maintenance import advance
 from fleet.maintenance import decide as decisions
 from fleet.maintenance.folders import Unwritable
 from fleet.maintenance.journal import Journal
@@ -191,7 +192,7 @@ class Runner:
         self._current = stage
         self._load(stage)
         if stage.when is When.WORK:
-            left = [name for name, state in self._states.items() if state.status is not Status.DONE]
+            left = [name for name, state in self._states.items() if state.status not in (Status.DONE, Status.GIVEN_UP)]
             self._view.tell(f"Stage {stage.name}: {', '.join(left) or 'nothing is left to do'}")
         blocked_since: float | None = None
         while True:
@@ -214,7 +215,7 @@ class Runner:
             elif blocked_since is None and not any(s.status is Status.RUNNING for s in self._states.values()):
                 blocked_since = now
                 self._view.tell(f"Waiting: {decision.blocked}.", level=logging.WARNING)
-            changed = (decisions.Start, decisions.Hold, decisions.Withdraw)
+            changed = (decisions.Start, decisions.Hold, decisions.Release, decisions.Withdraw)
             if any(isinstance(action, changed) for action in decision.actions):
                 continue  # States have changed: decide again, at once.
             wait = LONGEST_WAIT if decision.due is None else decision.due - self._clock.monotonic()
@@ -227,11 +228,14 @@ class Runner:
         if (before := self._journal.steps(stage.name)) is not None and before != names:
             pivot = stage.pivot()
             at = None if pivot is None else names[pivot]
-            kept = {name: decisions.translate(state, before, names, at) for name, state in kept.items()}
+            kept = {name: advance.translate(state, before, names, at) for name, state in kept.items()}
         known = kept if stage.when is When.WORK else {}
-        fresh = (UnitState(unit, facts=stage.facts.get(unit.name, {})) for unit in stage.units)
+        fresh = (
+            UnitState(unit, facts=stage.facts.get(unit.name, {}), accepted=stage.accepted.get(unit.name, {}))
+            for unit in stage.units
+        )
         states = (known.get(state.unit.name, state) for state in fresh)
-        self._states = {state.unit.name: decisions.resume(stage, state, now) for state in states}
+        self._states = {state.unit.name: advance.resume(stage, state, now) for state in states}
         self._told_at = dict.fromkeys(self._states, now)
         self._journal.put(stage.name, {**kept, **self._states}.values(), names)
 
@@ -240,13 +244,17 @@ class Runner:
         for action in decision.actions:
             match action:
                 case decisions.Start(unit):
-                    self._set(stage, [decisions.enter(stage, self._states[unit], 0, now)], kind="start")
+                    self._set(stage, [advance.enter(stage, self._states[unit], 0, now)], kind="start")
                 case decisions.Hold(unit, reason):
                     held = replace(self._states[unit], status=Status.HELD, busy=False, detail=reason)
                     self._set(stage, [held], kind="held", step=stage.steps[held.step].name)
                     self._tell_held(held)
+                case decisions.Release(unit, reason):
+                    before = self._states[unit]
+                    self._release(stage, before, advance.release(stage, replace(before, detail=reason), now), reason)
                 case decisions.Withdraw(unit, reason):
-                    back = UnitState(self._states[unit].unit, facts=self._states[unit].facts, detail=reason)
+                    state = self._states[unit]
+                    back = replace(state, status=Status.PENDING, step=0, phase=Phase.CHECK, detail=reason, due=0.0)
                     self._set(stage, [back], kind="withdrawn")
                     self._view.tell(f"{unit}: waits, it is still in service: {reason}", level=logging.WARNING)
                 case decisions.Run(step, phase, units):
@@ -336,12 +344,18 @@ class Runner:
                 continue
             if (before.status, before.step, before.phase) != (Status.RUNNING, result.step, result.phase):
                 continue  # The unit was held meanwhile, because this answer took too long.
-            after = decisions.advance(stage, before, result.phase, verdict, now)
+            after = advance.advance(stage, before, result.phase, verdict, now)
             self._moved(stage, before, after, verdict)
 
     def _moved(self, stage: Stage, before: UnitState, after: UnitState, verdict: Verdict) -> None:
         step = stage.steps[before.step].name
-        if after.status is Status.HELD:
+        self._tell_accepted(stage, before, after)
+        if after.released and not before.released:
+            self._release(stage, before, after, f"{step}: {verdict.detail}")
+        elif after.status is Status.PENDING:
+            self._set(stage, [after], kind="released", step=step)
+            self._view.tell(f"{after.unit.name}: {after.detail}", level=logging.WARNING)
+        elif after.status is Status.HELD:
             self._set(stage, [replace(after, detail=f"{step}: {after.detail}")], kind="held", step=step)
             self._tell_held(self._states[after.unit.name])
         elif before.phase is Phase.PROBE and after.step < before.step:
@@ -360,6 +374,22 @@ class Runner:
             if after.phase is not before.phase or after.facts != before.facts:
                 kind = "applied" if before.phase is Phase.APPLY and verdict.kind is Kind.DONE else verdict.kind.value
                 self._set(stage, [after], kind=kind, step=step)
+
+    def _release(self, stage: Stage, before: UnitState, after: UnitState, reason: str) -> None:
+        self._set(stage, [replace(after, detail=reason)], kind="releasing", step=stage.steps[before.step].name)
+        self._told_at[after.unit.name] = self._clock.monotonic()
+        self._view.tell(f"{after.unit.name}: {reason}: given back, and tried again later", level=logging.WARNING)
+
+    def _tell_accepted(self, stage: Stage, before: UnitState, after: UnitState) -> None:
+        """Tell which proofs are passed over, as an operator has given their word for them."""
+        passed = range(before.step + 1, after.step) if after.status in (Status.RUNNING, Status.DONE) else ()
+        for index in passed:
+            if advance.is_accepted(stage, after, index):
+                name = stage.steps[index].name
+                word = after.accepted[name]
+                line = f"accepted by {word.operator}: {word.reason}"
+                self._journal.record(stage.name, [replace(after, detail=line)], step=name, kind="accepted")
+                self._view.tell(f"{after.unit.name}: {name}: {line}", level=logging.WARNING)
 
     def _told(self, stage: Stage, state: UnitState, line: str, *, level: int) -> None:
         if line and (level > logging.DEBUG or line != self._states[state.unit.name].detail):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fleet.load_balancer.model import LoadBalancer
-from fleet.maintenance import decide
+from fleet.maintenance import advance
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.model import Stage, Status, UnitState, Verdict, done, failed, pending
 from fleet.procedures.hosts import Work
@@ -164,7 +164,7 @@ class Repool(_BalancerStep):
         """Say whether no restart of a host was ordered."""
         if state.status is Status.PENDING:
             return True
-        return decide.before_pivot(self._stage, state) and not state.facts.get("unconfirmed")
+        return advance.before_pivot(self._stage, state) and not state.facts.get("unconfirmed")
 
     def _left(self) -> list[UnitState]:
         return [

@@ -61,7 +61,7 @@ def restart_steps(cluster: Cluster) -> tuple[Step, ...]:
     return (
         *closing_steps(cluster, drained=drains(cluster)),
         Step(StepSpec("restart", restart, poll=0.5, pivot=True), _act(cluster)),
-        Step(StepSpec("active", restart, poll=0.5, gate=True), units.Active(cluster, _unit(cluster))),
+        Step(StepSpec("active", restart, poll=0.5, gate=True, acceptable=True), units.Active(cluster, _unit(cluster))),
         *bgp_steps(cluster),
         ready_step(cluster),
         alerts_step(cluster),

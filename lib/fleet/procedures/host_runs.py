@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from fleet.errors import FleetError
 from fleet.k8s import rights
-from fleet.maintenance import decide, journal
+from fleet.maintenance import advance, journal
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import Stage, Unit, UnitState
@@ -91,6 +91,15 @@ class HostRuns(OverApi, ABC):
         """Return the steps of each stage."""
         return {work.name: work.steps for work in self.works(cluster)}
 
+    def left_on(self, cluster: Cluster, state: UnitState) -> Sequence[str]:  # noqa: ARG002
+        """Return what is left on a host, by what the run remembers of it."""
+        left = {
+            "puppet_off": "Puppet disabled (enable-puppet with its reason)",
+            "pooled_at": "perhaps out of the load balancer",
+            "silence": "its silence, which expires by itself",
+        }
+        return [what for fact, what in left.items() if state.facts.get(fact)]
+
     def give_back(self, cluster: Cluster, book: Journal) -> Procedure:
         """Return what gives back the hosts that are in flight or held."""
 
@@ -99,7 +108,7 @@ class HostRuns(OverApi, ABC):
             return frozenset(
                 name
                 for name, state in book.states(work.name).items()
-                if decide.awaits_pivot(stage, state) and state.facts.get("ordered", True)
+                if advance.awaits_pivot(stage, state) and state.facts.get("ordered", True)
             )
 
         states = partial(journal.read_states, book.folder)

@@ -112,13 +112,13 @@ def restart_steps(cluster: Cluster, act: RestartUnit, unit: str) -> tuple[Step, 
     deadline = cluster.config.deadlines.restart
     return (
         Step(StepSpec("restart", deadline, poll=POLL, pivot=True), act),
-        Step(StepSpec("active", deadline, poll=POLL, gate=True), units.Active(cluster, unit)),
+        Step(StepSpec("active", deadline, poll=POLL, gate=True, acceptable=True), units.Active(cluster, unit)),
     )
 
 
 def alerts_step(cluster: Cluster) -> Step:
     """Return the gate that waits for a host's alerts to clear."""
-    return Step(StepSpec("alerts", cluster.config.deadlines.alerts, gate=True), steps.Alerts(cluster))
+    return Step(StepSpec("alerts", cluster.config.deadlines.alerts, gate=True, acceptable=True), steps.Alerts(cluster))
 
 
 class HostMaintenance:
@@ -160,7 +160,8 @@ class HostMaintenance:
             order = tuple(Unit(name) for name in dict.fromkeys((*names, *self._states(work.name))))
             limits = Limits(blocked=config.deadlines.blocked)
             yield Stage(work.name, order, specs(work.steps), limits, renew=config.alerts.silence / 3)
-            if any(state.status is not Status.DONE for state in self._states(work.name).values()):
+            over = (Status.DONE, Status.GIVEN_UP)
+            if any(state.status not in over for state in self._states(work.name).values()):
                 break
         yield from _ending_stages(self._ending)
 
@@ -213,7 +214,16 @@ class GiveBack:
             units = tuple(state.unit for state in found)
             facts = {state.unit.name: state.facts for state in found}
             renew = cluster.config.alerts.silence / 3
-            stage = Stage(f"{ABORT}{work.name}", units, specs(own), when=When.START, renew=renew, facts=facts)
+            accepted = {state.unit.name: state.accepted for state in found}
+            stage = Stage(
+                f"{ABORT}{work.name}",
+                units,
+                specs(own),
+                when=When.START,
+                renew=renew,
+                facts=facts,
+                accepted=accepted,
+            )
             self.stages.append(stage)
         # Not those of an earlier abort: what it could not give back may have been done since.
         ours = [(stage.name, unit.name) for stage in self.stages for unit in stage.units]

@@ -130,6 +130,13 @@ class Maintenance(Protocol):
             Refused: on entering: the run cannot be gone on with.
         """
 
+    def left_on(self, cluster: Cluster, state: UnitState) -> Sequence[str]:
+        """Note on a unit that it is given up, where that can be noted, and return what is left on it, in lines.
+
+        Raises:
+            FleetError: it cannot be given up.
+        """
+
     def give_back(self, cluster: Cluster, book: Journal) -> Procedure:
         """Return what gives back everything that a run has in flight or held, in stages named :data:`ABORT` and more.
 

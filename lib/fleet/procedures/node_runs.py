@@ -13,8 +13,10 @@ from fleet.hosts import probe
 from fleet.hosts.names import known_as
 from fleet.hosts.probe import HostState
 from fleet.hosts.remote import Remote
+from fleet.k8s import nodes
+from fleet.k8s.client import ApiError
 from fleet.k8s.nodes import ownership
-from fleet.maintenance import decide, journal, planner
+from fleet.maintenance import advance, journal, planner
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import Limits, Stage, Status, UnitState
@@ -99,6 +101,21 @@ class NodeRuns(OverApi):
         known = partial(journal.read_states, book.folder, NODES)
         yield NodeMaintenance(cluster, units, self._procedure.steps(cluster), limits, lock, known)
 
+    def left_on(self, cluster: Cluster, state: UnitState) -> Sequence[str]:
+        """Note on a node that it is given up, and return what is left on it."""
+        name = state.unit.name
+        left = []
+        try:
+            if nodes.give_up(cluster.api, name, cluster.run.id):
+                left.append(f"its cordon (kubectl uncordon {name})")
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            left.append("nothing in Kubernetes, which does not know it any more")
+        if "silence" in state.facts:
+            left.append("its silence, which expires by itself")
+        return left
+
     def give_back(self, cluster: Cluster, book: Journal) -> Procedure:
         """Return what gives back the nodes that are in flight, by the journal or by what stands on them."""
         stage = Stage(NODES, (), specs(self._procedure.steps(cluster)))
@@ -106,10 +123,16 @@ class NodeRuns(OverApi):
         ordered = frozenset(
             state.unit.name
             for state in in_flight
-            if decide.awaits_pivot(stage, state) and state.facts.get("ordered", True)
+            if advance.awaits_pivot(stage, state) and state.facts.get("ordered", True)
         )
-        known = partial(journal.read_states, book.folder, ABORT_NODES)
-        return Abort(self._procedure.act(cluster), in_flight, ordered, known)
+
+        def known() -> dict[str, UnitState]:
+            before = journal.read_states(book.folder, NODES)
+            given_up = {name: state for name, state in before.items() if state.status is Status.GIVEN_UP}
+            return {**journal.read_states(book.folder, ABORT_NODES), **given_up}
+
+        accepted = {state.unit.name: state.accepted for state in in_flight}
+        return Abort(self._procedure.act(cluster), in_flight, ordered, known, accepted)
 
     def _plan(self, cluster: Cluster, limits: Limits, findings: Sequence[Finding], state_dir: Path) -> Proposal:
         known = cluster.nodes.snapshot()
@@ -133,17 +156,17 @@ class NodeRuns(OverApi):
     def _limits(self, cluster: Cluster, workers: Collection[str]) -> Limits:
         config, chosen = cluster.config, self._selection
         names = {known_as(host, config.node_names) for host in workers}
-        nodes = [node for node in cluster.nodes.snapshot().values() if node.name in names]
+        workers_known = [node for node in cluster.nodes.snapshot().values() if node.name in names]
         amount = config.limits.max_unavailable if chosen.max_unavailable is None else chosen.max_unavailable
         try:
-            most = planner.resolve(amount, len(nodes))
+            most = planner.resolve(amount, len(workers_known))
         except ValueError as error:
             raise FleetError(f"max_unavailable: {error}") from error
         return Limits(
             max_unavailable=most,
             max_domains=config.limits.max_domains,
             max_failed=config.limits.max_failed if chosen.max_failed is None else chosen.max_failed,
-            groups=planner.group_limits((unit_of(node, config.domain_label).group for node in nodes), amount),
+            groups=planner.group_limits((unit_of(node, config.domain_label).group for node in workers_known), amount),
             blocked=config.deadlines.blocked,
         )
 
@@ -157,6 +180,8 @@ def _nodeset(text: str) -> list[str]:
 
 def _is_ours(cluster: Cluster, state: UnitState) -> bool:
     """Say whether a run has a node in flight or held, by its journal or by what stands on the node."""
+    if state.status is Status.GIVEN_UP:
+        return False
     node = cluster.nodes.snapshot().get(state.unit.name)
     owner = ownership(node) if node else None
     return state.status in (Status.RUNNING, Status.HELD) or (owner is not None and owner.run == cluster.run.id)

@@ -9,12 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fleet.errors import FleetError
+from fleet.k8s import nodes
 from fleet.k8s.nodes import Node
 from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import (
     Absent,
+    Accepted,
     Limits,
     Observation,
+    Retry,
     Stage,
     Status,
     StepSpec,
@@ -63,9 +66,12 @@ def absent(all_nodes: Mapping[str, Node], domain_label: str) -> dict[str, Absent
     for node in all_nodes.values():
         if node.ready and not node.unschedulable:
             continue
-        why = "cordoned" if node.ready else "NotReady"
         unit = unit_of(node, domain_label)
-        gone[node.name] = Absent(unit.domain, unit.group, not node.ready, why)
+        owner = nodes.ownership(node)
+        # What a run keeps cordoned is under maintenance, as what this one holds is: it occupies its domain.
+        kept = owner is not None and not owner.given_up
+        why = "NotReady" if not node.ready else f"kept by run {owner.run}" if owner and kept else "cordoned"
+        gone[node.name] = Absent(unit.domain, unit.group, not node.ready or kept, why)
     return gone
 
 
@@ -93,8 +99,10 @@ def closing_steps(cluster: Cluster, *, drained: bool = True) -> tuple[Step, ...]
         drained: whether its pods have to leave.
     """
     deadlines = cluster.config.deadlines
-    drain = Step(StepSpec("drain", deadlines.drain, poll=_FAST, batch=False), steps.Drain(cluster))
-    baseline, routes = (StepSpec(name, deadlines.bgp, joint=True, gate=True) for name in ("bgp baseline", "bgp routes"))
+    drain = Step(StepSpec("drain", deadlines.drain, poll=_FAST, batch=False, releases=True), steps.Drain(cluster))
+    baseline, routes = (
+        StepSpec(name, deadlines.bgp, joint=True, gate=True, acceptable=True) for name in ("bgp baseline", "bgp routes")
+    )
     has_routers = cluster.config.bgp is not None
     return (
         *((Step(baseline, bgp.Baseline(cluster, graceful=not drained)),) if has_routers else ()),
@@ -107,26 +115,28 @@ def closing_steps(cluster: Cluster, *, drained: bool = True) -> tuple[Step, ...]
 
 def bgp_steps(cluster: Cluster) -> tuple[Step, ...]:
     """Return the gate at the routers, where the configuration has some."""
-    spec = StepSpec("bgp", cluster.config.deadlines.bgp, joint=True, gate=True)
+    spec = StepSpec("bgp", cluster.config.deadlines.bgp, joint=True, gate=True, acceptable=True)
     return (Step(spec, bgp.Proven(cluster)),) if cluster.config.bgp else ()
 
 
 def ready_step(cluster: Cluster) -> Step:
     """Return the gate that waits for Kubernetes to see a node Ready."""
-    return Step(StepSpec("ready", cluster.config.deadlines.ready, poll=_FAST, gate=True), steps.Ready(cluster))
+    spec = StepSpec("ready", cluster.config.deadlines.ready, poll=_FAST, gate=True, acceptable=True)
+    return Step(spec, steps.Ready(cluster))
 
 
 def giving_steps(cluster: Cluster) -> tuple[Step, ...]:
     """Return the steps with which a node is given back."""
     return (
-        Step(StepSpec("uncordon", _API_DEADLINE, poll=_FAST), steps.Uncordon(cluster)),
-        Step(StepSpec("unsilence", _API_DEADLINE, poll=_FAST), steps.Unsilence(cluster)),
+        Step(StepSpec("uncordon", _API_DEADLINE, poll=_FAST, gives_back=True), steps.Uncordon(cluster)),
+        Step(StepSpec("unsilence", _API_DEADLINE, poll=_FAST, gives_back=True), steps.Unsilence(cluster)),
     )
 
 
 def alerts_step(cluster: Cluster) -> Step:
     """Return the gate that waits for a node's alerts to clear."""
-    return Step(StepSpec("alerts", cluster.config.deadlines.alerts, poll=_SLOW, gate=True), steps.Alerts(cluster))
+    spec = StepSpec("alerts", cluster.config.deadlines.alerts, poll=_SLOW, gate=True, acceptable=True)
+    return Step(spec, steps.Alerts(cluster))
 
 
 class NodeMaintenance:
@@ -158,7 +168,7 @@ class NodeMaintenance:
         renew = cluster.config.alerts.silence / 3
         self.stages = (
             Stage("prepare", (Unit("prepare"),), specs(self._steps["prepare"]), when=When.START),
-            Stage(NODES, tuple(units), specs(node_steps), limits, renew=renew),
+            Stage(NODES, tuple(units), specs(node_steps), limits, renew=renew, retry=_retry(cluster)),
             *_stages(ending),
         )
 
@@ -188,10 +198,18 @@ class Abort:
         act: what happens at most once in the run.
         states: the nodes that were in flight or held.
         ordered: those among them for which the act was ordered and is not proven.
-        known: the states of the nodes in the journal's stage of their abort.
+        known: the states of the nodes in the journal's stage of their abort, and of those that were given up.
+        accepted: the proofs that operators have accepted, by node and step.
     """
 
-    def __init__(self, act: Once, states: Sequence[UnitState], ordered: frozenset[str], known: Known) -> None:
+    def __init__(
+        self,
+        act: Once,
+        states: Sequence[UnitState],
+        ordered: frozenset[str],
+        known: Known,
+        accepted: Mapping[str, Mapping[str, Accepted]],
+    ) -> None:
         cluster = act.cluster
         proofs = (ready_step(cluster), *bgp_steps(cluster))
         patience = _ABORT_DEADLINE + (cluster.config.bgp.stable if cluster.config.bgp else 0.0)
@@ -211,7 +229,7 @@ class Abort:
         facts = {state.unit.name: state.facts for state in states}
         units = tuple(state.unit for state in states)
         self.stages = (
-            Stage(ABORT_NODES, units, specs(give_back), when=When.START, facts=facts),
+            Stage(ABORT_NODES, units, specs(give_back), when=When.START, facts=facts, accepted=accepted),
             *_stages(ending),
         )
 
@@ -226,6 +244,14 @@ class Abort:
     def renew(self, stage: str, units: Sequence[UnitState]) -> Mapping[str, Verdict]:  # noqa: ARG002
         """Renew nothing: an abort takes a minute."""
         return {state.unit.name: done() for state in units}
+
+
+def _retry(cluster: Cluster) -> Retry | None:
+    """Return how nodes are tried again whose drain failed."""
+    config = cluster.config
+    if config.drain.failed == "hold":
+        return None
+    return Retry(config.limits.attempts, config.drain.retry, keeps=frozenset({"evicted"}))
 
 
 def _ending(cluster: Cluster, known: Known) -> dict[str, list[Step]]:

@@ -140,18 +140,34 @@ def of_nodes(known: Mapping[str, Node], units: Sequence[Unit], domain_label: str
     targets = {unit.name for unit in units}
     for node in known.values():
         owner = nodes.ownership(node)
-        if owner and owner.run != run and node.unschedulable:
+        kept = owner is not None and not owner.given_up and owner.run != run
+        if owner and kept and node.unschedulable:
             findings.append(
                 stop(
                     f"{node.name} is under the maintenance of run {owner.run} ({owner.operator}: {owner.reason}).",
                     f"Finish that first (fleet runs show {owner.run}), or --exclude {node.name}.",
                 )
                 if node.name in targets
-                else note(f"{node.name} is kept cordoned by run {owner.run}; it counts as unavailable.")
+                else note(
+                    f"{node.name} is kept cordoned by run {owner.run}: it counts as unavailable, and its domain as"
+                    " worked on."
+                )
             )
         elif node.unschedulable:
-            stays = "it will be done, and stay cordoned" if node.name in targets else "it is left alone"
-            findings.append(note(f"{node.name} was cordoned by someone else: {stays}. It counts as unavailable."))
+            who = f"given up by run {owner.run}" if owner and owner.given_up else "cordoned by someone else"
+            if node.name in targets:
+                findings.append(note(f"{node.name} was {who}: it will be done, and stay cordoned."))
+            elif node.ready:
+                domain = node.labels.get(domain_label) or "of its own"
+                findings.append(
+                    ask(
+                        f"{node.name} (domain {domain}) was {who}, and is Ready: it counts as unavailable, its domain"
+                        " does not count as worked on.",
+                        f"Find out whether somebody works there: kubectl describe node {node.name}.",
+                    )
+                )
+            else:
+                findings.append(note(f"{node.name} was {who}: it counts as unavailable."))
         if not node.ready and node.name in targets:
             findings.append(stop(f"{node.name} is NotReady.", f"Repair it, or --exclude {node.name}."))
         elif not node.ready:

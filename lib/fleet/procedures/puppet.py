@@ -91,5 +91,5 @@ class EnablePuppet(NodeStep):
         return [
             state
             for state in self._known().values()
-            if state.facts.get("puppet_off") and state.status is not Status.HELD
+            if state.facts.get("puppet_off") and state.status not in (Status.HELD, Status.GIVEN_UP)
         ]

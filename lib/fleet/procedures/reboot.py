@@ -68,7 +68,7 @@ class Puppet(NodeStep):
 def reboot_steps(cluster: Cluster) -> tuple[Step, ...]:
     """Return the steps of a node's reboot."""
     deadlines = cluster.config.deadlines
-    puppet_run = Step(StepSpec("puppet", deadlines.puppet, poll=10.0), Puppet(cluster))
+    puppet_run = Step(StepSpec("puppet", deadlines.puppet, poll=10.0, acceptable=True), Puppet(cluster))
     return (
         *closing_steps(cluster),
         Step(StepSpec("reboot", deadlines.reboot, pivot=True), Reboot(cluster)),

@@ -18,7 +18,7 @@ from fleet.k8s import drain, nodes
 from fleet.k8s.client import ApiError
 from fleet.k8s.drain import NodeDrain
 from fleet.k8s.nodes import CordonOutcome, Node
-from fleet.maintenance.model import Kind, Phase, UnitState, Verdict, done, failed, pending, undone, unknown
+from fleet.maintenance.model import Kind, Phase, UnitState, Verdict, done, failed, held, pending, undone, unknown
 from fleet.procedures.cluster import Cluster, NodeGone
 
 T = TypeVar("T")
@@ -34,10 +34,10 @@ def each(units: Sequence[UnitState], judge: Callable[[UnitState], Verdict]) -> V
         try:
             verdicts[state.unit.name] = judge(state)
         except NodeGone as error:
-            verdicts[state.unit.name] = failed(str(error))
+            verdicts[state.unit.name] = held(str(error))
         except ApiError as error:
             gone = error.status == 404
-            verdicts[state.unit.name] = failed("Kubernetes does not know it any more") if gone else unknown(str(error))
+            verdicts[state.unit.name] = held("Kubernetes does not know it any more") if gone else unknown(str(error))
         except FleetError as error:
             verdicts[state.unit.name] = unknown(str(error))
     return verdicts
@@ -217,7 +217,7 @@ class Drain(NodeStep):
             node = self.cluster.nodes.snapshot().get(name)
             if node is not None and not node.unschedulable:
                 self._end(name)
-                return failed(UNCORDONED)
+                return held(UNCORDONED)
             return self._of(name, self._drain(name).look())
 
         return each(units, judge)
@@ -229,7 +229,7 @@ class Drain(NodeStep):
             name = state.unit.name
             node = self.cluster.node(name)
             if not node.unschedulable:
-                return failed(UNCORDONED)
+                return held(UNCORDONED)
             result = self._drain(name).once(self.cluster.cancel)
             before = state.facts.get("evicted", [])
             evicted = [*before, *(pod for pod in map(str, result.evicted) if pod not in before)]

@@ -37,7 +37,7 @@ class TaintPending:
 
     def _pending(self) -> list[str]:
         known = self._known()
-        finished = {name for name, state in known.items() if state.status is Status.DONE}
+        finished = {name for name, state in known.items() if state.status in (Status.DONE, Status.GIVEN_UP)}
         there = self._cluster.nodes.snapshot()
         return [name for name in self._names if name not in finished and name in there]
 
@@ -94,10 +94,14 @@ class EndSilences:
 
     def _find(self) -> tuple[list[Silence], list[Silence], list[str]]:
         until = self._cluster.clock.time() + self._cluster.config.alerts.held_silence * 0.9
-        held = {name for name, state in self._known().items() if self._is_held(state)}
+        known = self._known()
+        held = {name for name, state in known.items() if self._is_held(state)}
+        given_up = {name for name, state in known.items() if state.status is Status.GIVEN_UP}
         stray, short = [], []
         active = steps.silences_of(self._cluster)
         for name, silences in active.items():
+            if name in given_up:
+                continue  # They expire by themselves.
             if name not in held:
                 stray += silences
             else:

@@ -168,6 +168,13 @@ class ReinitializeRuns:
 
         yield PartsProcedure(seen, stages.forth(seen, self._edges(cluster)), book, ask, is_back=False)
 
+    def left_on(self, cluster: Cluster, state: UnitState) -> Sequence[str]:
+        """Refuse: a cluster is moved as a whole."""
+        raise FleetError(
+            f"{state.unit.name} of run {cluster.run.id} cannot be given up: a cluster is moved as a whole. --max-failed"
+            " leaves workers away, --abort goes back."
+        )
+
     def give_back(self, cluster: Cluster, book: Journal) -> Procedure:
         """Return the stages back to the old etcd, as far as the run has left it."""
         seen = self._world(cluster, book.folder)

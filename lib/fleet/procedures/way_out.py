@@ -1,0 +1,126 @@
+"""What an operator decides about single units of a run: to give one up, or to accept a proof by their own word.
+
+Both are recorded in the run's journal: who, when, why. A unit that is given up is closed as it is; the run has nothing
+more to do with it, and the rest goes on. A proof that is accepted is passed over for this unit and this run. Never
+accepted are pods that are left, an act that is not proven, and the health of the others that a unit depends on.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fleet.errors import FleetError
+from fleet.maintenance.journal import Journal
+from fleet.maintenance.model import Accepted, GivenUp, Status, StepSpec, UnitState
+from fleet.procedures.cluster import Cluster
+
+LeftOn = Callable[[Cluster, UnitState], Sequence[str]]
+"""Notes on a unit itself that it is given up, where that can be noted, and returns what is left on it, in lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class WayOut:
+    """What an operator has decided.
+
+    Attributes:
+        operator: who, ``user@host``.
+        reason: why.
+        give_up: names of units, or of their hosts.
+        accept: names of units, or of their hosts, each with the name of the proof's step.
+    """
+
+    operator: str = ""
+    reason: str = ""
+    give_up: tuple[str, ...] = ()
+    accept: tuple[tuple[str, str], ...] = ()
+
+    def __bool__(self) -> bool:
+        """Return whether anything was decided."""
+        return bool(self.give_up or self.accept)
+
+    def describe(self) -> str:
+        """Return it in a line for the server admin log, with a leading comma; empty if nothing was decided."""
+        parts = [f"{name} given up" for name in self.give_up]
+        parts += [f"{gate} of {name} accepted" for name, gate in self.accept]
+        return f", {', '.join(parts)}: {self.reason or 'no reason given'}" if parts else ""
+
+
+NOTHING = WayOut()
+"""What an operator has decided who says nothing about single units."""
+
+Change = tuple[str, UnitState]
+"""A stage, and the state that one of its units gets."""
+
+
+def changes(
+    way_out: WayOut,
+    states: Mapping[str, Mapping[str, UnitState]],
+    steps: Mapping[str, Sequence[StepSpec]],
+    hosts: Mapping[str, str],
+) -> list[Change]:
+    """Return the states that units get by what an operator has decided; of what is left on them nothing is known yet.
+
+    Args:
+        way_out: what they decided.
+        states: the states of a run's units, by stage and name.
+        steps: the steps of each of these stages.
+        hosts: the host of each unit, by which a unit may be named as well.
+
+    Raises:
+        FleetError: something of it cannot be done; the text has a line for each mistake.
+    """
+    names = {host: name for name, host in hosts.items()}
+    found: dict[tuple[str, str], UnitState] = {}
+    mistakes: list[str] = []
+
+    def open_states(given: str) -> list[tuple[str, UnitState]]:
+        name = names.get(given, given)
+        its = [(stage, units[name]) for stage, units in states.items() if name in units]
+        left = [(stage, state) for stage, state in its if state.status not in (Status.DONE, Status.GIVEN_UP)]
+        if not its:
+            known = dict.fromkeys(name for units in states.values() for name in units)
+            mistakes.append(f"The run has no {given}: it has {', '.join(known)}.")
+        elif not left:
+            mistakes.append(f"{given} is {its[-1][1].status.value} already.")
+        return [(stage, found.get((stage, name), state)) for stage, state in left]
+
+    for given in way_out.give_up:
+        for stage, state in open_states(given):
+            detail = f"given up by {way_out.operator}: {way_out.reason or 'no reason given'}"
+            given_up = GivenUp(way_out.operator, way_out.reason)
+            found[stage, state.unit.name] = replace(state, status=Status.GIVEN_UP, detail=detail, given_up=given_up)
+    for given, gate in way_out.accept:
+        of = [(stage, state) for stage, state in open_states(given) if state.status is not Status.GIVEN_UP]
+        fitting = [(stage, state) for stage, state in of if any(s.acceptable and s.name == gate for s in steps[stage])]
+        if of and not fitting:
+            allowed = dict.fromkeys(step.name for stage, _ in of for step in steps[stage] if step.acceptable)
+            mistakes.append(f"{gate!r} of {given} cannot be accepted: {', '.join(allowed) or 'no proof'} can.")
+        for stage, state in fitting:
+            accepted = {**state.accepted, gate: Accepted(way_out.operator, way_out.reason)}
+            found[stage, state.unit.name] = replace(state, accepted=accepted)
+    if mistakes:
+        raise FleetError("\n".join(dict.fromkeys(mistakes)))
+    return [(stage, state) for (stage, _), state in found.items()]
+
+
+def carry_out(
+    way_out: WayOut, cluster: Cluster, book: Journal, steps: Mapping[str, Sequence[StepSpec]], left_on: LeftOn
+) -> list[str]:
+    """Record what an operator has decided about units of a run; all of it, or nothing.
+
+    Returns:
+        What was recorded, a line for each unit.
+
+    Raises:
+        FleetError: something of it cannot be done; nothing was recorded.
+    """
+    lines = []
+    for stage, state in changes(way_out, {stage: book.states(stage) for stage in steps}, steps, cluster.hosts):
+        name, closed = state.unit.name, state
+        if state.given_up is not None:
+            left = tuple(left_on(cluster, state))
+            closed = replace(state, given_up=replace(state.given_up, left=left), released=False)
+            lines.append(f"{name} is given up; left on it: {', '.join(left) or 'nothing'}.")
+        else:
+            lines.append(f"{name}: accepted by {way_out.operator}: {', '.join(state.accepted)}.")
+        book.record(stage, [closed], step="", kind="given up" if state.given_up else "accepted by word")
+    return lines
