@@ -11,6 +11,7 @@ from pathlib import Path
 from fleet import arguments, output
 from fleet.errors import FleetError
 from fleet.paths import default_path
+from fleet.text import count
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -170,7 +171,7 @@ def _prune_runs(args: argparse.Namespace) -> int:
     lines = tidy.prune(_state_dir(args), older_than=seconds, now=CLOCK.time(), dry_run=args.dry_run)
     for line in lines:
         print(line)
-    what = f"{len(lines)} {'run' if len(lines) == 1 else 'runs'} that ended more than {args.older_than} ago"
+    what = f"{count(lines, 'run')} that ended more than {args.older_than} ago"
     print(f"Dry run: {what} would be removed." if args.dry_run else f"{what} removed.")
     return 0
 

@@ -128,7 +128,7 @@ def test_the_watchdogs_account_is_shown_for_each_session(record, console):
     report.render(data, console)
     assert [line for line in text_of(console).splitlines() if line.startswith("Watchdog")] == [
         "Watchdog: 1200 requests to the API's address, 0 failed; longest gap 0.5 s; the watch went on 2 times.",
-        "Watchdog: 1200 requests to the API's address, 3 failed, 1 events lost; longest gap 0.5 s;"
+        "Watchdog: 1200 requests to the API's address, 3 failed, 1 event lost; longest gap 0.5 s;"
         " the watch went on 2 times.",
     ]
 

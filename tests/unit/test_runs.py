@@ -234,3 +234,25 @@ def test_what_is_no_id_is_told_so(config, run_id):
     code, _, errors = fleet("runs", "show", run_id, config=config)
     assert code == 2
     assert ("is a variable of the shell not set?" if not run_id.strip() else "is no run's id") in errors
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("name", ["worker1", "worker1.rack-b.example-datacenter.example.org"])
+def test_units_and_statuses_are_whole_where_a_run_is_shown_at_any_width(tmp_path, width, name):
+    steps = ["silence", "cordon", "drain", "reboot", "ready", "uncordon"]
+    options = {"steps": {"nodes": steps, "kube-controller-manager": steps}}
+    info = RunInfo("r1", "sre.k8s.reboot-nodes", "lab", "ann@cumin1", "kernel", "", ENDED, options)
+    unit = Unit(name, "row-b")
+    states = {stage: [UnitState(unit, Status.HELD, 3)] for stage in options["steps"]}
+    with closing(Journal.create(tmp_path, info, states, Clock())) as book:
+        for step in steps[:3]:
+            book.record("nodes", [UnitState(unit, Status.HELD, 3)], step=step, kind="done")
+        book.set_status("stopped")
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=True, color_system=None)
+    runs.show(tmp_path, "r1", console, as_json=False)
+    table = stream.getvalue().split("What happened")[0].split("worker1 is held")[0].splitlines()[:12]
+    assert not any("\N{HORIZONTAL ELLIPSIS}" in line for line in table)
+    assert sum("held" in line for line in table) >= 2
+    rows = "".join("".join(table).split())
+    assert rows.replace("\N{BOX DRAWINGS LIGHT VERTICAL}", "").count("worker1") >= 2

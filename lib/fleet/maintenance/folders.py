@@ -158,7 +158,7 @@ def named_after(folder: Path, cluster: str) -> bool:
 def unreadable(folder: Path, error: Exception, name: str = "") -> JournalError:
     """Return what is said of a journal that cannot be read: which file, and why."""
     if isinstance(error, OSError) and error.filename:
-        return JournalError(f"{error.filename}: cannot be read: {why(error)}")
+        return JournalError(f"{error.filename}: cannot be opened: {why(error)}")
     return JournalError(f"{folder / (name or FILE)}: holds no readable journal: {why(error)}")
 
 

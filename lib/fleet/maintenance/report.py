@@ -21,6 +21,7 @@ from fleet.maintenance.folders import OVER
 from fleet.maintenance.journal import Event, RunRecord
 from fleet.maintenance.model import Stage, Status, UnitState
 from fleet.maintenance.runner import STOPPED_BY_OPERATOR
+from fleet.text import count
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ _STYLES = {
     Status.HELD: "bold red",
     Status.GIVEN_UP: "red",
 }
+_BESIDE_FACTS = 20  # columns of a table for a status and a time
+_LEAST_FOR_STEPS = 14  # columns below which a list of steps cannot be read
 _MOST_ROWS = 40  # of the live table; a larger fleet shows what is in flight, held, and next
 
 
@@ -244,18 +247,26 @@ def render(data: Mapping[str, Any], console: Console) -> None:
     """
     units = data["units"]
     run = data["run"]
-    console.print(f"\nRun {run['id']} on {run['cluster']}: {data['status']} after {duration(data['seconds'])}")
+    ran = f"{data['status']} after {duration(data['seconds'])}"
+    console.print(f"\nRun {run['id']} on {run['cluster']}: {ran}", markup=False, soft_wrap=True)
     names = list(dict.fromkeys(step for unit in units for step in unit["steps"]))
-    # A narrow terminal has no room for a column a step.
-    columns = [[name] for name in names] if sum(len(name) + 3 for name in names) + 50 <= console.width else [names]
-    table = Table(show_edge=False)
     # Where there is but one stage, or no unit has a domain, a column would say nothing.
     several, placed = len({unit["stage"] for unit in units}) > 1, any(unit["domain"] for unit in units)
     facts = [*(("stage",) if several else ()), "unit", *(("domain",) if placed else ())]
+    room = console.width - _BESIDE_FACTS - sum(max(len(unit[name]) for unit in units) + 3 for name in facts)
+    # A narrow terminal has no room for a column a step, a narrower one for none of them; what and how it is stays.
+    columns = [[name] for name in names] if sum(len(name) + 3 for name in names) + 50 <= console.width else [names]
+    if room < _LEAST_FOR_STEPS:
+        columns = []
+    table = Table(show_edge=False)
     for name in (*facts, "status"):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, no_wrap=room >= 0 or name == "status", overflow="fold")
     for column in columns:
-        table.add_column(column[0] if len(column) == 1 else "steps", justify="right" if len(column) == 1 else "left")
+        table.add_column(
+            column[0] if len(column) == 1 else "steps",
+            justify="right" if len(column) == 1 else "left",
+            overflow="fold",
+        )
     table.add_column("total", justify="right", no_wrap=True)
     for unit in units:
         status = Status(unit["status"])
@@ -282,10 +293,10 @@ def render(data: Mapping[str, Any], console: Console) -> None:
 
 def watchdog_line(seen: Mapping[str, Any]) -> str:
     """Return what the API's clients noticed during a session, for people."""
-    lost = f", {seen['events_lost']} events lost" if seen["events_lost"] else ""
+    lost = f", {count(seen['events_lost'], 'event')} lost" if seen["events_lost"] else ""
     return (
-        f"Watchdog: {seen['requests']} requests to the API's address, {seen['failed']} failed{lost};"
-        f" longest gap {seen['longest_gap']:.1f} s; the watch went on {seen['reconnects']} times."
+        f"Watchdog: {count(seen['requests'], 'request')} to the API's address, {seen['failed']} failed{lost};"
+        f" longest gap {seen['longest_gap']:.1f} s; the watch went on {count(seen['reconnects'], 'time')}."
     )
 
 
