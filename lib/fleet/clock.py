@@ -4,7 +4,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -116,3 +119,61 @@ CLOCK = SystemClock()
 """The clock of whoever is not handed another one."""
 THREADS = SystemThreads()
 """The threads of whoever is not handed others."""
+
+
+@cache
+def _boot() -> str:
+    """Return the id of this machine's boot. Its monotonic clock is the same for all processes until the next one."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A moment that another process can be told of.
+
+    Stored as ``{"time": 1769828390.0, "monotonic": 5021.3, "boot": "9b2c…"}``.
+
+    Attributes:
+        time: in seconds since the epoch, by this machine's clock, which may have been wrong.
+        monotonic: by its monotonic clock, which counts from the boot.
+        boot: the boot.
+    """
+
+    time: float
+    monotonic: float
+    boot: str
+
+    @classmethod
+    def now(cls, clock: Clock) -> "Moment":
+        """Return this moment."""
+        return cls(clock.time(), clock.monotonic(), _boot())
+
+    @classmethod
+    def parse(cls, stored: Any) -> "Moment | None":
+        """Read a moment as it is stored; older versions stored its time alone, which is never certain."""
+        if isinstance(stored, int | float):
+            return cls(stored, 0.0, "not known")
+        try:
+            return cls(float(stored["time"]), float(stored["monotonic"]), str(stored["boot"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def minus(self, seconds: float) -> "Moment":
+        """Return the moment some seconds before."""
+        return Moment(self.time - seconds, self.monotonic - seconds, self.boot)
+
+    def stored(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return asdict(self)
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether its distance from now is known for certain: the machine has not booted since."""
+        return self.boot == _boot()
+
+    def on_monotonic(self, clock: Clock) -> float:
+        """Return when it was by the monotonic clock of today; of another boot, as far as the clocks were right."""
+        return self.monotonic if self.is_certain else clock.monotonic() - (clock.time() - self.time)

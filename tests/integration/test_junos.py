@@ -61,11 +61,11 @@ def error(client: Routers, router: str = "cr1") -> str:
 @pytest.mark.parametrize("base_1_1", [False, True])
 def test_the_summary_is_what_frr_says(network: Network, base_1_1: bool) -> None:
     network.another_router(base_1_1=base_1_1)
-    before = time.time()
+    before = time.monotonic()
 
     found = summary(network.client())
 
-    assert before < found.taken < time.time()
+    assert before < found.taken < time.monotonic()
     assert [(str(peer.address), peer.asn, peer.state, peer.flaps, len(peer.ribs)) for peer in found.peers] == [
         ("10.64.0.18", 4200000018, "Established", 0, 2),
         ("10.64.0.121", 64601, "Established", 2, 1),

@@ -69,7 +69,7 @@ def test_a_reboot_that_is_ordered_twice_happens_once(lab: Lab, remote: Remote, h
     assert down.reason
     after = wait_for(remote, host)
     assert after.boot_id != before.boot_id
-    assert after.booted > before.now
+    assert after.uptime < 120
 
     again = reboot(remote, {host: before.boot_id})[host]
 
@@ -98,7 +98,7 @@ def test_puppet_keeps_the_reason_as_it_is(lab: Lab, remote: Remote, ours: str) -
     assert (refused.disabled, bool(refused.error)) == (REASON, True)
     assert puppet.run(remote, [ours], timeout=60, enable_reason=REASON)[ours] == puppet.PuppetResult(None, None)
     after = state(remote, ours)
-    assert after.puppet_succeeded_since_boot
+    assert not after.puppet_failed
     assert after.puppet_last_success == pytest.approx(after.now, abs=30)
 
 

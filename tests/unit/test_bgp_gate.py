@@ -12,12 +12,14 @@ import pytest
 
 from fleet.bgp.junos import Restarts
 from fleet.bgp.summary import ESTABLISHED, Peer, Rib, Summary
+from fleet.clock import CLOCK, Moment
 from fleet.config import BgpConfig
 from fleet.errors import FleetError
 from fleet.k8s.nodes import OWNER_ANNOTATION
 from fleet.maintenance.model import Kind, Unit, UnitState
 from fleet.procedures.bgp import DOWN, FACT, Baseline, Proven, Routes, examine
 from fleet.procedures.findings import Level
+from fleet.procedures.once import REPLACED
 
 ADDRESSES = {"w1": ("10.0.0.1", "fd00::1"), "w2": ("10.0.0.2", "fd00::2")}
 CONFIG: dict[str, Any] = {
@@ -45,7 +47,9 @@ class Routers:
         return {
             router: FleetError(f"{router} {self.broken[router]}")
             if router in self.broken
-            else Summary([self._peer(router, address) for pair in ADDRESSES.values() for address in pair], time.time())
+            else Summary(
+                [self._peer(router, address) for pair in ADDRESSES.values() for address in pair], time.monotonic()
+            )
             for router in ("cr1", "cr2")
         }
 
@@ -96,7 +100,13 @@ def cluster(routers: Routers, *, cordoned: bool = True, **config: Any) -> Any:
         node=nodes.__getitem__,
         hosts={"w1": "w1.example.org", "w2": "w2.example.org"},
         check_current=lambda: None,
+        clock=CLOCK,
     )
+
+
+def ago(seconds: float) -> dict[str, Any]:
+    """Return a moment as it is remembered."""
+    return Moment.now(CLOCK).minus(seconds).stored()
 
 
 def states(**facts: Any) -> list[UnitState]:
@@ -142,18 +152,45 @@ def test_a_session_that_was_down_when_the_plan_was_agreed_to_is_let_go(routers):
     assert verdict.kind is Kind.DONE
     routers.restarted()
     routers.changed["cr2", "fd00::1"] = {"state": "Active", "ribs": (), "elapsed": 60}
-    assert gate(routers, {**verdict.facts, "replaced_at": time.time() - 10}).kind is Kind.DONE
+    assert gate(routers, {**verdict.facts, REPLACED: ago(10)}).kind is Kind.DONE
 
 
 def test_the_gate_opens_when_every_session_is_new_and_complete(routers):
-    facts = noted(routers) | {"replaced_at": time.time() - 10}
+    facts = noted(routers) | {REPLACED: ago(10)}
     assert gate(routers, facts).kind is Kind.PENDING
     routers.restarted()
     assert gate(routers, facts).kind is Kind.DONE
 
 
+@pytest.mark.parametrize("flaps", [0, 3])
+def test_counts_that_start_anew_keep_no_gate_closed(routers, flaps):
+    facts = noted(routers) | {REPLACED: ago(10)}
+    routers.restarted(flaps=flaps)
+    assert gate(routers, facts).kind is Kind.DONE
+    routers.changed["cr1", "10.0.0.1"]["elapsed"] = 3600
+    assert gate(routers, facts).detail == "cr1 10.0.0.1: has not gone down yet"
+
+
+@pytest.mark.parametrize("jump", [-7200, 0, 7200])
+def test_a_clock_that_was_set_meanwhile_changes_nothing(routers, jump):
+    facts = noted(routers) | {REPLACED: {**ago(10), "time": time.time() - 10 + jump}}
+    assert gate(routers, facts).kind is Kind.PENDING
+    routers.restarted(flaps=3)
+    assert gate(routers, facts).kind is Kind.DONE
+
+
+@pytest.mark.parametrize("moment", [1_600_000_000.0, 1_900_000_000.0])
+def test_a_restart_that_only_a_clock_tells_of_is_proven_by_other_sessions(routers, moment):
+    """As runs of older versions noted it, or this host was booted since; the clock may have been wrong."""
+    for stored in (moment, {**ago(10), "time": moment, "boot": "another"}):
+        facts = noted(routers) | {REPLACED: stored}
+        routers.restarted(flaps=3)
+        assert gate(routers, facts).kind is Kind.DONE
+        routers.changed.clear()
+
+
 def test_prefixes_that_a_router_merely_kept_open_no_gate(routers):
-    facts = noted(routers) | {"replaced_at": time.time() - 10}
+    facts = noted(routers) | {REPLACED: ago(10)}
     routers.restarted()
     routers.incomplete_peers = {"cr2": {"fd00::1", "fd00::2"}}
     verdict = gate(routers, facts)
@@ -164,7 +201,7 @@ def test_prefixes_that_a_router_merely_kept_open_no_gate(routers):
 
 
 def test_a_node_that_somebody_has_opened_is_not_waited_for(routers):
-    facts = noted(routers) | {"replaced_at": time.time() - 10}
+    facts = noted(routers) | {REPLACED: ago(10)}
     opened = Proven(cluster(routers, cordoned=False))
     verdict = opened.check([UnitState(Unit("w1"), facts=facts)])["w1"]
     assert verdict.kind is Kind.FAILED
@@ -175,7 +212,7 @@ def test_a_node_that_somebody_has_opened_is_not_waited_for(routers):
 
 
 def test_a_session_of_another_node_keeps_no_gate_closed(routers):
-    facts = noted(routers) | {"replaced_at": time.time() - 10}
+    facts = noted(routers) | {REPLACED: ago(10)}
     routers.restarted()
     routers.changed["cr1", "fd00::2"] = {"state": "Active", "ribs": ()}
     assert gate(routers, facts).kind is Kind.DONE
@@ -186,13 +223,12 @@ def test_a_session_of_another_node_keeps_no_gate_closed(routers):
     [
         ({"state": "Active", "ribs": ()}, "cr2 fd00::1: Active"),
         ({"elapsed": 3600}, "cr2 fd00::1: has not gone down yet"),
-        ({"flaps": 3}, "cr2 fd00::1: is new, but its flap count is still 3"),
         ({"ribs": (Rib("inet6.0", 1, 2, 1, 0),)}, "cr2 fd00::1: 1 of 2 prefixes in inet6.0"),
         ({"elapsed": 1}, "cr2 fd00::1: up for 1 s of 2 s"),
     ],
 )
 def test_one_session_at_one_router_keeps_the_gate_closed(routers, change, message):
-    facts = noted(routers) | {"replaced_at": time.time() - 10}
+    facts = noted(routers) | {REPLACED: ago(10)}
     routers.restarted()
     routers.changed["cr2", "fd00::1"] |= change
     verdict = gate(routers, facts)
@@ -200,7 +236,7 @@ def test_one_session_at_one_router_keeps_the_gate_closed(routers, change, messag
 
 
 def test_a_router_that_cannot_be_asked_keeps_the_gate_closed_until_it_is_taken_out(routers):
-    facts = noted(routers) | {"replaced_at": time.time() - 10}
+    facts = noted(routers) | {REPLACED: ago(10)}
     routers.restarted()
     routers.broken["cr2"] = "does not answer"
     verdict = gate(routers, facts)
@@ -213,7 +249,7 @@ def test_a_router_that_cannot_be_asked_keeps_the_gate_closed_until_it_is_taken_o
 
 def test_at_a_router_that_is_new_all_sessions_must_be_up(routers):
     facts = noted(routers)
-    facts = {FACT: {"cr1": facts[FACT]["cr1"]}, "replaced_at": time.time() - 10}
+    facts = {FACT: {"cr1": facts[FACT]["cr1"]}, REPLACED: ago(10)}
     routers.restarted()
     assert gate(routers, facts).kind is Kind.DONE
     routers.changed["cr2", "fd00::1"] = {"state": "Active", "ribs": (), "elapsed": 60}
@@ -238,7 +274,7 @@ def test_what_was_noted_with_a_life_is_kept_while_that_life_is_to_end(routers):
     routers.restarted()  # by somebody else, before this run came to it again
     verdict = Baseline(cluster(routers), graceful=False).check(states(**facts))["w1"]
     assert (verdict.kind, verdict.facts) == (Kind.DONE, {})
-    assert gate(routers, {**facts, "replaced_at": time.time() - 10}).kind is Kind.DONE
+    assert gate(routers, {**facts, REPLACED: ago(10)}).kind is Kind.DONE
 
 
 def test_prefixes_that_go_with_the_pods_are_not_asked_for_again(routers):
@@ -248,7 +284,7 @@ def test_prefixes_that_go_with_the_pods_are_not_asked_for_again(routers):
     drained = Routes(cluster(routers)).check([UnitState(Unit("w1"), facts=facts)])["w1"]
     assert drained.kind is Kind.DONE
     routers.restarted()
-    after = {**facts, **drained.facts, "replaced_at": time.time() - 10}
+    after = {**facts, **drained.facts, REPLACED: ago(10)}
     assert gate(routers, after).kind is Kind.DONE
     for count, kind in ((1, Kind.DONE), (0, Kind.PENDING)):
         routers.changed["cr2", "10.0.0.1"] |= {"ribs": (Rib("inet.0", count, count, count, 0),)}
@@ -258,7 +294,7 @@ def test_prefixes_that_go_with_the_pods_are_not_asked_for_again(routers):
 
 
 def test_counts_are_read_once_more_after_the_end_of_rib(routers, monkeypatch):
-    facts = noted(routers) | {"replaced_at": time.time() - 10}
+    facts = noted(routers) | {REPLACED: ago(10)}
     routers.restarted()
     known = routers.restarts
 

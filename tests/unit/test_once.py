@@ -1,17 +1,18 @@
 """What the acts remember that may happen only once: above all, whether an order may be on its way."""
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from freezegun import freeze_time
 
-from fleet.clock import CLOCK
+from fleet.clock import CLOCK, Moment
 from fleet.hosts.probe import HostState, Unreachable
 from fleet.hosts.services import ServiceState
 from fleet.maintenance.model import Kind, Unit, UnitState
 from fleet.procedures.calico import Restart
-from fleet.procedures.once import Settled
+from fleet.procedures.once import REPLACED, Settled
 from fleet.procedures.reboot import Reboot
 from fleet.procedures.units import Active
 
@@ -20,7 +21,7 @@ FIRST, SECOND = "1" * 32, "2" * 32
 
 
 def cluster(node_boot_id: str = OLD) -> Any:
-    node = SimpleNamespace(name="w1", boot_id=node_boot_id)
+    node = SimpleNamespace(name="w1", boot_id=node_boot_id, ready_heartbeat=datetime(2026, 1, 31, tzinfo=UTC))
     config = SimpleNamespace(bgp=SimpleNamespace(unit="calico-node.service"))
     return SimpleNamespace(
         name="lab",
@@ -69,7 +70,10 @@ def look(step, **facts):
 
 def test_the_first_look_notes_the_boot(reboot):
     verdict = look(reboot(OLD))
-    assert (verdict.kind, verdict.facts) == (Kind.PENDING, {"boot_id": OLD, "ordered": True})
+    assert (verdict.kind, verdict.facts) == (
+        Kind.PENDING,
+        {"boot_id": OLD, "heartbeat": "2026-01-31T00:00:00+00:00", "ordered": True},
+    )
 
 
 def test_an_order_that_was_not_given_once_may_be_given_the_next_time(reboot):
@@ -81,8 +85,9 @@ def test_an_order_that_was_not_given_once_may_be_given_the_next_time(reboot):
 @freeze_time("2026-01-31 03:00:00")
 def test_another_boot_is_the_proof(reboot):
     verdict = look(reboot(NEW), boot_id=OLD)
-    began = {"booted_at": 990.0, "replaced_at": 1769828390.0}  # by the host's clock, and ten seconds ago by ours
-    assert (verdict.kind, verdict.facts) == (Kind.DONE, {"new_boot_id": NEW, **began})
+    moment = Moment.parse(verdict.facts[REPLACED])
+    assert (verdict.kind, verdict.facts["new_boot_id"]) == (Kind.DONE, NEW)
+    assert moment == Moment.now(CLOCK).minus(10), "as old as the boot"
 
 
 def test_a_host_that_is_not_the_nodes_machine_is_never_rebooted(reboot):
@@ -101,7 +106,8 @@ def test_a_restart_is_proven_by_another_start_of_the_unit(service):
     assert look(Restart(cluster()), **first.facts).detail == "not restarted yet: calico-node.service is inactive"
     service(invocation=SECOND)
     verdict = look(Restart(cluster()), **first.facts)
-    assert (verdict.kind, verdict.facts) == (Kind.DONE, {"new_invocation": SECOND, "replaced_at": 1769828396.0})
+    assert verdict.kind is Kind.DONE
+    assert verdict.facts == {"new_invocation": SECOND, REPLACED: Moment.now(CLOCK).minus(4).stored()}
 
 
 def test_an_order_that_may_be_on_its_way_is_waited_for(service, monkeypatch):

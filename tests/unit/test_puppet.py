@@ -162,11 +162,3 @@ def test_a_host_with_puppet_that_never_ran(remote: LocalRunner) -> None:
 
     assert (found.puppet_installed, found.puppet_disabled) == (True, None)
     assert (found.puppet_last_success, found.puppet_failed) == (None, False)
-    assert not found.puppet_succeeded_since_boot
-
-
-def test_success_counts_since_the_boot_alone(remote: LocalRunner) -> None:
-    booted = state(remote).booted
-    for last_run, counts in ((int(booted) - 5, False), (int(booted) + 5, True)):
-        remote.write_summary(source="public/last_run_summary.yaml", last_run=last_run)
-        assert state(remote).puppet_succeeded_since_boot is counts

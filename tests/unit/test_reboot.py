@@ -101,14 +101,7 @@ def test_the_shortest_answer() -> None:
 
     assert isinstance(state, HostState)
     assert not state.reboot_required
-    assert state.booted == 1700000014.25
-
-
-def test_a_run_before_the_boot_does_not_count() -> None:
-    state = parse(answer(puppet="installed", puppet_run="1700000014", puppet_success="yes"))
-
-    assert isinstance(state, HostState)
-    assert not state.puppet_succeeded_since_boot
+    assert (state.puppet_last_success, state.puppet_failed) == (None, False)
 
 
 @given(

@@ -147,7 +147,7 @@ class Connection:
                 raise RouterError(f"{self.router} answered {rpc} with no NETCONF: {_first_line(error)}") from error
         if not hasattr(reply, "tag"):
             raise RouterError(f"{self.router} answered {rpc} with nothing.")
-        return reply, time.time()
+        return reply, time.monotonic()
 
     def _connect(self) -> None:
         """Make a connection.

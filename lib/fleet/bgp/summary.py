@@ -78,7 +78,7 @@ class Summary:
 
     Attributes:
         peers: in the router's order.
-        taken: when the router's answer came, in seconds since the epoch by this host's clock.
+        taken: when the router's answer came, by this host's monotonic clock.
     """
 
     peers: Sequence[Peer]
@@ -109,7 +109,7 @@ def parse_xml(reply: Any, *, taken: float) -> Summary:
 
     Args:
         reply: the XML as text or bytes, or an element of lxml.
-        taken: when the answer came, in seconds since the epoch by this host's clock.
+        taken: when the answer came, by this host's monotonic clock.
 
     Raises:
         SummaryError: there is no summary in it, or a peer cannot be read.

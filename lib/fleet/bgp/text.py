@@ -20,7 +20,7 @@ def parse(text: str, *, taken: float) -> Summary:
 
     Args:
         text: what was printed.
-        taken: when it was, in seconds since the epoch by this host's clock.
+        taken: when it was, by this host's monotonic clock.
 
     Raises:
         SummaryError: a line cannot be read.

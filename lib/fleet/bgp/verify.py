@@ -1,8 +1,9 @@
 """Which BGP sessions a node must have, and whether the routers prove that they are back. Pure: no I/O."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_interface
 from typing import Any
 
@@ -19,6 +20,10 @@ ANNOTATIONS = ("projectcalico.org/IPv4Address", "projectcalico.org/IPv6Address")
 
 _SLACK = 1.0
 """Seconds: routers tell ages in whole ones, and how long ago a node was restarted is known to less than one."""
+_CLEARLY = 2.0
+"""Seconds by which a session must be younger than the restart to be a new one by its age alone."""
+_DRIFT = 60.0
+"""The same, where the clock of this host was trusted over its own boot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,8 @@ def baseline(sessions: Iterable[Session], readings: Readings, asn: int) -> dict[
 
     Returns:
         Plain JSON: for every router and address how many sessions are up (one, or one for each routing instance that
-        has that peer), their flaps, and the accepted prefixes by table.
+        has that peer), their flaps, the age of the youngest one in seconds, and the accepted prefixes by table:
+        ``{"cr1": {"10.64.0.121": {"up": 1, "flaps": 2, "age": 86400, "accepted": {"inet.0": 3}}}}``.
     """
     remembered: dict[str, Any] = {}
     for session in sessions:
@@ -117,6 +123,7 @@ def baseline(sessions: Iterable[Session], readings: Readings, asn: int) -> dict[
         remembered.setdefault(session.router, {})[str(session.address)] = {
             "up": len(seen.up),
             "flaps": seen.flaps,
+            "age": min((peer.elapsed for peer in seen.up), default=0),
             "accepted": dict(seen.accepted),
         }
     return remembered
@@ -144,31 +151,45 @@ def lowered(baseline: Mapping[str, Any], readings: Readings, asn: int) -> dict[s
 
 
 def unproven(
-    baseline: Mapping[str, Any], readings: Readings, asn: int, *, since: float | None, stable: float
+    baseline: Mapping[str, Any],
+    readings: Readings,
+    asn: int,
+    *,
+    since: float | None,
+    stable: float,
+    is_certain: bool = True,
 ) -> list[str]:
-    """Say what is not proven yet of the sessions that a node had; nothing left to say is the proof.
+    """Return what is not proven yet of the sessions that a node had; nothing left is the proof.
 
-    Every session that was Established in the baseline must be Established again; have gone up after the restart; have
-    another flap count than before it; bring as many accepted prefixes to every table as before; and have been up for a
-    while. A lower flap count is another one too: the router's counters were reset, which leaves its age as the proof.
-    Of a peer that several routing instances have, as many as before must be up, and all that are up must be that young.
+    Every session that was Established in the baseline must be Established again; have gone up after the restart; bring
+    as many accepted prefixes to every table as before; and have been up for a while. Of a peer that several routing
+    instances have, as many as before must be up, and all that are up must be that young.
+
+    Its age proves that a session went up after the restart. Flap counts prove nothing by themselves: a peer that is
+    made anew when the session comes (``allow`` of Junos, ``bgp listen range`` of FRR) starts at 0, as all counts do
+    when a router's routing process restarts, or somebody clears them.
 
     A router tells ages in whole seconds, rounded down, so that a session looks younger than it is by up to one, and by
-    the time that the answer took. A session that went up before the restart passes for a newer one only if that was
-    within about two seconds before it, and its flap count moved on since the baseline. One that went up after it is
+    the time that the answer took. So one that is only just young enough must be another one than that of the baseline:
+    its flap count is another one, or it is younger than that one was. A session that went up after the restart is
     never mistaken for an older one.
+
+    Where this host was booted since, it knows only by its clock how long ago the restart was. Then either will do: a
+    session that is another one than that of the baseline, or one that is clearly younger than the restart.
 
     Args:
         baseline: from :func:`baseline`, before the node was touched.
         readings: what the routers say now.
         asn: the node's AS number.
-        since: when the node, or what keeps its sessions, was started again, in seconds since the epoch by this host's
-            clock; None if sessions of any age will do.
+        since: when the node, or what keeps its sessions, was started again, by this host's monotonic clock, as the
+            readings are; None if sessions of any age will do.
         stable: seconds for which the sessions must have been up.
+        is_certain: whether ``since`` is known without trusting a clock that may have been set.
 
     Returns:
         A line for each session, such as ``cr1 10.64.0.121: Active``, and one for each router that cannot be asked.
     """
+    is_old = partial(_is_old, since=since, is_certain=is_certain)
     left = [_unread(router, reading) for router, reading in readings.items() if isinstance(reading, FleetError)]
     left += [_unread(router, None) for router in baseline if router not in readings]
     for router, addresses in baseline.items():
@@ -176,7 +197,7 @@ def unproven(
         if isinstance(reading, Summary):
             for text, before in addresses.items():
                 session = Session(router, ip_interface(text).ip)
-                why = _doubt(before, _see(session, reading, asn), reading.taken, since, stable)
+                why = _doubt(before, _see(session, reading, asn), reading.taken, is_old, stable)
                 left += [f"{session}: {why}"] if why else []
     return left
 
@@ -220,7 +241,23 @@ def _see(session: Session, summary: Summary, asn: int) -> _Seen:
     return _Seen(peers, [peer for peer in peers if peer.established])
 
 
-def _doubt(before: Mapping[str, Any], now: _Seen, taken: float, since: float | None, stable: float) -> str:
+def _is_old(before: Mapping[str, Any], now: _Seen, taken: float, *, since: float | None, is_certain: bool) -> str:
+    """Return why sessions that are up may be those from before a restart; nothing if they are new."""
+    if since is None:
+        return ""
+    began = taken - max(peer.elapsed for peer in now.up)
+    moved_on = not before["flaps"] <= now.flaps < before["flaps"] + before["up"]
+    is_another = moved_on or max(peer.elapsed for peer in now.up) < before.get("age", 0)
+    if not is_certain:
+        return "" if is_another or began >= since + _DRIFT else "nothing tells that it has gone down"
+    if began < since - _SLACK:
+        return "has not gone down yet"
+    if not is_another and began < since + _CLEARLY:
+        return f"went up with the restart or just before it, and its flap count is still {now.flaps}"
+    return ""
+
+
+def _doubt(before: Mapping[str, Any], now: _Seen, taken: float, is_old: Callable[..., str], stable: float) -> str:
     """Return why a session does not count as it did before; nothing if it does, or was down then."""
     if not before["up"]:
         return ""
@@ -228,11 +265,8 @@ def _doubt(before: Mapping[str, Any], now: _Seen, taken: float, since: float | N
         return "no such peer"
     if len(now.up) < before["up"]:
         return now.down[0].state if now.down else f"{len(now.up)} of {before['up']} sessions"
-    if since is not None:
-        if taken - max(peer.elapsed for peer in now.up) < since - _SLACK:
-            return "has not gone down yet"
-        if before["flaps"] <= now.flaps < before["flaps"] + before["up"]:
-            return f"is new, but its flap count is still {now.flaps}"
+    if old := is_old(before, now, taken):
+        return old
     fewer = [
         f"{now.accepted.get(rib, 0)} of {prefixes} prefixes in {rib}"
         for rib, prefixes in before["accepted"].items()

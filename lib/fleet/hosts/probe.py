@@ -50,7 +50,7 @@ class HostState:
     uptime: float
     """Seconds since the boot."""
     now: float
-    """The host's clock, in seconds since the epoch: what Puppet's times are to be compared with."""
+    """The host's clock, in seconds since the epoch. It may be wrong, above all right after a boot."""
     reboot_required: bool
     """Whether ``/run/reboot-required`` exists."""
     can_reboot: bool
@@ -60,19 +60,9 @@ class HostState:
     puppet_disabled: str | None
     """The message that Puppet is disabled with, perhaps empty; ``None`` if it is enabled."""
     puppet_last_success: float | None
-    """When the last run of Puppet ended, if it was a success; by the host's clock."""
+    """When the last run of Puppet ended, if it was a success; by the host's clock as it was then: it names the run."""
     puppet_failed: bool
     """Whether the last run of Puppet was a failure."""
-
-    @property
-    def booted(self) -> float:
-        """When the host booted, by its own clock."""
-        return self.now - self.uptime
-
-    @property
-    def puppet_succeeded_since_boot(self) -> bool:
-        """Whether the last run of Puppet was a success and ended in this boot."""
-        return self.puppet_last_success is not None and self.puppet_last_success >= self.booted
 
 
 @dataclass(frozen=True)

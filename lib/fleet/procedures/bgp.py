@@ -15,6 +15,7 @@ from fleet.k8s.model import Node
 from fleet.maintenance.model import Kind, UnitState, Verdict, done, failed, pending
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, ask, note, stop
+from fleet.procedures.once import began
 from fleet.procedures.steps import NodeStep, Verdicts, each, is_closed
 
 FACT = "bgp"
@@ -150,8 +151,8 @@ class Proven(_RouterStep):
         if not self._sessions(state):
             return pending(_NO_SESSION)
         known, new = self._split(state)
-        since = state.facts.get("replaced_at")
-        left = verify.unproven(known, readings, config.asn, since=since, stable=config.stable)
+        since, certain = began(state.facts, self.cluster.clock)
+        left = verify.unproven(known, readings, config.asn, since=since, stable=config.stable, is_certain=certain)
         left += [f"{session} {why}" for session, why in verify.missing(new, readings, config.asn)]
         return pending("; ".join(left)) if left else done()
 

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from fleet.clock import Clock, Moment
 from fleet.hosts.probe import Unreachable
 from fleet.hosts.remote import Result
 from fleet.k8s import drain, nodes
@@ -26,6 +27,9 @@ from fleet.procedures.steps import (
     silences_of,
 )
 
+REPLACED = "replaced_at"
+"""The name under which is remembered when the new one began, at the earliest: a :class:`fleet.clock.Moment`."""
+
 
 @dataclass(frozen=True)
 class Life:
@@ -36,8 +40,7 @@ class Life:
         boot_id: of the host's kernel.
         age: seconds since it began.
         moving: whether it is about to be another one, so that it is not known yet what came of an order.
-        facts: what to remember of it once it is the new one, beside its id and ``replaced_at``: when it began, at the
-            earliest, by this host's clock.
+        facts: what to remember of it once it is the new one, beside its id and :data:`REPLACED`.
         trouble: what is wrong with it, such as that it has ended and no other one has begun; empty if nothing is known.
         outdated: in what it does not run what is on disk; empty if it does.
     """
@@ -77,6 +80,10 @@ class Once(NodeStep):
     def problem(self, state: UnitState, life: Life) -> str:  # noqa: ARG002
         """Return why a unit cannot be acted on at all, judged when the run first looks at it; empty if it can."""
         return ""
+
+    def noted(self, state: UnitState) -> Facts:  # noqa: ARG002
+        """Return what to remember of a unit before the act, beside the id of what is to end."""
+        return {}
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Compare ids; the first look notes the old one."""
@@ -125,10 +132,10 @@ class Once(NodeStep):
     def _judge(self, units: Sequence[UnitState], judge: _Judge) -> Verdicts:
         # Before they are asked: one that is slow to answer must not make the others' lives look younger than they are,
         # or what came after them would seem to have been there before.
-        asked = self.cluster.clock.time()
+        asked = Moment.now(self.cluster.clock)
 
         def one(state: UnitState, life: Life) -> Verdict:
-            return judge(state, replace(life, facts={"replaced_at": asked - life.age, **life.facts}))
+            return judge(state, replace(life, facts={REPLACED: asked.minus(life.age).stored(), **life.facts}))
 
         return each_host(self.cluster, units, self.lives(self.hosts(units)), one)
 
@@ -138,7 +145,7 @@ class Once(NodeStep):
         if before is None:
             if problem := self.problem(state, life):
                 return failed(problem)
-            return pending(f"not {act}", **{self.fact: life.id}, ordered=True)
+            return pending(f"not {act}", **{self.fact: life.id}, **self.noted(state), ordered=True)
         if life.id == before and life.moving:
             # Nothing is to start over while it is not known what comes of an order.
             verdict = unknown if state.phase is Phase.PROBE else pending
@@ -165,6 +172,21 @@ class Once(NodeStep):
         # An earlier order that was not confirmed may still be on its way.
         ordered = verdict.kind is Kind.DONE or bool(state.facts.get("unconfirmed"))
         return replace(verdict, facts={**verdict.facts, "ordered": ordered})
+
+
+def began(facts: Facts, clock: Clock, name: str = REPLACED) -> tuple[float | None, bool]:
+    """Return when what was replaced began anew, and whether that is certain.
+
+    Args:
+        facts: what is remembered of a unit.
+        clock: the time.
+        name: the name under which the moment is remembered.
+
+    Returns:
+        By the monotonic clock of today; None if nothing was replaced.
+    """
+    moment = Moment.parse(facts.get(name))
+    return (moment.on_monotonic(clock), moment.is_certain) if moment else (None, True)
 
 
 class NodeOnce(Once):

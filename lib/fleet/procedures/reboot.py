@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from fleet.hosts import probe, puppet, reboot
 from fleet.hosts.probe import HostState, Unreachable
 from fleet.hosts.remote import Result
-from fleet.maintenance.model import StepSpec, UnitState, Verdict, done, failed, pending
+from fleet.maintenance.model import Facts, Kind, StepSpec, UnitState, Verdict, done, failed, pending
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.maintenance import Step
 from fleet.procedures.nodes import (
@@ -17,7 +17,7 @@ from fleet.procedures.nodes import (
     ready_step,
 )
 from fleet.procedures.once import Life, NodeOnce
-from fleet.procedures.steps import NodeStep, Tell, Verdicts, each_host
+from fleet.procedures.steps import HEARTBEAT, NodeStep, Tell, Verdicts, each_host, heartbeat
 
 
 class Reboot(NodeOnce):
@@ -31,26 +31,43 @@ class Reboot(NodeOnce):
         answers = probe.probe(self.cluster.remote, hosts)
         return {host: _boot(answer) if isinstance(answer, HostState) else answer for host, answer in answers.items()}
 
+    def noted(self, state: UnitState) -> Facts:
+        """Remember the node's last heartbeat of the boot that is to end."""
+        return {HEARTBEAT: heartbeat(self.cluster.node(state.unit.name))}
+
     def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
         """Order hosts to reboot."""
         return reboot.reboot(self.cluster.remote, ids)
 
 
 def _boot(host: HostState) -> Life:
-    # ``booted_at`` by the host's own clock, as heartbeats are.
-    return Life(host.boot_id, host.boot_id, host.uptime, facts={"booted_at": host.booted})
+    return Life(host.boot_id, host.boot_id, host.uptime, facts={_RUN_AT_BOOT: host.puppet_last_success})
+
+
+_RUN_AT_BOOT = "puppet_at_boot"
+"""The name under which is remembered which run of Puppet the host told of when it was first seen after the boot."""
+_HAS_RUN = "puppet_ran"
+"""The name under which is remembered that this run had Puppet run to the end, and without an error, since the boot."""
 
 
 class Puppet(NodeStep):
-    """Puppet has run without an error since the boot."""
+    """Puppet has run without an error since the boot.
+
+    That is so if the host tells of another run than when it was first seen after the boot, or if this run itself had
+    Puppet run. When a run ended is told by the host's clock, which may be wrong right after a boot until NTP corrects
+    it: such times are compared for being the same or not, and with nothing else.
+    """
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at Puppet's last run and lock on all hosts at once."""
 
-        def judge(_state: UnitState, host: HostState) -> Verdict:
+        def judge(state: UnitState, host: HostState) -> Verdict:
             if host.puppet_disabled is not None:
                 return failed(f"Puppet is disabled: {host.puppet_disabled!r}; enable it, then resume")
-            return done() if host.puppet_succeeded_since_boot else pending("no successful Puppet run since the boot")
+            last, at_boot = host.puppet_last_success, state.facts.get(_RUN_AT_BOOT, host.puppet_last_success)
+            if last is not None and (last != at_boot or state.facts.get(_HAS_RUN)):
+                return done()
+            return pending("no successful Puppet run since the boot")
 
         answers = probe.probe(self.cluster.remote, self.hosts(units))
         return each_host(self.cluster, units, answers, judge)
@@ -60,7 +77,9 @@ class Puppet(NodeStep):
         hosts = self.cluster.by_host(state.unit.name for state in units)
         results = puppet.run(self.cluster.remote, list(hosts), timeout=self.cluster.config.deadlines.puppet)
         return {
-            node: pending(f"Puppet: {results[host].error}") if results[host].error else done()
+            node: pending(f"Puppet: {results[host].error}")
+            if results[host].error
+            else Verdict(Kind.DONE, facts={_HAS_RUN: True})
             for host, node in hosts.items()
         }
 

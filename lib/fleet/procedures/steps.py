@@ -6,11 +6,11 @@ was lost.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from fleet.config import DrainConfig
 from fleet.errors import FleetError
+from fleet.hosts import probe
 from fleet.hosts.matchers import parse_matcher
 from fleet.hosts.probe import Unreachable
 from fleet.hosts.silences import NoSuchSilenceError, Silence
@@ -265,8 +265,23 @@ class Drain(NodeStep):
         return pending(result.explain() or "the last pods are going")
 
 
+HEARTBEAT = "heartbeat"
+"""The name under which a node's last heartbeat before its reboot is remembered."""
+
+
+def heartbeat(node: Node) -> str:
+    """Return a node's last heartbeat as the API has it: by the host's clock, to be compared for being the same only."""
+    return node.ready_heartbeat.isoformat() if node.ready_heartbeat else ""
+
+
 class Ready(NodeStep):
-    """Kubernetes sees the node Ready; a rebooted one under its new boot id, with a heartbeat of this boot."""
+    """Kubernetes sees the node Ready; a rebooted one in the boot that the host runs, with a heartbeat of that boot.
+
+    A kubelet writes the boot id and the condition ``Ready`` with its heartbeat in one change of the status
+    (``tryUpdateNodeStatus`` in pkg/kubelet/kubelet_node_status.go), at once when it starts. From then on it writes a
+    heartbeat only every five minutes, or when something changes (``nodeStatusReportFrequency``): so what counts is a
+    heartbeat that is another one than before the reboot, in a status of another boot. By which clock, does not matter.
+    """
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at the node as the watch brought it."""
@@ -275,16 +290,27 @@ class Ready(NodeStep):
             node = self.cluster.node(state.unit.name)
             if not node.ready:
                 return pending("NotReady")
-            # Not the new one that was noted: whoever repaired the host may have booted it once more.
-            if node.boot_id and node.boot_id == state.facts.get("boot_id") and "new_boot_id" in state.facts:
+            if "new_boot_id" not in state.facts:
+                return done()
+            if node.boot_id and node.boot_id == state.facts.get("boot_id"):
                 return pending("the kubelet still reports the old boot id")
-            booted = datetime.fromtimestamp(float(state.facts.get("booted_at", 0)), UTC)
-            # Heartbeats have a resolution of a second.
-            if node.ready_heartbeat is None or node.ready_heartbeat < booted - timedelta(seconds=1):
+            if heartbeat(node) in ("", state.facts.get(HEARTBEAT)):
                 return pending("no heartbeat since the boot")
-            return done()
+            if node.boot_id in ("", state.facts["new_boot_id"]):
+                return done()
+            return self._booted_again(node)
 
         return each(units, judge)
+
+    def _booted_again(self, node: Node) -> Verdict:
+        """Judge a node in a boot that was not seen yet: whoever repaired its host may have booted it once more."""
+        host = self.cluster.hosts[node.name]
+        answer = probe.probe(self.cluster.remote, [host])[host]
+        if isinstance(answer, Unreachable):
+            return unknown(f"{host} does not answer: {answer.reason}")
+        if answer.boot_id != node.boot_id:
+            return pending(f"the kubelet reports the boot {node.boot_id}, and {host} runs {answer.boot_id}")
+        return done(new_boot_id=answer.boot_id)
 
 
 class Alerts(NodeStep):

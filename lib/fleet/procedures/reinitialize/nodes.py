@@ -1,22 +1,22 @@
 """Stages 15 and 19, and back: units of nodes that start anew, nodes that register, their BGP sessions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from fleet.bgp import verify
 from fleet.errors import FleetError
 from fleet.hosts.names import known_as
+from fleet.k8s.client import KubernetesError
 from fleet.k8s.model import Node
 from fleet.k8s.nodes import list_nodes
-from fleet.maintenance.model import UnitState, Verdict, done, pending
+from fleet.maintenance.model import Facts, UnitState, Verdict, done, pending
 from fleet.procedures import bgp
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.once import Life
+from fleet.procedures.once import REPLACED, Life, began
 from fleet.procedures.reinitialize.data import WorldStep
 from fleet.procedures.reinitialize.machines import ABSENT
 from fleet.procedures.reinitialize.world import World
-from fleet.procedures.steps import NodeStep, Verdicts, each
+from fleet.procedures.steps import HEARTBEAT, NodeStep, Verdicts, each, heartbeat
 from fleet.procedures.units import RestartUnit
 
 BASELINE = "bgp"
@@ -74,24 +74,39 @@ class RestartedAnew(RestartUnit):
         super().__init__(cluster, unit, lambda _host: "", patient=True)
         self.fact = fact
         self._only = only
+        self._before: Mapping[str, Node] = {}
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Compare invocations on the hosts that it is about."""
         mine = [state for state in units if self._only(state.unit.name)]
+        self._before = self._heartbeats() if any(self.fact not in state.facts for state in mine) else {}
         return {**{state.unit.name: done() for state in units}, **(super().check(mine) if mine else {})}
+
+    def noted(self, state: UnitState) -> Facts:
+        """Remember the last heartbeat that the node's kubelet has sent before it is restarted."""
+        node = self._before.get(state.unit.name)
+        return {HEARTBEAT: heartbeat(node)} if node else {}
+
+    def _heartbeats(self) -> Mapping[str, Node]:
+        if self.fact != KUBELET:
+            return {}
+        try:
+            return nodes_by_host(self.cluster)
+        except KubernetesError:  # in an API that is not there no heartbeat is
+            return {}
 
     def _proven(self, life: Life) -> Verdict:
         if life.outdated:
             return pending(f"{life.outdated}: restart it there")
         # Two units of a host are restarted in one stage: each has its own time.
-        return done(**{f"new_{self.fact}": life.id, f"{self.fact}_at": life.facts["replaced_at"]})
+        return done(**{f"new_{self.fact}": life.id, f"{self.fact}_at": life.facts[REPLACED]})
 
     def silence_again(self, units: Sequence[UnitState]) -> None:
         """Do nothing: all hosts are silenced together."""
 
 
 class Registered(NodeStep):
-    """The node is registered in the API, Ready, with a heartbeat that is newer than its kubelet's start."""
+    """The node is registered in the API, Ready, with another heartbeat than before its kubelet's start."""
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """List the nodes."""
@@ -101,10 +116,9 @@ class Registered(NodeStep):
             node = known.get(state.unit.name)
             if node is None:
                 return pending("the API does not know it")
-            since = datetime.fromtimestamp(float(state.facts.get(f"{KUBELET}_at", 0)) - 1, UTC)
             if problem := unready(node, self.cluster.config.domain_label):
                 return pending(problem)
-            if node.ready_heartbeat is None or node.ready_heartbeat < since:
+            if heartbeat(node) in ("", state.facts.get(HEARTBEAT)):
                 return pending("no heartbeat since its kubelet's start")
             return done()
 
@@ -147,8 +161,10 @@ class SessionsBack(NodeStep):
             if baseline and _was_up(baseline):
                 if not self._prefixes:
                     baseline = _without_prefixes(baseline)
-                since = state.facts.get(f"{CALICO}_at")
-                left = verify.unproven(baseline, readings, config.asn, since=since, stable=config.stable)
+                since, certain = began(state.facts, self.cluster.clock, f"{CALICO}_at")
+                left = verify.unproven(
+                    baseline, readings, config.asn, since=since, stable=config.stable, is_certain=certain
+                )
             elif name in known:
                 sessions = bgp.sessions_of(known[name], config)
                 left = [f"{session} {why}" for session, why in verify.missing(sessions, readings, config.asn)]
