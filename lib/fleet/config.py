@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, IPvAnyAddress, ValidationError, model_validator
 
+from fleet.config_drain import DrainConfig
 from fleet.config_file import ConfigError, mistakes, read_yaml
 from fleet.config_reinitialize import EtcdConfig, ReinitializeConfig
 from fleet.config_sense import contradictions
@@ -93,21 +94,6 @@ class DeadlinesConfig(Model):
     """Until all BGP sessions of a node are proven at all routers."""
     blocked: Duration = 1800.0
     """How long a run waits for others to free a limit, when nothing of its own is in flight."""
-
-
-class DrainConfig(Model):
-    """What a drain may do with pods that no controller or no budget protects."""
-
-    bare_pods: Literal["refuse", "evict"] = "refuse"
-    """Pods without a controller: nothing will start them again elsewhere."""
-    empty_dir: Literal["refuse", "evict"] = "evict"
-    """Pods with an emptyDir volume: its data goes with the pod."""
-    finalizers: Literal["wait", "skip"] = "wait"
-    """Terminating pods that a finalizer keeps: wait until the deadline, or go on without them."""
-    failed: Literal["hold", "release"] = "hold"
-    """A node whose drain failed: stays cordoned until someone comes, or is given back and tried again later."""
-    retry: Duration = 300.0
-    """How long after its release a node is tried again; each further pause is twice as long."""
 
 
 class AlertsConfig(Model):

@@ -3,7 +3,6 @@
 Each check is a plain function that takes a part of the configuration and yields its mistakes: a key and what is wrong.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from fleet.config import ClusterConfig, Config
 from fleet.errors import FleetError
 from fleet.k8s import access, rights
 from fleet.k8s.client import Api
+from fleet.k8s.model import parse_release
 
 Check = Callable[[], Iterator[str]]
 """Yields a line for each mistake, which begins with the key of its cluster that it is about."""
@@ -64,8 +64,8 @@ def lacks(api: access.Reviewer, cluster: ClusterConfig) -> Iterator[str]:
 
 def too_old(version: str) -> bool:
     """Return whether a version such as ``v1.19.3`` is older than what is known; one that cannot be read is not."""
-    found = re.match(r"v?(\d+)\.(\d+)", version)
-    return found is not None and (int(found[1]), int(found[2])) < OLDEST
+    release = parse_release(version)
+    return release is not None and release < OLDEST
 
 
 def _run(check: Check) -> list[str]:

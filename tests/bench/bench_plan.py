@@ -9,7 +9,8 @@ from typing import Any
 from fleet.k8s.budgets import parse_budget
 from fleet.k8s.disruption import assess
 from fleet.k8s.model import parse_node
-from fleet.k8s.pods import DrainPolicy, parse_pod
+from fleet.k8s.pods import parse_pod
+from fleet.k8s.policy import DrainPolicy
 from fleet.maintenance import planner
 from fleet.maintenance.model import Limits
 from fleet.procedures import preflight

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleet.k8s.demand import Toleration
 from fleet.k8s.disruption import DrainPolicy, RiskKind, assess, classify, parse_budget, parse_pod, placement
 from fleet.k8s.model import Node, Taint
 from fleet.k8s.placement import admits, tolerates
-from fleet.k8s.pods import Pod, PodClass, Toleration, refusal
+from fleet.k8s.pods import Pod, PodClass, refusal
 
 
 def node(name: str, *, cpu: int = 4000, memory: int = 1 << 32, pods: int = 110, **changes: Any) -> Node:
@@ -43,6 +44,7 @@ def pod(
     app: str = "web",
     kind: str | None = "ReplicaSet",
     phase: str = "Running",
+    ready: bool = True,
     spec: dict[str, Any] | None = None,
     **metadata: Any,
 ) -> Pod:
@@ -59,7 +61,7 @@ def pod(
                 **metadata,
             },
             "spec": {"nodeName": on, "containers": [{"resources": resources}], **(spec or {})},
-            "status": {"phase": phase},
+            "status": {"phase": phase, "conditions": [{"type": "Ready", "status": "True" if ready else "False"}]},
         }
     )
 

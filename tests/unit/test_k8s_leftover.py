@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from fleet.k8s.leftover import has_to_go, is_overdue, terminating
-from fleet.k8s.pods import STAYING, DrainPolicy, Pod, PodClass, parse_pod
+from fleet.k8s.pods import STAYING, Pod, PodClass, parse_pod
+from fleet.k8s.policy import DrainPolicy
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 AT = NOW.timestamp()

@@ -10,7 +10,7 @@ from fleet.k8s.disruption import Risk, RiskKind
 from fleet.k8s.model import Node, Taint, parse_node
 from fleet.k8s.nodes import OWNER_ANNOTATION
 from fleet.maintenance.model import Limits, Unit
-from fleet.procedures import preflight
+from fleet.procedures import drains, preflight
 from fleet.procedures.findings import Level, ask, note, stop
 from fleet.procedures.inventory import compare, match
 from fleet.procedures.nodes import absent, group_of
@@ -88,7 +88,7 @@ def test_limits_that_let_nothing_start_are_found():
 
 @pytest.mark.parametrize("kind", list(RiskKind))
 def test_what_is_bound_to_fail_stops_and_names_the_nodes(kind):
-    finding = preflight.of_risk(Risk(kind, "what", "todo.", ("w1", "w2")))
+    finding = drains.of_risk(Risk(kind, "what", "todo.", ("w1", "w2")))
     assert (finding.level is Level.STOP) == kind.is_fatal
     if kind.is_fatal:
         assert finding.todo == "todo. Or --exclude w1,w2."

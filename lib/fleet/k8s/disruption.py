@@ -8,10 +8,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from fleet.k8s.budgets import Budget, covering, parse_budget
+from fleet.k8s.budgets import Budget, Ruling, asks_none, covering, parse_budget, rule, why
 from fleet.k8s.model import Node, parse_quantity
 from fleet.k8s.placement import Misfit, placement
-from fleet.k8s.pods import STAYING, Controller, DrainPolicy, Pod, PodClass, classify, parse_pod, refusal
+from fleet.k8s.pods import STAYING, Controller, Pod, PodClass, classify, parse_pod, refusal, why_bare
+from fleet.k8s.policy import BudgetPattern, DrainPolicy
+from fleet.k8s.volumes import Volumes
 
 __all__ = [
     "Assessment",
@@ -38,9 +40,12 @@ class RiskKind(Enum):
 
     REFUSED = "pods that the drain policy forbids to evict"
     OVERLAP = "pods that are covered by more than one budget, so that their eviction fails"
-    NEVER = "budgets that can never allow a disruption"
+    NEVER = "budgets that allow no disruption even when all is well"
     CLOSED = "budgets that allow no disruption now"
+    UNSEEN = "what cannot be looked at"
     NOWHERE = "pods that fit on no other node"
+    OPENS = "budgets that are opened for a cordoned node"
+    UNKNOWN = "pods of which it cannot be known where they fit"
     BARE = "pods that nothing starts again"
     EMPTY_DIR = "pods whose local data is lost"
     FINALIZERS = "pods that somebody has to let go"
@@ -48,7 +53,7 @@ class RiskKind(Enum):
     @property
     def is_fatal(self) -> bool:
         """Whether a drain is bound to fail unless something is changed."""
-        return self in (RiskKind.REFUSED, RiskKind.OVERLAP, RiskKind.NEVER)
+        return self in (RiskKind.REFUSED, RiskKind.OVERLAP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,8 @@ def assess(
     policy: DrainPolicy,
     *,
     daemonsets: Collection[str] | None = None,
+    volumes: Volumes | None = None,
+    ending: Collection[str] = (),
 ) -> Assessment:
     """Look at all pods of the nodes that are to leave, one after the other.
 
@@ -99,17 +106,28 @@ def assess(
         leaving: names of the nodes that are to leave.
         policy: what a drain may do.
         daemonsets: UIDs of the DaemonSets that exist; all, unless given.
+        volumes: on which nodes the volumes of claims can be used; on all, unless given.
+        ending: the namespaces that are being deleted.
     """
     leaving = frozenset(leaving)
     going = [
         (pod, kind)
         for pod in pods
-        if pod.node in leaving and not pod.deleting and (kind := classify(pod, daemonsets)) not in STAYING
+        if pod.node in leaving
+        and not pod.deleting
+        and (kind := classify(pod, daemonsets, policy.daemon_kinds)) not in STAYING
     ]
     risks = [
         *_of_policy(going, policy),
-        *_of_budgets([pod for pod, _ in going], budgets),
-        *_of_placement(going, placement(pods, nodes, sorted(leaving), daemonsets=daemonsets)),
+        *_of_budgets([pod for pod, _ in going if pod.ref.namespace not in ending], budgets, policy.opens_on_cordon),
+        *_of_ending([pod for pod, _ in going if pod.ref.namespace in ending]),
+        *_of_placement(
+            going,
+            placement(
+                pods, nodes, sorted(leaving), daemonsets=daemonsets, daemon_kinds=policy.daemon_kinds, volumes=volumes
+            ),
+        ),
+        *_of_what_is_unknown(pod for pod, _ in going),
     ]
     order = list(RiskKind)
     risks.sort(key=lambda risk: order.index(risk.kind))
@@ -123,7 +141,7 @@ def _of_policy(going: Iterable[tuple[Pod, PodClass]], policy: DrainPolicy) -> li
         if why := refusal(pod, kind, policy):
             found[RiskKind.REFUSED, why].append(pod)
         elif kind is PodClass.BARE:
-            found[RiskKind.BARE, PodClass.BARE.value].append(pod)
+            found[RiskKind.BARE, why_bare(pod)].append(pod)
         elif pod.empty_dir:
             found[RiskKind.EMPTY_DIR, PodClass.EMPTY_DIR.value].append(pod)
         if pod.finalizers:
@@ -140,40 +158,77 @@ def _of_policy(going: Iterable[tuple[Pod, PodClass]], policy: DrainPolicy) -> li
     ]
 
 
-def _of_budgets(going: Iterable[Pod], budgets: Iterable[Budget]) -> list[Risk]:
+def _of_budgets(going: Iterable[Pod], budgets: Iterable[Budget], opened: Sequence[BudgetPattern]) -> list[Risk]:
     of_namespace: dict[str, list[Budget]] = defaultdict(list)
     for budget in budgets:
         of_namespace[budget.namespace].append(budget)
-    alike: dict[tuple[str, int], list[Pod]] = defaultdict(list)  # pods that are alike share their labels
+    alike: dict[tuple[str, int, bool], list[Pod]] = defaultdict(list)  # pods that are alike share their labels
     for pod in going:
-        if pod.ref.namespace in of_namespace:
-            alike[pod.ref.namespace, id(pod.labels)].append(pod)
-    asked: dict[tuple[Budget, ...], list[Pod]] = defaultdict(list)
-    for (namespace, _), pods in alike.items():
-        asked[tuple(covering(of_namespace[namespace], pods[0]))].extend(pods)
+        if pod.ref.namespace in of_namespace and not asks_none(pod):
+            alike[pod.ref.namespace, id(pod.labels), pod.ready].append(pod)
+    found: dict[tuple[Ruling, tuple[Budget, ...]], list[Pod]] = defaultdict(list)
+    for (namespace, _, _), pods in alike.items():
+        group = tuple(covering(of_namespace[namespace], pods[0]))
+        found[rule(pods[0], group), group].extend(pods)
+    return [
+        _of_overlap(group, pods) if ruling is Ruling.OVERLAP else _of_budget(group[0], ruling, pods, opened)
+        for (ruling, group), pods in found.items()
+        if ruling is not Ruling.EVICTS
+    ]
 
-    risks = []
-    covered: dict[Budget, list[Pod]] = defaultdict(list)
-    for group, pods in asked.items():
-        for budget in group:
-            covered[budget].extend(pods)
-        if len(group) > 1:
-            names = ", ".join(map(str, group))
-            what = f"{_by_workload(pods)}: covered by more than one budget ({names}); Kubernetes refuses to evict them."
-            risks.append(Risk(RiskKind.OVERLAP, what, "Leave only one of the budgets.", _nodes(pods)))
-    for budget, pods in covered.items():
-        state = f"{budget.healthy} of {budget.expected} pods are healthy, {budget.desired} must be"
-        if budget.never_allows():
-            what = (
-                f"The budget {budget} can never allow a disruption ({_terms(budget)}; {state}): {_by_workload(pods)}."
-            )
-            todo = "Raise the number of replicas, or change the budget."
-            risks.append(Risk(RiskKind.NEVER, what, todo, _nodes(pods)))
-        elif budget.allowed < 1:
-            what = f"The budget {budget} allows no disruption now ({state}): {_by_workload(pods)}."
-            todo = "Find out why its pods are not healthy; a drain waits for the budget until its deadline."
-            risks.append(Risk(RiskKind.CLOSED, what, todo, _nodes(pods)))
-    return risks
+
+def _of_overlap(budgets: Sequence[Budget], pods: Sequence[Pod]) -> Risk:
+    names, who = ", ".join(map(str, budgets)), _by_workload(pods)
+    if sum(not budget.may_be_passed_over for budget in budgets) < 2:
+        what = f"{who}: covered by more than one budget ({names}); {_PASSED_OVER}, which then is no obstacle."
+        return Risk(RiskKind.UNSEEN, what, "Leave only one of the budgets.", _nodes(pods))
+    what = f"{who}: covered by more than one budget ({names}); Kubernetes refuses to evict them."
+    return Risk(RiskKind.OVERLAP, what, "Leave only one of the budgets.", _nodes(pods))
+
+
+def _of_budget(budget: Budget, ruling: Ruling, pods: Sequence[Pod], opened: Sequence[BudgetPattern]) -> Risk:
+    what = f"The budget {budget} {why(budget, ruling)}: {_by_workload(pods)}."
+    if budget.may_be_passed_over:
+        what = f"{what} {_PASSED_OVER[0].upper()}{_PASSED_OVER[1:]}."
+    if budget.is_one_of(opened):
+        todo = "It is expected to open once the node is cordoned (drain.opens_on_cordon); a drain waits until then."
+        return Risk(RiskKind.OPENS, what, todo, _nodes(pods))
+    if ruling is Ruling.CLOSED and not budget.failure and budget.never_allows():
+        todo = (
+            "Raise the number of replicas, or change the budget; if its operator opens it once the node is cordoned,"
+            " name it in drain.opens_on_cordon. A drain waits for it until its deadline, and never evicts past it."
+        )
+        return Risk(RiskKind.NEVER, what, todo, _nodes(pods))
+    todo = "Find out why its pods are not healthy; a drain waits for the budget until its deadline."
+    if budget.failure:
+        todo = "Correct what it selects; a drain waits for the budget until its deadline."
+    elif ruling is not Ruling.CLOSED:
+        todo = "Look at kube-controller-manager; a drain waits for the budget until its deadline."
+    return Risk(RiskKind.CLOSED, what, todo, _nodes(pods))
+
+
+_PASSED_OVER = (
+    "this release of Kubernetes may evict pods without asking a budget that has an empty selector (kubernetes#119731)"
+)
+
+
+def _of_ending(pods: Sequence[Pod]) -> list[Risk]:
+    if not pods:
+        return []
+    what = f"{_by_workload(pods)}: each is in a namespace that is being deleted, where nothing can be evicted."
+    return [Risk(RiskKind.CLOSED, what, "Wait until the namespaces are gone; a drain does, too.", _nodes(pods))]
+
+
+def _of_what_is_unknown(going: Iterable[Pod]) -> list[Risk]:
+    found: dict[str, list[Pod]] = defaultdict(list)
+    for pod in going:
+        if pod.demand.unknown:
+            found[pod.demand.unknown].append(pod)
+    todo = "Make sure that there is room for them elsewhere."
+    return [
+        Risk(RiskKind.UNKNOWN, f"{_by_workload(pods)}: each {reason}.", todo, _nodes(pods))
+        for reason, pods in found.items()
+    ]
 
 
 def _of_placement(going: Iterable[tuple[Pod, PodClass]], misfits: Iterable[Misfit]) -> list[Risk]:
@@ -186,12 +241,6 @@ def _of_placement(going: Iterable[tuple[Pod, PodClass]], misfits: Iterable[Misfi
     return [
         Risk(RiskKind.NOWHERE, f"{_by_workload(pods)}: each {why}.", todo, _nodes(pods)) for why, pods in found.items()
     ]
-
-
-def _terms(budget: Budget) -> str:
-    if budget.max_unavailable is not None:
-        return f"maxUnavailable {budget.max_unavailable}"
-    return f"minAvailable {budget.min_available}"
 
 
 def _nodes(pods: Iterable[Pod]) -> tuple[str, ...]:

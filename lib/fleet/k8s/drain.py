@@ -16,7 +16,8 @@ from fleet.k8s.budgets import Budget, covering, parse_budget
 from fleet.k8s.client import JSON, Api
 from fleet.k8s.eviction import Answer, Evictor, Verdict, budgets_path
 from fleet.k8s.leftover import Remaining, existing_daemonsets, has_to_go, is_overdue, pods_left, terminating
-from fleet.k8s.pods import STAYING, DrainPolicy, Pod, PodClass, PodRef, classify, parse_pod, refusal
+from fleet.k8s.pods import STAYING, Pod, PodClass, PodRef, classify, parse_pod, refusal
+from fleet.k8s.policy import DrainPolicy
 from fleet.k8s.reflector import Follow, View, follow
 
 __all__ = ["DrainPolicy", "DrainResult", "DrainStatus", "NodeDrain", "PodRef", "Remaining", "pods_left"]
@@ -180,12 +181,12 @@ class NodeDrain:
         self._known = pods
         unknown = [pod for uid, pod in pods.items() if uid not in self._states]
         asked = [pod for pod in unknown if pod.controller and pod.controller.uid not in self._daemonsets]
-        if any(pod.controller and pod.controller.kind == "DaemonSet" for pod in asked):
+        if any(pod.controller and pod.controller.is_daemonset for pod in asked):
             existing = existing_daemonsets(self._api, asked)
             self._daemonsets |= {pod.controller.uid: pod.controller.uid in existing for pod in asked if pod.controller}
         daemonsets = {uid for uid, exists in self._daemonsets.items() if exists}
         for pod in unknown:
-            kind = classify(pod, daemonsets)
+            kind = classify(pod, daemonsets, self._policy.daemon_kinds)
             why_not = refusal(pod, kind, self._policy)
             state = self._states[pod.ref.uid] = _State(kind, why_not, bool(why_not))
             if are_new and kind not in STAYING and pod.controller and not pod.deleting:

@@ -11,6 +11,9 @@ from fleet.k8s.pods import Pod
 
 # How API servers word what they have no code for.
 _OVERLAP = "more than one PodDisruptionBudget"
+_DELETED_NAMESPACE = "because it is being terminated"
+_NO_RIGHT = "cannot create resource"
+_BUDGETS_STATUS = re.compile("disruptions allowed is negative|DisruptedPods map too big")
 _OTHER_UID = re.compile("UID in (the )?precondition")
 
 
@@ -81,6 +84,8 @@ class Evictor:
             return Verdict(Answer.GONE)
         if error.status == 429:
             return Verdict(Answer.BLOCKED, self._blocked(pod, error), error.retry_after)
+        if error.status == 403:
+            return self._forbidden(error)
         if error.status == 500 and _OVERLAP in error.message:
             names = ", ".join(str(budget) for budget in self._covering(pod)) or "their names could not be read"
             why = f"is covered by more than one budget ({names}), which evictions do not support: leave it only one"
@@ -93,7 +98,21 @@ class Evictor:
         if not budgets:
             return f"could not be evicted: {error.message}"
         said = "; ".join(cause.message for cause in error.causes if cause.message)
+        if failures := "; ".join(budget.failure for budget in budgets if budget.failure):
+            said = f"kube-controller-manager cannot compute it: {failures}"
         return f"is protected by the budget {', '.join(map(str, budgets))}: {said or describe(budgets)}"
+
+    def _forbidden(self, error: ApiError) -> Verdict:
+        """Tell refusals that last from those that pass by themselves."""
+        if _DELETED_NAMESPACE in error.message:
+            why = "cannot be evicted, as its namespace is being deleted: it goes when the namespace does"
+            return Verdict(Answer.TROUBLE, why)
+        if _BUDGETS_STATUS.search(error.message):
+            return Verdict(Answer.BLOCKED, f"cannot be evicted now: {error.message}")
+        if _NO_RIGHT in error.message:
+            rule = 'ClusterRole: {apiGroups: [""], resources: [pods/eviction], verbs: [create]}'
+            return Verdict(Answer.HOPELESS, f"may not be evicted: {error.message}. Add to the user's {rule}")
+        return Verdict(Answer.TROUBLE, f"could not be evicted: {error.message}")  # webhooks may allow it later
 
     def _covering(self, pod: Pod) -> list[Budget]:
         try:

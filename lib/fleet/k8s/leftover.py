@@ -1,11 +1,14 @@
 """What is still on a node: the check right before a reboot, and the words for it."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from fleet.k8s.client import Api, ApiError
-from fleet.k8s.pods import STAYING, Controller, DrainPolicy, Pod, PodClass, PodRef, classify, parse_pod
+from fleet.k8s.client import Api
+from fleet.k8s.daemons import existing_daemonsets
+from fleet.k8s.pods import STAYING, Pod, PodClass, PodRef, classify, parse_pod
+from fleet.k8s.policy import DrainPolicy
+
+__all__ = ["Remaining", "existing_daemonsets", "has_to_go", "is_overdue", "pods_left", "terminating"]
 
 _SLACK = timedelta(seconds=15)  # beyond its grace, until a pod is said to be stuck
 
@@ -36,30 +39,8 @@ def pods_left(api: Api, node_name: str, policy: DrainPolicy) -> list[Remaining]:
     return [
         Remaining(pod.ref, terminating(pod, now) if pod.deleting else "is still running")
         for pod in pods
-        if has_to_go(pod, classify(pod, daemonsets), policy)
+        if has_to_go(pod, classify(pod, daemonsets, policy.daemon_kinds), policy)
     ]
-
-
-def existing_daemonsets(api: Api, pods: Iterable[Pod]) -> set[str]:
-    """Return the UIDs of those DaemonSets of pods that exist.
-
-    Raises:
-        KubernetesError: the API could not be read.
-    """
-    named = {
-        (pod.ref.namespace, pod.controller) for pod in pods if pod.controller and pod.controller.kind == "DaemonSet"
-    }
-    return {controller.uid for namespace, controller in named if _exists(api, namespace, controller)}
-
-
-def _exists(api: Api, namespace: str, controller: Controller) -> bool:
-    try:
-        found = api.get(f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{controller.name}")
-    except ApiError as error:
-        if error.status == 404:
-            return False
-        raise
-    return bool(found["metadata"]["uid"] == controller.uid)  # and is not another one of the same name
 
 
 def has_to_go(pod: Pod, kind: PodClass, policy: DrainPolicy) -> bool:

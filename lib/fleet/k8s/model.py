@@ -1,5 +1,6 @@
 """Nodes and the values that the Kubernetes API writes as strings. Pure: no I/O."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -39,6 +40,8 @@ class Node:
         cpu_millis: allocatable CPU in thousandths of a core.
         memory_bytes: allocatable memory.
         max_pods: how many pods the node takes.
+        disk_bytes: allocatable ephemeral storage.
+        extended: what else is allocatable, such as ``nvidia.com/gpu`` and ``hugepages-2Mi``.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Node:
     memory_bytes: int
     max_pods: int
     resource_version: str
+    disk_bytes: int = 0
+    extended: Mapping[str, int] = field(default_factory=dict)
 
 
 def parse_node(data: Mapping[str, Any]) -> Node:
@@ -82,7 +87,18 @@ def parse_node(data: Mapping[str, Any]) -> Node:
         memory_bytes=int(parse_quantity(allocatable.get("memory", "0"))),
         max_pods=int(parse_quantity(allocatable.get("pods", "0"))),
         resource_version=metadata.get("resourceVersion") or "",
+        disk_bytes=int(parse_quantity(allocatable.get("ephemeral-storage", "0"))),
+        extended={name: int(parse_quantity(value)) for name, value in allocatable.items() if name not in _PLAIN},
     )
+
+
+_PLAIN = frozenset({"cpu", "memory", "pods", "ephemeral-storage"})
+
+
+def parse_release(version: str) -> tuple[int, int] | None:
+    """Return the major and the minor version of one such as ``v1.36.3`` or ``v1.27.4-gke.900``; None if it is none."""
+    found = re.match(r"v?(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def parse_time(value: str | None) -> datetime | None:

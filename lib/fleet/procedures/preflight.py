@@ -6,7 +6,6 @@ All of it is read-only, and all findings are told at once.
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -14,17 +13,13 @@ from fleet.errors import FleetError
 from fleet.hosts import probe, services
 from fleet.hosts.probe import HostState
 from fleet.hosts.services import ServiceState
-from fleet.k8s import access, disruption, nodes, rights
+from fleet.k8s import access, nodes, rights
 from fleet.k8s.access import Right
-from fleet.k8s.budgets import parse_budget
 from fleet.k8s.client import Api
-from fleet.k8s.disruption import Assessment, Risk, RiskKind
-from fleet.k8s.eviction import budgets_path, policy_version
 from fleet.k8s.model import Node
-from fleet.k8s.pods import parse_pod
 from fleet.maintenance import decide, folders, lock
 from fleet.maintenance.model import Facts, Limits, Observation, Stage, Unit, UnitState
-from fleet.procedures import bgp, steps, units
+from fleet.procedures import bgp, drains, steps, units
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, ask, note, stop
 from fleet.procedures.nodes import NODES, absent
@@ -66,17 +61,17 @@ def examine(
     config = cluster.config
     evictions: dict[str, int] = {}
     facts: dict[str, Facts] = {}
-    drains = "drain" in node_steps
+    is_drained = "drain" in node_steps
 
     def routers() -> list[Finding]:
-        findings, known_of_nodes = bgp.examine(cluster, known, graceful=not drains)
+        findings, known_of_nodes = bgp.examine(cluster, known, graceful=not is_drained)
         facts.update(known_of_nodes)
         return findings
 
     def pods() -> list[Finding]:
-        assessment = assess(cluster, known, [unit.name for unit in units])
+        assessment = drains.assess(cluster.api, known, [unit.name for unit in units], steps.drain_policy(config.drain))
         evictions.update(assessment.evictions)
-        return [of_risk(risk) for risk in assessment.risks]
+        return [drains.of_risk(risk) for risk in assessment.risks]
 
     checks: list[Check] = [
         lambda: of_api(cluster.api, len(known)),
@@ -87,7 +82,7 @@ def examine(
         lambda: of_alerts(cluster),
         lambda: of_rights(cluster, rights.of_nodes(config.lease, node_steps)),
     ]
-    if drains:
+    if is_drained:
         checks.append(pods)
     if config.bgp:
         checks.append(routers)
@@ -330,26 +325,6 @@ def of_unit(cluster: Cluster, unit: str) -> list[Finding]:
             found = [stop(f"{unit} on {host} {why}.", f"Repair it, or --exclude {host}.")]
         findings += found
     return findings
-
-
-def assess(cluster: Cluster, known: Mapping[str, Node], leaving: Sequence[str]) -> Assessment:
-    """Read all pods and budgets, and find what drains would run into."""
-    api = cluster.api
-    version = policy_version(api)
-    pods, _ = api.list_all("/api/v1/pods", convert=parse_pod)
-    budgets, _ = api.list_all(budgets_path(version), convert=partial(parse_budget, version=version))
-    daemonsets, _ = api.list_all("/apis/apps/v1/daemonsets", convert=lambda item: str(item["metadata"]["uid"]))
-    policy = steps.drain_policy(cluster.config.drain)
-    return disruption.assess(pods, budgets, known, leaving, policy, daemonsets=frozenset(daemonsets))
-
-
-def of_risk(risk: Risk) -> Finding:
-    """Judge what drains would run into: what is bound to fail stops the run."""
-    if risk.kind.is_fatal:
-        return stop(risk.what, f"{risk.todo} Or --exclude {','.join(risk.nodes)}.")
-    if risk.kind in (RiskKind.CLOSED, RiskKind.NOWHERE):
-        return ask(risk.what, risk.todo)
-    return note(risk.what, risk.todo)
 
 
 def of_alerts(cluster: Cluster) -> list[Finding]:

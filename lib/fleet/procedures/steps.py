@@ -18,6 +18,7 @@ from fleet.k8s import drain, nodes
 from fleet.k8s.client import ApiError
 from fleet.k8s.drain import NodeDrain
 from fleet.k8s.nodes import CordonOutcome, Node
+from fleet.k8s.policy import BudgetPattern, DrainPolicy
 from fleet.maintenance.model import Kind, Phase, UnitState, Verdict, done, failed, held, pending, undone, unknown
 from fleet.procedures.cluster import Cluster, NodeGone
 
@@ -186,9 +187,18 @@ def is_closed(cluster: Cluster, name: str) -> bool:
     return node is not None and node.unschedulable and owner is not None and owner.run == cluster.run.id
 
 
-def drain_policy(config: DrainConfig) -> drain.DrainPolicy:
+def drain_policy(config: DrainConfig) -> DrainPolicy:
     """Return what may be done with pods that nothing protects."""
-    return drain.DrainPolicy(bare_pods=config.bare_pods, empty_dir=config.empty_dir, finalizers=config.finalizers)
+    return DrainPolicy(
+        bare_pods=config.bare_pods,
+        empty_dir=config.empty_dir,
+        finalizers=config.finalizers,
+        daemon_kinds=config.daemon_kinds,
+        opens_on_cordon=tuple(
+            BudgetPattern(each.namespace, each.name, tuple(sorted(each.labels.items())))
+            for each in config.opens_on_cordon
+        ),
+    )
 
 
 def has_taint(node: Node, run: str) -> bool:
