@@ -389,7 +389,7 @@ def _alertmanager(lab: Lab, method: str, path: str) -> Any:
         return json.loads(text) if text else None
 
 
-def eventually(check: Callable[[], bool], *, within: float = 20.0) -> None:
+def eventually(check: Callable[[], bool], *, within: float = 60.0) -> None:
     """Wait until something is true."""
     deadline = time.monotonic() + within
     while not check():

@@ -82,7 +82,7 @@ def is_drained(lab: Lab, host: str) -> bool:
 
 def assert_given_back(rehearsal: Rehearsal) -> None:
     """Everything is as before the run."""
-    wait_until_in_service(rehearsal.lab, within=5)
+    wait_until_in_service(rehearsal.lab, within=30)
     assert [puppet_lock(rehearsal.lab, host) for host in HOSTS] == ["", ""]
     assert rehearsal.silences() == []
     with pytest.raises(ApiError, match="404"):
@@ -241,7 +241,7 @@ def test_the_last_apiserver_that_serves_is_put_back_at_once(rehearsal, lab):
     assert outcome.code == 1, outcome.output
     assert "cp1: HELD: connections: " in outcome.output
     assert "cp1 was not restarted, and is back in the load balancer." in outcome.output
-    eventually(lambda: servers(lab)["cp1"]["status"] == "UP", within=5)
+    eventually(lambda: servers(lab)["cp1"]["status"] == "UP", within=20)
     assert starts(lab, API)["cp1", API] == before["cp1", API]
     assert lab.api().request("GET", "/api/v1/nodes")["items"]
 

@@ -199,7 +199,7 @@ def test_what_comes_back_and_is_not_well_is_held_and_resumed(rehearsal, lab):
     assert rehearsal.resume(outcome.run).code == 0
     assert rehearsal.boot_id("worker2") == boot_id
     rehearsal.assert_untouched("worker2")
-    lab.wait_for_sessions(timeout=10)
+    lab.wait_for_sessions(timeout=60)
 
 
 def test_a_pod_that_never_terminates_keeps_its_node_from_the_reboot(rehearsal, lab):
@@ -210,7 +210,7 @@ def test_a_pod_that_never_terminates_keeps_its_node_from_the_reboot(rehearsal, l
     with rehearsal.in_background("--query", node) as process:
         rehearsal.wait_for_event(node, "drain", "intent")
         process.send_signal(signal.SIGTERM)
-        outcome = rehearsal.end(process, timeout=25)
+        outcome = rehearsal.end(process, timeout=60)
     assert outcome.code == 3, outcome.output
     assert f"in flight: {node}" in outcome.output
     assert f"cookbook {REBOOT} --resume {outcome.run}" in outcome.output

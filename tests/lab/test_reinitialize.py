@@ -126,8 +126,8 @@ def assert_on(lab: Lab, etcd: str) -> None:
 def assert_served(rehearsal: Rehearsal, *, without: tuple[str, ...] = ()) -> None:
     """All services are Ready and pooled, all nodes and sessions are there, Puppet is enabled, nothing is silenced."""
     lab = rehearsal.lab
-    lab.wait_for_nodes([name for name in lab.names("worker") if name not in without], timeout=10)
-    lab.wait_for_sessions(without=without, timeout=10)
+    lab.wait_for_nodes([name for name in lab.names("worker") if name not in without], timeout=60)
+    lab.wait_for_sessions(without=without, timeout=60)
     ready = {
         item["metadata"]["name"]: item["status"].get("readyReplicas", 0)
         for namespace in MANAGED

@@ -101,7 +101,7 @@ def test_nodes_whose_sessions_do_not_come_back_are_held(rehearsal, lab, tmp_path
     assert shown.code == 1
 
     lab.heal()
-    lab.wait_for_sessions(timeout=30)
+    lab.wait_for_sessions(timeout=60)
     starts = {name: start_of(lab, name) for name in ("worker1", "worker2", "worker3")}
     resumed = rehearsal.resume(outcome.run)
     assert resumed.code == 0, resumed.output
@@ -187,7 +187,7 @@ def test_an_abort_gives_back_only_what_is_proven(rehearsal, lab):
     assert "worker1: HELD: bgp: somebody has uncordoned it" in opened.output
     rehearsal.cordon("worker1", on=True)
     lab.heal()
-    lab.wait_for_sessions(timeout=30)
+    lab.wait_for_sessions(timeout=60)
     rehearsal.hurry(bgp=DEADLINES["bgp"])
     aborted = rehearsal.abort(run)
     assert aborted.code == 0, aborted.output
@@ -281,7 +281,7 @@ def graceful(rehearsal, lab):
             "systemctl restart calico-node",
         )
         lab.enter(node, "sh", "-ec", "\n".join(steps))
-        lab.wait_for_sessions(timeout=30)
+        lab.wait_for_sessions(timeout=60)
 
     configure("off", "on", "KillSignal=SIGKILL\nSuccessExitStatus=KILL\n")
     yield node
@@ -334,7 +334,7 @@ def test_pods_stay_where_the_routers_keep_their_routes_which_open_no_gate(rehear
     assert "1 of 2 prefixes" in next(line for line in outcome.output.splitlines() if f"{graceful}: HELD: bgp" in line)
     rehearsal.assert_held(graceful)
     lab.heal()
-    lab.wait_for_sessions(timeout=30)
+    lab.wait_for_sessions(timeout=60)
     rehearsal.hurry(bgp=DEADLINES["bgp"])
     assert rehearsal.resume(outcome.run).code == 0
     rehearsal.assert_untouched(graceful)

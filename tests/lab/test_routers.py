@@ -100,7 +100,7 @@ def test_routers_have_routes_to_the_pods_as_long_as_calico_node_runs(lab: Lab, h
     assert lab.exec("worker1", "systemctl stop calico-node").returncode == 0
     eventually(lambda: not routes())
     assert lab.exec("worker1", "systemctl start calico-node").returncode == 0
-    lab.wait_for_sessions(timeout=15)
+    lab.wait_for_sessions(timeout=60)
     eventually(lambda: routes() == everywhere)
 
 
@@ -109,7 +109,7 @@ def test_a_restart_is_a_flap_at_both_routers(lab: Lab) -> None:
     started = time.time()
     assert lab.exec("worker1", RESTART).returncode == 0
     eventually(lambda: all(s["peerUptimeEstablishedEpoch"] >= int(started) for s in of_node(lab, "worker1").values()))
-    lab.wait_for_sessions(timeout=15)
+    lab.wait_for_sessions(timeout=60)
     print(f"all sessions are back after {time.time() - started:.1f} s")
     mine = of_node(lab, "worker1")
     for key, session in lab.sessions().items():
@@ -121,7 +121,7 @@ def test_sessions_end_with_a_reboot_and_come_back_after_it(lab: Lab, healed: Lab
     before = of_node(lab, "worker6")
     lab.exec("worker6", "reboot-host")
     eventually(lambda: states(of_node(lab, "worker6")).isdisjoint({"Established"}))
-    lab.wait_for_sessions(timeout=30)
+    lab.wait_for_sessions(timeout=60)
     after = of_node(lab, "worker6")
     assert all(after[key]["connectionsDropped"] == before[key]["connectionsDropped"] + 1 for key in before)
 
@@ -145,10 +145,10 @@ def test_faults_of_the_nodes_sessions(lab: Lab, healed: Lab) -> None:
     assert all(now[key]["connectionsDropped"] == before[key]["connectionsDropped"] for key in others)
 
     lab.heal("cp1", "worker2")
-    lab.wait_for_sessions(without=["worker3"], timeout=15)
+    lab.wait_for_sessions(without=["worker3"], timeout=60)
     assert prefixes(of_node(lab, "worker3")) == {1}
     lab.heal()
-    lab.wait_for_sessions(timeout=15)
+    lab.wait_for_sessions(timeout=60)
     assert restarted == {name: main_pid(lab, name) for name in nodes}, "it was healed by a restart"
 
 
@@ -170,7 +170,7 @@ def test_calico_node_does_not_start(lab: Lab, healed: Lab) -> None:
     assert "injected fault" in lab.exec("worker5", "journalctl --unit calico-node --no-pager --lines 20").stdout
     assert states(of_node(lab, "worker5")).isdisjoint({"Established"})
     lab.heal()
-    lab.wait_for_sessions(timeout=15)
+    lab.wait_for_sessions(timeout=60)
     assert lab.exec("worker5", "systemctl is-active calico-node").stdout.strip() == "active"
 
 
@@ -182,7 +182,7 @@ def test_a_router_is_unreachable_and_routes_on(lab: Lab, healed: Lab) -> None:
     assert is_listening(lab.hosts["cr2"].ipv4, 830)
     lab.enter("cr1", "systemctl", "reboot")
     eventually(lambda: {status.host.name: status.state for status in lab.status()}["cr1"] != "running")
-    lab.wait_for_sessions(timeout=30)
+    lab.wait_for_sessions(timeout=60)
     assert not is_listening(lab.hosts["cr1"].ipv4, 22)
     assert "never" not in {session["peerUptime"] for session in lab.sessions().values()}, (
         "the router's clock is at zero"
@@ -261,7 +261,7 @@ def test_a_router_lets_nobody_in(
 ) -> None:
     with netconf(lab, "cr2", tmp_path) as device:
         inject(lab)
-        eventually(lambda: not device._conn._session.connected, within=2)
+        eventually(lambda: not device._conn._session.connected, within=15)
     with pytest.raises(ConnectError) as refused, netconf(lab, "cr2", tmp_path):
         pass
     assert type(refused.value.__context__).__name__ == trouble
