@@ -1,6 +1,7 @@
 """A maintenance that needs nothing but time, and cookbooks of it as processes of their own, as operators start them."""
 
 import os
+import pwd
 import subprocess
 import sys
 import time
@@ -188,7 +189,7 @@ class Operator:
         """All variables of what they start."""
         return {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
-            "USER": "anna",
+            "USER": pwd.getpwuid(os.getuid()).pw_name,
             "FLEET_CONFIG": str(self.folder / "fleet" / "config.yaml"),
             "PYTHONPATH": f"{TESTS.parent / 'lib'}:{TESTS}",
         }

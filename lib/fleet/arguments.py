@@ -67,6 +67,14 @@ def ticket(value: str) -> str:
     return value
 
 
+def cluster(value: str) -> str:
+    """Read the name of a cluster, for argparse: it becomes part of names in the lock's etcd, and of folders."""
+    text(value)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", value):
+        raise argparse.ArgumentTypeError(f"{value!r} is no name of a cluster: the configuration has them")
+    return value
+
+
 def run_id(value: str) -> str:
     """Read the id of a run, for argparse."""
     text(value)

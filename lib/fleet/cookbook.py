@@ -10,7 +10,7 @@ from typing import Any
 from spicerack import Spicerack
 from spicerack.cookbook import ArgparseFormatter, CookbookBase, CookbookRunnerBase, LockArgs
 
-from fleet import arguments, config, output
+from fleet import arguments, config, locks, output
 from fleet.errors import FleetError
 from fleet.procedures.maintenance import Maintenance
 from fleet.procedures.node_runs import NodeRuns, Selection
@@ -63,7 +63,7 @@ class MaintenanceCookbook(FleetCookbook):
     def argument_parser(self) -> argparse.ArgumentParser:
         """Return the arguments that all runs have."""
         parser = super().argument_parser()
-        parser.add_argument("--cluster", type=arguments.text, help="The cluster, as the configuration names it.")
+        parser.add_argument("--cluster", type=arguments.cluster, help="The cluster, as the configuration names it.")
         parser.add_argument("--unattended", action="store_true", help="Never ask; take the safe answer instead.")
         again = parser.add_mutually_exclusive_group()
         again.add_argument(
@@ -158,6 +158,21 @@ class FleetRunner(CookbookRunnerBase):
         self._args = args
         self._spicerack = spicerack
 
+    @property
+    def counted(self) -> LockArgs:
+        """How spicerack counts those that run at the same time."""
+        return super().lock_args
+
+    @property
+    def lock_args(self) -> LockArgs:
+        """The same; spicerack asks for it right before it takes its lock, and nothing catches what it raises then."""
+        try:
+            locks.check(self._spicerack)
+        except FleetError as error:
+            logger.error("%s", error)
+            raise SystemExit(REFUSED) from error
+        return self.counted
+
     @abstractmethod
     def act(self) -> int:
         """Do the work; return the exit code.
@@ -218,7 +233,7 @@ class RunRunner(FleetRunner):
         return f"on {args.cluster}: {args.reason or 'no reason given'}{task}"
 
     @property
-    def lock_args(self) -> LockArgs:
+    def counted(self) -> LockArgs:
         """Runs are counted only: the cluster's lock is taken, and kept, by the session."""
         return LockArgs(suffix=self._args.cluster or "", concurrency=0, ttl=3600)
 

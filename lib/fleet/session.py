@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from spicerack import Spicerack
-from spicerack.exceptions import SpicerackError
 from wmflib.exceptions import WmflibError
 from wmflib.interactive import InputError, ask_confirmation, ask_input
 
-from fleet import output
+from fleet import locks, output
 from fleet.config import ClusterConfig, Config
 from fleet.edges import Edges, SystemEdges
 from fleet.errors import FleetError
@@ -501,8 +500,8 @@ class Session:
             # Two that start at the same moment are kept apart by spicerack's lock; see fleet.maintenance.lock.
             with self._edges.start_lock(cluster.name):
                 take(lock)
-        except SpicerackError as error:
-            raise Refused(f"Spicerack's lock could not be taken: {error}; see etcd_config, or --no-locks.") from error
+        except locks.ERRORS as error:
+            raise Refused(locks.problem(error)) from error
         try:
             yield lock
         finally:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from fleet.text import count, verb
 from fleet_lab import cgroups
 from fleet_lab.errors import LabError
 
@@ -101,7 +102,8 @@ def lacking_inotify(allowed: int, used: int, *, hosts: int) -> list[str]:
     if used + needed <= allowed:
         return []
     return [
-        f"{max(0, allowed - used)} inotify instances are free, {hosts} hosts need {needed}: "
+        f"{count(max(0, allowed - used), 'inotify instance')} free, {count(hosts, 'host')}"
+        f" {verb(hosts, 'needs', 'need')} {needed}: "
         f"sysctl fs.inotify.max_user_instances={max(512, used + 2 * needed)}"
     ]
 

@@ -60,6 +60,7 @@ def test_an_empty_variable_is_told_as_one(name: str, option: str, capsys: pytest
         (["-r", 'a "b"'], "it must have no double quotes"),
         (["-r", "x" * 501], "it has 501 characters: at most 500 are announced"),
         (["--resume", "../../x"], "'../../x' is no run's id: `fleet runs list` shows them"),
+        (["--cluster", "lab/x"], "'lab/x' is no name of a cluster"),
         (["--max-failed", "²"], "'²' is no number: write 0 or more"),
         (["--query", "x" * 30_000], "a word has 30000 characters, more than 20000"),
     ],

@@ -99,7 +99,7 @@ def test_everything_that_is_missing_is_said_at_once(tmp_path: Path, monkeypatch:
         "apt-get install mmdebstrap",
         "2.0 GB free, 5 are needed",
         "1.5 GB of memory are free, 3.5 are needed",
-        "28 inotify instances are free, 14 hosts need 56: sysctl fs.inotify.max_user_instances=512",
+        "28 inotify instances free, 14 hosts need 56: sysctl fs.inotify.max_user_instances=512",
         "mount -t cgroup2",
         "iptables -I FORWARD -i fleetlab -o fleetlab -j ACCEPT",
     ):
@@ -109,13 +109,13 @@ def test_everything_that_is_missing_is_said_at_once(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("allowed", "used", "hosts", "said"),
     [
-        (128, 67, 19, ["61 inotify instances are free, 19 hosts need 76: sysctl fs.inotify.max_user_instances=512"]),
-        (128, 130, 1, ["0 inotify instances are free, 1 hosts need 4: sysctl fs.inotify.max_user_instances=512"]),
+        (128, 67, 19, ["61 inotify instances free, 19 hosts need 76: sysctl fs.inotify.max_user_instances=512"]),
+        (128, 130, 1, ["0 inotify instances free, 1 host needs 4: sysctl fs.inotify.max_user_instances=512"]),
         (
             1024,
-            1000,
+            999,
             19,
-            ["24 inotify instances are free, 19 hosts need 76: sysctl fs.inotify.max_user_instances=1152"],
+            ["25 inotify instances free, 19 hosts need 76: sysctl fs.inotify.max_user_instances=1151"],
         ),
         (143, 67, 19, []),
     ],

@@ -36,7 +36,7 @@ class Downtime(FleetCookbook):
         parser = super().argument_parser()
         parser.add_argument("-H", "--hours", type=downtime.hours, required=True, help="How long: 4, or 0.5.")
         parser.add_argument(
-            "--cluster", type=arguments.text, help="Take the Alertmanager and the matchers of this cluster."
+            "--cluster", type=arguments.cluster, help="Take the Alertmanager and the matchers of this cluster."
         )
         parser.add_argument(
             "query", type=arguments.text, metavar="QUERY", help="The hosts: a Cumin query, such as 'A:lab-workers'."

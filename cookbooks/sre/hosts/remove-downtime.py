@@ -31,7 +31,7 @@ class RemoveDowntime(FleetCookbook):
         """Return the cookbook's arguments."""
         parser = super().argument_parser()
         parser.add_argument(
-            "--cluster", type=arguments.text, help="Take the Alertmanager and the matchers of this cluster."
+            "--cluster", type=arguments.cluster, help="Take the Alertmanager and the matchers of this cluster."
         )
         parser.add_argument(
             "what", type=arguments.text, metavar="ID|QUERY", help="A silence's id, or the hosts as a Cumin query."

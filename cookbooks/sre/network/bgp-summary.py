@@ -36,7 +36,7 @@ class BgpSummary(FleetCookbook):
         """Return the cookbook's arguments."""
         parser = super().argument_parser()
         parser.add_argument(
-            "--cluster", type=arguments.text, required=True, help="The cluster, as the configuration names it."
+            "--cluster", type=arguments.cluster, required=True, help="The cluster, as the configuration names it."
         )
         parser.add_argument(
             "--node", type=arguments.text, metavar="NODES", help="Only these nodes: worker1,worker[3-5]."
@@ -60,7 +60,7 @@ class BgpSummaryRunner(FleetRunner):
         return f"of {self._args.cluster}{f': {self._args.node}' if self._args.node else ''}"
 
     @property
-    def lock_args(self) -> LockArgs:
+    def counted(self) -> LockArgs:
         """Runs are counted only: who reads is in nobody's way."""
         return LockArgs(suffix=self._args.cluster, concurrency=0, ttl=600)
 
