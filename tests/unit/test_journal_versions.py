@@ -18,7 +18,7 @@ from fleet.maintenance import journal as j
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.model import Phase, Stage, Status, StepSpec
 from fleet.procedures import control_plane
-from fleet.procedures.etcd import EtcdRuns
+from fleet.procedures.etcd_runs import EtcdRuns
 from fleet.procedures.host_runs import HostRuns
 from fleet.procedures.plane import ControlPlane
 from hosts_world import World

@@ -4,7 +4,10 @@ import argparse
 
 from fleet import arguments
 from fleet.cookbook import MaintenanceCookbook
-from fleet.procedures.etcd import EtcdRuns
+from fleet.load_balancer.connect import connect
+from fleet.load_balancer.model import LoadBalancer
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.etcd_runs import EtcdRuns
 from fleet.procedures.maintenance import Maintenance
 
 
@@ -15,6 +18,7 @@ class RestartEtcd(MaintenanceCookbook):
     each member through:
 
       - wait until all others are well, and a quorum without it; silence its host's alerts, disable Puppet there;
+      - a kube-apiserver that has this member alone leaves the load balancer meanwhile, and a watchdog looks at the API;
       - if it leads, hand leadership over to the member that is most up to date;
       - look once more at the others, restart it, wait until it is active;
       - wait until all members are well, agree on a leader, and it has applied all that was written before;
@@ -38,4 +42,8 @@ class RestartEtcd(MaintenanceCookbook):
 
     def maintenance(self, args: argparse.Namespace) -> Maintenance:
         """Return the restarts, and of which members."""
-        return EtcdRuns(args.hosts)
+
+        def balancer(cluster: Cluster) -> LoadBalancer | None:
+            return connect(cluster.config.control_plane.load_balancer, cluster.remote, self.spicerack)
+
+        return EtcdRuns(args.hosts, connect=balancer)

@@ -28,6 +28,29 @@ pid=$(systemctl show --property=MainPID --value -- {shlex.quote(unit)}) || exit
 case $pid in 0) words= ;; [1-9]*) words=$(base64 --wrap=0 "/proc/$pid/cmdline") || exit ;; *) exit 1 ;; esac
 echo "fleet-arguments=$words"
 """
+    return _ask(remote, hosts, command)
+
+
+def of_program(remote: Runner, hosts: Sequence[str], program: str) -> dict[str, tuple[str, ...] | Unreachable]:
+    """Return with which arguments a program was started, whatever has started it; none where it does not run.
+
+    Args:
+        remote: runs the command, which only reads.
+        hosts: their names, as Cumin knows them.
+        program: its name, of 15 letters at most, as the kernel keeps no more.
+
+    Raises:
+        fleet.hosts.remote.RemoteError: Cumin could not run anything.
+    """
+    command = f"""\
+found=$(grep --files-with-matches --line-regexp -- {shlex.quote(program)} /proc/[0-9]*/comm 2>/dev/null | head -n 1)
+case $found in '') words= ;; *) words=$(base64 --wrap=0 "${{found%comm}}cmdline") || exit ;; esac
+echo "fleet-arguments=$words"
+"""
+    return _ask(remote, hosts, command)
+
+
+def _ask(remote: Runner, hosts: Sequence[str], command: str) -> dict[str, tuple[str, ...] | Unreachable]:
     results = remote.run(hosts, command, timeout=TIMEOUT, safe=True)
     failed = failures(results)
     return {host: Unreachable(failed[host]) if host in failed else parse(r.output) for host, r in results.items()}

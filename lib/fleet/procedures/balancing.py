@@ -174,16 +174,16 @@ class Repool(_BalancerStep):
         ]
 
 
-def forget_put_back(book: Journal) -> None:
-    """Forget that hosts were in the load balancer which an earlier session has put back: from then on others decide."""
+def forget_put_back(book: Journal, stage: str = API) -> None:
+    """Forget that a stage's hosts were in the load balancer if an earlier session has put them back: others decide."""
     told = book.states(REPOOL)
     back = {name for state in told.values() for name in state.facts.get("back", ())}
     taken = ("pooled_at", "draining_since")
     states = {
         REPOOL: [replace(state, facts={}) for state in told.values()],
-        API: [
+        stage: [
             replace(state, facts={key: value for key, value in state.facts.items() if key not in taken})
-            for name, state in book.states(API).items()
+            for name, state in book.states(stage).items()
             if name in back
         ],
     }

@@ -94,8 +94,7 @@ class ControlPlaneRuns(HostRuns):
             plane = self._plane(cluster, watchdog)
             works = control_plane.works(plane, cluster.run.options["components"])
             states = partial(journal.read_states, book.folder)
-            blocked = partial(_too_many_failed, plane, watchdog)
-            yield HostMaintenance(cluster, works, lock, states, blocked, _ending(plane, works, states))
+            yield HostMaintenance(cluster, works, lock, states, plane.too_many_failed, _ending(plane, works, states))
         finally:
             watchdog.stop()
             book.note(WATCHDOG, json.dumps(asdict(watchdog.report())))
@@ -142,17 +141,6 @@ def _ending(plane: ControlPlane, works: Sequence[Work], states: States) -> Seque
         for work in works
         if work.name == API and plane.balancer
     ]
-
-
-def _too_many_failed(plane: ControlPlane, watchdog: Watchdog) -> str:
-    """Return why the run has to stop, by what the API's clients notice."""
-    if plane.allow_outage and len(plane.hosts) == 1:
-        return ""  # Then requests fail, as was allowed.
-    report = watchdog.report()
-    if report.failed <= plane.cluster.config.control_plane.max_failed_requests:
-        return ""
-    last = report.failures[-1] if report.failures else "no more is known"
-    return f"{report.failed} of {report.requests} requests of the watchdog failed, the last one: {last}"
 
 
 def of_spared(plane: ControlPlane, components: Sequence[str]) -> list[Finding]:

@@ -5,30 +5,16 @@ turn comes when it has caught up.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 
 from fleet.config import EtcdConfig
 from fleet.errors import FleetError
 from fleet.etcd import health, members
-from fleet.etcd.health import Answer, View
+from fleet.etcd.health import View
 from fleet.etcd.members import EtcdError
-from fleet.hosts import services
-from fleet.hosts.services import ServiceState
-from fleet.maintenance import journal
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.lock import ClusterLock
-from fleet.maintenance.model import StepSpec, UnitState, Verdict, done, failed, pending, unknown
-from fleet.maintenance.runner import Procedure
-from fleet.procedures import hosts, units
+from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, unknown
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.findings import Finding, note, stop
-from fleet.procedures.host_runs import HostRuns
-from fleet.procedures.hosts import API_DEADLINE, POLL, HostMaintenance, Work
-from fleet.procedures.maintenance import Step
 from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
-from fleet.procedures.units import RestartUnit
 
 MEMBERS, SNAPSHOT = "etcd", "snapshot"
 """The stages: the members, and before them a snapshot of what they hold."""
@@ -175,75 +161,3 @@ class CaughtUp(_Step):
             return pending(problem) if problem else done()
 
         return each(units, judge)
-
-
-class EtcdRuns(HostRuns):
-    """Rolling restarts of etcd's members."""
-
-    name = "sre.etcd.restart"
-    promise = "One member at a time, and only while all others are well and a quorum without it."
-
-    def all_hosts(self, cluster: Cluster) -> list[str]:
-        """Return the hosts of all members."""
-        return Etcd(cluster).hosts
-
-    def works(self, cluster: Cluster) -> Sequence[Work]:
-        """Return the stages: a snapshot, then the members."""
-        etcd = Etcd(cluster)
-        unit = etcd.config.unit
-        act = RestartUnit(cluster, unit, etcd.follows, patient=True)
-        restart = hosts.restart_steps(cluster, act, unit)
-        leads = Step(StepSpec("hand over", API_DEADLINE), HandOver(etcd))
-        caught_up = StepSpec("caught up", cluster.config.deadlines.ready, poll=POLL, gate=True)
-        before, after = hosts.before_steps(cluster, etcd.problem), hosts.after_steps(cluster)
-        save = Step(StepSpec("save", 2 * members.SNAPSHOT_TIMEOUT), Snapshot(etcd))
-        return (
-            Work(SNAPSHOT, lambda: [DATABASE], (save,)),
-            Work(
-                name=MEMBERS,
-                order=etcd.order,
-                steps=(*before, leads, *restart, Step(caught_up, CaughtUp(etcd)), hosts.alerts_step(cluster), *after),
-                act=act,
-                back=(*restart[1:], Step(caught_up, CaughtUp(etcd, alone=True)), *after),
-            ),
-        )
-
-    @contextmanager
-    def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Procedure]:
-        """Yield the restarts."""
-        yield HostMaintenance(cluster, self.works(cluster), lock, partial(journal.read_states, book.folder))
-
-    def checks(self, cluster: Cluster) -> Sequence[Callable[[], list[Finding]]]:
-        """Look at all members, and at what is to be restarted."""
-        etcd = Etcd(cluster)
-        return partial(of_members, etcd), partial(of_units, etcd)
-
-
-def of_members(etcd: Etcd) -> list[Finding]:
-    """Find out whether each member could be spared, and tell who leads."""
-    view = etcd.view()
-    problems = dict.fromkeys(filter(None, (health.restart_problem(view, host) for host in etcd.cluster.hosts)))
-    findings = [stop(f"{problem}.", "Repair that first: no other member is touched before.") for problem in problems]
-    if leads := health.leader(view):
-        last = "goes last" if leads in etcd.cluster.hosts else "is left alone"
-        findings.append(note(f"{leads} leads, and {last}."))
-    for host, answer in view.items():
-        if isinstance(answer, Answer) and answer.status.is_learner:
-            todo = f"If it is to stay: etcdctl member promote {answer.status.member_id:x}"
-            findings.append(note(f"{host} is a learner: it has no vote, and does not count for the quorum.", todo))
-    return findings
-
-
-def of_units(etcd: Etcd) -> list[Finding]:
-    """Find out whether the members run as the unit that is restarted: one of another name would start beside them."""
-    unit = etcd.config.unit
-    view = etcd.view()
-    findings: list[Finding] = []
-    for host, answer in services.state(etcd.cluster.remote, list(etcd.cluster.hosts.values()), unit).items():
-        if not isinstance(answer, ServiceState):
-            continue  # The look at SSH names the hosts that do not answer.
-        findings += units.of_definition(etcd.cluster, host, unit, answer, "Correct etcd.unit.")
-        if answer.loaded and (why := answer.trouble()) and isinstance(view[host], Answer):
-            what = f"etcd answers on {host}, where {unit} {why}: it runs as something else."
-            findings.append(stop(what, "Correct etcd.unit."))
-    return findings

@@ -97,6 +97,16 @@ class ControlPlane:
                 found[host] = found[host] or problem
         return found
 
+    def too_many_failed(self) -> str:
+        """Say why the run has to stop, by what the API's clients notice; nothing where nothing watches."""
+        if self.watchdog is None or (self.allow_outage and len(self.hosts) == 1):
+            return ""  # Then requests fail, as was allowed.
+        report = self.watchdog.report()
+        if report.failed <= self.cluster.config.control_plane.max_failed_requests:
+            return ""
+        last = report.failures[-1] if report.failures else "no more is known"
+        return f"{report.failed} of {report.requests} requests of the watchdog failed, the last one: {last}"
+
     def run_check(self, those: Sequence[str], check: str) -> dict[str, str]:
         """Run a configured check on hosts, and return what is wrong by host; nothing if all is well."""
         results = self.cluster.remote.run(those, check, timeout=TIMEOUT, safe=True)

@@ -1,0 +1,178 @@
+"""kube-apiservers that have one member of etcd alone: each is out of the load balancer while its member is restarted.
+
+That is how control planes are built whose hosts have a member each (``--etcd-servers=https://127.0.0.1:2379``). What
+the running processes were started with tells, whatever files say; it is remembered with the run.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fleet.etcd import clients
+from fleet.etcd.health import View
+from fleet.hosts import processes
+from fleet.hosts.probe import Unreachable
+from fleet.load_balancer.model import LoadBalancer
+from fleet.maintenance.model import StepSpec, UnitState, Verdict, done
+from fleet.maintenance.runner import Effects
+from fleet.procedures.balancing import Connections, Depool, Pool, Watched
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.control_plane import Calm, Serving
+from fleet.procedures.findings import Finding, ask, note
+from fleet.procedures.hosts import API_DEADLINE, POLL
+from fleet.procedures.maintenance import Step
+from fleet.procedures.plane import API, ControlPlane
+from fleet.procedures.steps import Tell
+
+APISERVERS = "apiservers"
+"""The option of a run that names the control-plane host whose apiserver has a member alone, by the member's host."""
+
+
+@dataclass(frozen=True)
+class Uses:
+    """On which members the kube-apiservers depend.
+
+    Attributes:
+        alone: the control-plane hosts whose apiservers have one member alone, by the member's host.
+        strange: the one server of apiservers that have one alone which is no member's own address.
+        silent: why it could not be read which members an apiserver has.
+    """
+
+    alone: Mapping[str, Sequence[str]]
+    strange: Mapping[str, str]
+    silent: Mapping[str, str]
+
+
+def uses(cluster: Cluster, view: View, planes: Sequence[str]) -> Uses:
+    """Ask the control-plane hosts with which members their kube-apiservers were started.
+
+    Args:
+        cluster: the cluster.
+        view: what was heard of all members.
+        planes: the control-plane hosts.
+    """
+    known = clients.addresses(view)
+    alone: dict[str, list[str]] = {}
+    strange, silent = {}, {}
+    for host, words in processes.of_program(cluster.remote, planes, API).items():
+        if isinstance(words, Unreachable):
+            silent[host] = words.reason
+            continue
+        member = clients.sole((processes.flag(words, "etcd-servers") or "").split(","), host, known)
+        if member in known:
+            alone.setdefault(member, []).append(host)
+        elif member:
+            strange[host] = member
+    return Uses(alone, strange, silent)
+
+
+def spared(found: Uses, planes: Sequence[str], *, has_balancer: bool) -> dict[str, str]:
+    """Return the apiservers that are taken out of the load balancer, by the host of the member that each has alone.
+
+    Args:
+        found: who depends on what.
+        planes: all control-plane hosts.
+        has_balancer: whether there is a load balancer to tell.
+    """
+    if not has_balancer or len(planes) == 1:
+        return {}
+    return {member: hosts[0] for member, hosts in found.alone.items() if len(hosts) == 1}
+
+
+def of_uses(found: Uses, out: Mapping[str, str], targets: Collection[str]) -> list[Finding]:
+    """Tell which apiservers the restart of members takes away, and what of that clients will notice.
+
+    Args:
+        found: who depends on what.
+        out: the apiservers that are out of the load balancer meanwhile, by member.
+        targets: the hosts whose members are restarted.
+    """
+    findings = []
+    for member, hosts in sorted(found.alone.items()):
+        if member not in targets:
+            continue
+        names = ", ".join(hosts)
+        what = f"kube-apiserver on {names} uses the member on {member} alone"
+        if member in out:
+            findings.append(note(f"{what}: it is out of the load balancer while that is restarted."))
+        else:
+            todo = "Give it all members (--etcd-servers), and several hosts a load balancer that the run can tell."
+            findings.append(ask(f"{what}, and stays in use: requests fail while that is restarted.", todo))
+    for host, server in sorted(found.strange.items()):
+        what = f"kube-apiserver on {host} uses {server} alone, which is no address of a member."
+        findings.append(ask(what, "If one member alone is behind it, requests fail while that is restarted."))
+    for host, reason in sorted(found.silent.items()):
+        what = f"It cannot be read which members kube-apiserver on {host} uses: {reason}."
+        findings.append(ask(what, "If it has one alone, requests fail while that is restarted."))
+    return findings
+
+
+class Only:
+    """A step that concerns some units only, and is done for the others."""
+
+    def __init__(self, step: Effects, names: Collection[str]) -> None:
+        """Restrict a step to the named units."""
+        self._step = step
+        self._names = names
+
+    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
+        """Look at those that it concerns."""
+        mine = [state for state in units if state.unit.name in self._names]
+        return {**{state.unit.name: done() for state in units}, **(self._step.check(mine) if mine else {})}
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Mapping[str, Verdict]:
+        """Act on those that it concerns."""
+        mine = [state for state in units if state.unit.name in self._names]
+        return {**{state.unit.name: done() for state in units}, **(self._step.apply(mine, tell) if mine else {})}
+
+
+class Stacked:
+    """The apiservers of a run over members, each of which has one of these alone.
+
+    Args:
+        plane: the control plane.
+        balancer: what is before it.
+        out: the control-plane host of each member that has such an apiserver.
+    """
+
+    def __init__(self, plane: ControlPlane, balancer: LoadBalancer, out: Mapping[str, str]) -> None:
+        # Its steps are about the apiserver's host where those of the member are about the member's.
+        self.plane = replace(plane, cluster=replace(plane.cluster, hosts=dict(out)))
+        self.balancer = balancer
+        self._out = out
+
+    def problem(self, member: str) -> str:
+        """Say why the apiserver of a member cannot be spared now; nothing if it can, or there is none."""
+        return self.plane.problem(API, self._out[member]) if member in self._out else ""
+
+    def closed_problem(self, member: str) -> str:
+        """Say why the member of an apiserver that is out of the load balancer cannot be restarted."""
+        return self.plane.closed_problem(self._out[member]) if member in self._out else ""
+
+    def closing(self) -> tuple[Step, ...]:
+        """Return the steps with which the apiserver goes out of use."""
+        config, balancer = self.plane.cluster.config, self.balancer
+        drain = config.control_plane.load_balancer.drain + API_DEADLINE
+        return (
+            self._step(StepSpec("depool", API_DEADLINE, poll=POLL, closes=True), Depool(self.plane, balancer)),
+            self._step(StepSpec("connections", drain, poll=POLL, gate=True), Connections(self.plane, balancer)),
+        )
+
+    def opening(self) -> tuple[Step, ...]:
+        """Return the steps with which it comes back, once its member has."""
+        ready, balancer = self.plane.cluster.config.deadlines.ready, self.balancer
+        return (
+            self._step(StepSpec("ready", ready, poll=POLL, gate=True), Serving(self.plane)),
+            self._step(StepSpec("pool", ready, poll=POLL), Pool(self.plane, balancer)),
+        )
+
+    def settling(self) -> tuple[Step, ...]:
+        """Return the gate that waits until all has been well for a while."""
+        ready = self.plane.cluster.config.deadlines.ready
+        return (self._step(StepSpec("settle", ready, poll=POLL, gate=True), Calm(self.plane)),)
+
+    def watched(self) -> tuple[Step, ...]:
+        """Return the step with which the load balancer looks after its health again."""
+        return (self._step(StepSpec("watched", API_DEADLINE), Watched(self.plane, self.balancer)),)
+
+    def _step(self, spec: StepSpec, effects: Effects) -> Step:
+        return Step(spec, Only(effects, self._out))
