@@ -3,10 +3,12 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -108,11 +110,25 @@ class SystemThreads:
         return _RepeatingThread(call, pause, name)
 
     def map(self, call: Callable[[T], R], items: Sequence[T], name: str, *, most: int = 16) -> list[R]:
-        """Make a call for each item, at the same time."""
-        if not items:
-            return []
-        with ThreadPoolExecutor(min(most, len(items)), name) as pool:
-            return list(pool.map(call, items))
+        """Make a call for each item, at the same time; one that hangs does not keep the process from ending."""
+        futures: list[tuple[T, Future[R]]] = [(item, Future()) for item in items]
+        waiting = SimpleQueue[tuple[T, Future[R]]]()
+        for each in futures:
+            waiting.put(each)
+
+        def work() -> None:
+            with suppress(Empty):
+                while True:
+                    item, future = waiting.get_nowait()
+                    try:
+                        future.set_result(call(item))
+                    except BaseException as error:
+                        future.set_exception(error)
+
+        for number in range(min(most, len(items))):
+            self.start(work, f"{name}-{number}")
+        wait([future for _, future in futures])
+        return [future.result() for _, future in futures]
 
 
 CLOCK = SystemClock()

@@ -111,6 +111,13 @@ class AlertsConfig(Model):
     """How long the silence of a held unit lasts after the run has ended."""
     ignore: tuple[str, ...] = ()
     """Names of alerts that are no reason to hold a node."""
+    members_needed: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    """How many members of Alertmanager have to answer; what the others would have said is not known."""
+
+    @property
+    def needed(self) -> int | None:
+        """How many members have to answer; None for all."""
+        return None if self.members_needed == "all" else self.members_needed
 
 
 class PuppetConfig(Model):

@@ -21,7 +21,7 @@ from fleet.bgp import known_hosts
 from fleet.config import BgpConfig, ClusterConfig, Config, ConfigError, ConftoolConfig, load, read_yaml
 from fleet.config_reinitialize import DiscoveryConfig
 from fleet.errors import FleetError
-from fleet.hosts.silences import find_instance
+from fleet.hosts.alertmanager import find_instance
 from fleet.text import count, line, short, verb
 
 _CUMIN_CONFIG = "/etc/cumin/config.yaml"

@@ -138,7 +138,9 @@ class SystemEdges:
 
     def silences(self, config: AlertsConfig) -> Silences:
         """Return the Alertmanager of spicerack's configuration."""
-        return Silences.from_spicerack(self._spicerack, instance=config.instance, label=config.label)
+        return Silences.from_spicerack(
+            self._spicerack, instance=config.instance, label=config.label, needed=config.needed
+        )
 
     def lock(self, cluster: Cluster, holder: Holder, on_change: Callable[[], None]) -> ClusterLock:
         """Return the lock that is a Lease in the API."""

@@ -15,8 +15,14 @@ from integration.ports import free_port
 
 
 @contextmanager
-def running_alertmanager(folder: Path) -> Iterator[str]:
-    """Run an Alertmanager that keeps its data in a folder; give its URL."""
+def running_alertmanager(folder: Path, *, mesh: str = "", peer: str = "") -> Iterator[str]:
+    """Run an Alertmanager that keeps its data in a folder; give its URL.
+
+    Args:
+        folder: for its data.
+        mesh: the address and port at which it listens for other members; empty for one on its own.
+        peer: those of another member.
+    """
     program = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
     assert program, "install it: apt-get install prometheus-alertmanager"
     (folder / "config.yml").write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
@@ -27,7 +33,8 @@ def running_alertmanager(folder: Path) -> Iterator[str]:
         f"--config.file={folder}/config.yml",
         f"--storage.path={folder}/data",
         f"--web.listen-address={address}",
-        "--cluster.listen-address=",
+        f"--cluster.listen-address={mesh}",
+        *([f"--cluster.peer={peer}"] if peer else []),
     ]
     with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:

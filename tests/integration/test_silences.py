@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from fleet.clock import SystemClock
 from fleet.hosts.matchers import parse_matcher
 from fleet.hosts.silences import NoSuchSilenceError, SilenceError, Silences
 from integration.alertmanager import fire, running_alertmanager
@@ -142,10 +144,90 @@ def test_a_silence_of_a_thousand_hosts(silences: Silences) -> None:
     assert silences.get(silences.create(hosts, comment="c", author="a", duration=60)).state == "active"
 
 
-def test_the_next_member_is_asked(url: str) -> None:
-    silences = Silences([f"http://127.0.0.1:{free_port()}", url + "/"])
+def test_a_member_that_does_not_answer_makes_it_unknown_unless_the_others_suffice(url: str) -> None:
+    urls = [f"http://127.0.0.1:{free_port()}", url + "/"]
 
-    assert silences.get(create(silences)).state == "active"
+    assert Silences(urls, needed=1).get(create(Silences(urls, needed=1), comment="run 47")).state == "active"
+    with pytest.raises(SilenceError, match=rf"^1 of 2 members .* asked: {urls[0]}: connection refused\. Repair it"):
+        Silences(urls).find(comment_contains="run 47")
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Run two members of one cluster."""
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    first, second = (tmp_path_factory.mktemp("member") for _ in addresses)
+    with (
+        running_alertmanager(first, mesh=addresses[0]) as one,
+        running_alertmanager(second, mesh=addresses[1], peer=addresses[0]) as two,
+    ):
+        yield [one, two]
+
+
+@pytest.fixture
+def apart(url: str, tmp_path: Path) -> Iterator[list[str]]:
+    """Run two members whose mesh is broken."""
+    with running_alertmanager(tmp_path) as other:
+        yield [url, other]
+
+
+def ids(urls: list[str], comment: str) -> list[list[str]]:
+    """Return the ids of a silence that is in force, by member."""
+    return [[silence.id for silence in Silences([url]).find(comment_contains=comment)] for url in urls]
+
+
+def test_the_mesh_brings_a_silence_to_the_other_member_and_its_end(mesh: list[str]) -> None:
+    silences = Silences(mesh)
+
+    silence_id = create(silences, comment="run 48")
+
+    assert ids(mesh, "run 48") == [[silence_id]] * 2
+    assert silences.extend(silence_id, 3600) == silence_id
+    assert [Silences([url]).get(silence_id).ends_at > time.time() + 3500 for url in mesh] == [True, True]
+    silences.expire(silence_id)
+    assert ids(mesh, "run 48") == [[], []]
+
+
+def test_without_a_mesh_a_silence_is_at_both_members_and_is_one(apart: list[str]) -> None:
+    silences = Silences(apart)
+
+    silence_id = create(silences, comment="run 49")
+
+    (one,), (two,) = ids(apart, "run 49")
+    assert silence_id == one != two
+    (found,) = silences.find(comment_contains="run 49")
+    assert not found.lacking
+    assert silences.extend(two, 3600) == two
+    assert [silence.ends_at > time.time() + 3500 for silence in (silences.get(one), silences.get(two))] == [True, True]
+    silences.expire(one)
+    assert ids(apart, "run 49") == [[], []]
+
+
+def test_a_silence_and_an_alert_that_only_the_second_member_has_are_found(apart: list[str]) -> None:
+    first, second = apart
+    silence_id = create(Silences([second]), comment="run 50")
+    fire(second, "host3:9100", name="DiskBroken")
+
+    assert not Silences([first]).alerts(["host3"])
+    assert [alert.name for alert in Silences(apart).alerts(["host3"])] == ["DiskBroken"]
+    (found,) = Silences(apart).find(comment_contains="run 50")
+    assert (found.id, found.lacking) == (silence_id, (first,))
+    assert create(Silences(apart), comment="run 50") == silence_id
+    assert [len(found) for found in ids(apart, "run 50")] == [1, 1]
+
+
+def test_our_clock_decides_nothing(silences: Silences, url: str) -> None:
+    class Behind(SystemClock):
+        def time(self) -> float:
+            return super().time() - 3 * 3600
+
+    skewed = Silences([url], clock=Behind())
+
+    silence_id = create(skewed, comment="run 51", duration=60)
+    assert silences.get(silence_id).ends_at == pytest.approx(time.time() + 60, abs=3)
+    skewed.extend(silence_id, 600)
+    assert silences.get(silence_id).ends_at == pytest.approx(time.time() + 600, abs=3)
+    assert skewed.get(silence_id).ends_at == pytest.approx(time.time() + 600 - 3 * 3600, abs=3)
 
 
 def test_nobody_answers() -> None:
@@ -154,7 +236,10 @@ def test_nobody_answers() -> None:
     with pytest.raises(SilenceError) as caught:
         create(Silences(urls))
 
-    assert all(url in str(caught.value) for url in urls)
+    assert str(caught.value) == (
+        f"2 of 2 members of Alertmanager could not be asked: {urls[0]}: connection refused; {urls[1]}: connection"
+        " refused. Repair it, or correct its URL in alertmanager/config.yaml."
+    )
 
 
 def test_a_dry_run_reads_and_changes_nothing(silences: Silences, url: str) -> None:

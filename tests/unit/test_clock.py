@@ -55,3 +55,26 @@ def test_results_come_in_the_order_of_the_items():
 def test_an_error_of_one_item_is_raised():
     with pytest.raises(ZeroDivisionError):
         THREADS.map(lambda item: 1 // item, [1, 0, 2], "test")
+
+
+def test_calls_are_made_at_the_same_time_and_a_hanging_one_does_not_keep_the_process():
+    together = threading.Barrier(3, timeout=5)
+
+    def call(_item: int) -> bool:
+        together.wait()
+        return threading.current_thread().daemon
+
+    assert THREADS.map(call, [1, 2, 3], "test") == [True] * 3
+
+
+def test_no_more_calls_than_asked_for_are_in_progress():
+    going: list[int] = []
+
+    def call(item: int) -> int:
+        going.append(item)
+        CLOCK.sleep(0.01)
+        count = len(going)
+        going.remove(item)
+        return count
+
+    assert max(THREADS.map(call, range(6), "test", most=2)) <= 2

@@ -1,72 +1,56 @@
-"""Silences and alerts, over Alertmanager's API v2.
+"""Silences and alerts of a cluster of Alertmanagers, all of whose members are asked.
 
 Spicerack's own accessor creates and removes silences; a run also extends them while a host is in flight, finds those
-that a crash left behind, and reads alerts. Facts: Alertmanager's ``api/v2/openapi.yaml`` and ``silence/silence.go``.
+that a crash left behind, and reads alerts. Facts: the members' mesh gossips silences within a second and alerts never,
+so that each knows those only that Prometheus sent to it since its start; and a mesh may be broken. So alerts and
+silences are the union over all members, and a silence is brought to members that lack it. There it has another id:
+silences of the same comment, author and matchers are one here. Alertmanager's ``api/v2/openapi.yaml`` and
+``silence/silence.go`` tell the rest.
 """
 
 import logging
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any, TypeVar
 
-import requests
-from requests.auth import HTTPBasicAuth
 from spicerack import Spicerack
 from wmflib.config import load_yaml_config
 from wmflib.exceptions import WmflibError
 
+from fleet.clock import CLOCK, THREADS, Clock, Threads
 from fleet.errors import FleetError
+from fleet.hosts.alertmanager import (
+    Http,
+    NoSuchSilenceError,
+    SilenceError,
+    Transport,
+    epoch,
+    find_instance,
+    timestamp,
+)
+from fleet.hosts.alertmanagers import Alertmanagers
 from fleet.hosts.matchers import Matcher, host_matcher
+from fleet.hosts.silence_model import Alert, Copy, Silence
+from fleet.members import Answers
+
+__all__ = ["Alert", "NoSuchSilenceError", "Silence", "SilenceError", "Silences"]
 
 logger = logging.getLogger(__name__)
 
-_TIMEOUT = (3.05, 10.0)
-"""Seconds to connect, and to wait for data: another member of the cluster is asked after it."""
-_SKEW = 300
-"""Seconds that our clock may be ahead of Alertmanager's, for which a silence would not have begun yet."""
+T = TypeVar("T")
+
+_GOSSIP = 3.0
+"""Seconds that the members' mesh has to bring a silence to all of them; it takes it less than one."""
+_PAUSE = 0.2
+"""Seconds between two looks whether it has."""
+_EARLY = 60.0
+"""Seconds that a silence begins in the past, which is taken for now."""
 _HOSTS_AT_A_TIME = 50
 """Alerts are asked for in an URL, which takes so many hosts and not thousands."""
 
-
-class SilenceError(FleetError):
-    """Alertmanager could not be asked, or refused."""
-
-
-class NoSuchSilenceError(SilenceError):
-    """No Alertmanager knows the silence."""
-
-
-@dataclass(frozen=True)
-class Silence:
-    """A silence; times are seconds since the epoch."""
-
-    id: str
-    state: str
-    """``active``, ``pending`` or ``expired``."""
-    comment: str
-    author: str
-    starts_at: float
-    ends_at: float
-    matchers: tuple[Matcher, ...]
-
-
-@dataclass(frozen=True)
-class Alert:
-    """A firing alert."""
-
-    host: str
-    """The host that was asked for."""
-    name: str
-    instance: str
-    """The label that names the host, as it is."""
-    severity: str
-    """The label ``severity``, perhaps empty."""
-    starts_at: float
-    """Since when, in seconds since the epoch."""
-    silenced: bool
-    """Whether a silence, or another alert that inhibits this one, keeps it quiet."""
+_Copies = Mapping[str, Sequence[Copy]]
+"""Silences of members, by the members' names."""
 
 
 class Silences:
@@ -77,34 +61,38 @@ class Silences:
         urls: Sequence[str],
         *,
         label: str = "instance",
-        auth: tuple[str, str] | None = None,
-        proxies: dict[str, str] | None = None,
+        needed: int | None = None,
+        transport: Transport | None = None,
+        clock: Clock = CLOCK,
+        threads: Threads = THREADS,
         dry_run: bool = False,
     ) -> None:
         """Initialize the instance.
 
         Args:
-            urls: the members of one Alertmanager cluster, asked in this order until one answers.
+            urls: the members of one Alertmanager cluster, all of which are asked.
             label: the label of alerts that names the host.
-            auth: user name and password for HTTP basic authentication.
-            proxies: for requests.
+            needed: how many members have to answer; None for all.
+            transport: the way to the members; by requests if None.
+            clock: the time.
+            threads: how to ask several at the same time.
             dry_run: whether nothing is to be changed.
         """
-        self._urls = [url.rstrip("/") for url in urls]
+        self._members = Alertmanagers(urls, needed=needed, transport=transport or Http(), clock=clock, threads=threads)
         self._label = label
-        self._auth = HTTPBasicAuth(*auth) if auth else None
-        self._proxies = proxies
         self._dry_run = dry_run
-        # A session would be shared by the threads; the calls are few.
 
     @classmethod
-    def from_spicerack(cls, spicerack: Spicerack, *, instance: str = "", label: str = "instance") -> "Silences":
+    def from_spicerack(
+        cls, spicerack: Spicerack, *, instance: str = "", label: str = "instance", needed: int | None = None
+    ) -> "Silences":
         """Use the Alertmanager of spicerack's configuration, ``alertmanager/config.yaml`` in its folder.
 
         Args:
             spicerack: for the configuration, and whether this is a dry-run.
             instance: the instance to use; empty for the default one.
             label: the label of alerts that names the host.
+            needed: how many members have to answer; None for all.
 
         Raises:
             SilenceError: the file cannot be read, or has no such instance.
@@ -114,18 +102,21 @@ class Silences:
             found = find_instance(load_yaml_config(path), instance)
         except (WmflibError, ValueError) as error:
             raise SilenceError(f"{path}: {error}") from error
-        return cls(
-            found["urls"],
-            label=label,
+        transport = Http(
             auth=(found["http_username"], found["http_password"]) if "http_username" in found else None,
             proxies=spicerack.requests_proxies if found.get("http_use_proxy") else None,
-            dry_run=spicerack.dry_run,
         )
+        return cls(found["urls"], label=label, needed=needed, transport=transport, dry_run=spicerack.dry_run)
+
+    @property
+    def unasked(self) -> str:
+        """Which members could not be asked the last time, where the others suffice; empty if all answered."""
+        return self._members.unasked
 
     def create(
         self, hosts: Sequence[str], *, comment: str, author: str, duration: float, matchers: Sequence[Matcher] = ()
     ) -> str:
-        """Silence all alerts of hosts, or all that match.
+        """Silence all alerts of hosts, or all that match, at all members; what is in force already is extended.
 
         Args:
             hosts: their names, as Cumin knows them; none if the matchers alone are to say what is silenced.
@@ -138,86 +129,91 @@ class Silences:
             The silence's id; an empty string in a dry-run.
 
         Raises:
-            SilenceError: no Alertmanager could be asked, or it refused.
+            SilenceError: not enough members have it, as they could not be asked or refused; others may have it.
         """
         of_hosts = [host_matcher(hosts, label=self._label)] if hosts or not matchers else []
-        now = time.time()
-        return self._post(
-            {
-                "matchers": [matcher.to_api() for matcher in (*of_hosts, *matchers)],
-                "startsAt": _timestamp(now - _SKEW),  # a start in the past is taken as now
-                "endsAt": _timestamp(now + duration),
-                "comment": comment,
-                "createdBy": author,
-            }
-        )
+        silence = Copy("", "", comment, author, "", "", (*of_hosts, *matchers))
+        if self._dry_run:
+            logger.debug("Would have created the silence %s", silence)
+            return ""
+        return self._ensure(silence, self._members.ask(self._list), duration)
 
     def extend(self, silence_id: str, duration: float) -> str:
-        """Let a silence end in ``duration`` seconds from now, or later if it does already.
+        """Let a silence end in ``duration`` seconds from now, or later if it does already, at all members.
 
         Returns:
             The silence's id: the same, or a new one if the silence had expired and was made anew.
 
         Raises:
             NoSuchSilenceError: no Alertmanager knows it.
-            SilenceError: no Alertmanager could be asked, or it refused.
+            SilenceError: not enough members could be asked, or they refused.
         """
         if self._dry_run:
             return silence_id
-        data = self._get(silence_id)
-        ends_at = time.time() + duration
-        expired = data["status"]["state"] == "expired"
-        if not expired and _epoch(data["endsAt"]) >= ends_at:
-            return silence_id
-        changed = {key: data[key] for key in ("matchers", "startsAt", "comment", "createdBy")}
-        changed["endsAt"] = _timestamp(ends_at)
-        return self._post(changed if expired else changed | {"id": silence_id})
+        asked = self._members.ask(self._list)
+        return self._ensure(self._known(silence_id, asked), asked, duration)
 
     def expire(self, silence_id: str) -> None:
-        """End a silence now; one that has ended, or that nobody knows any more, is fine.
+        """End a silence now, wherever it is; one that has ended, or that nobody knows any more, is fine.
 
         Raises:
-            SilenceError: no Alertmanager could be asked, or it refused.
+            SilenceError: not enough members could be asked, or one refused; it has ended at the others.
         """
         if self._dry_run:
             return
+        asked = self._members.ask(self._list)
         try:
-            self._call("DELETE", f"silence/{silence_id}")
-        except SilenceError:
-            # Of one that has expired, releases answer differently (500, 404, 200); look instead of guessing.
-            try:
-                if self.get(silence_id).state == "expired":
-                    return
-            except NoSuchSilenceError:
-                return
-            raise
+            silence = self._known(silence_id, asked)
+        except NoSuchSilenceError:
+            return
+        before = {name: found for name, found in _in_force(silence.content, asked.given).items() if found}
+
+        def end(name: str) -> None:
+            for copy in before[name]:
+                reply = self._members.call("DELETE", name, f"silence/{copy.id}")
+                # Of one that has expired, releases answer differently (500, 404, 200); look instead of guessing.
+                if not reply.ok and any(other.id == copy.id and other.in_force for other in self._list(name)):
+                    raise SilenceError(f"it does not end the silence {copy.id}: {reply.reason}")
+
+        ended = self._members.ask(end, list(before))
+        self._members.suffice(_less(asked, ended.failed))
 
     def get(self, silence_id: str) -> Silence:
         """Return a silence.
 
         Raises:
             NoSuchSilenceError: no Alertmanager knows it.
-            SilenceError: no Alertmanager could be asked.
+            SilenceError: not enough members could be asked.
         """
-        return _silence(self._get(silence_id))
+        asked = self._members.ask(self._list)
+        self._members.suffice(asked)
+        silence = self._known(silence_id, asked)
+        in_force = _in_force(silence.content, asked.given)
+        return replace(self._merged(in_force if silence.in_force else {next(iter(in_force)): [silence]}), id=silence_id)
 
     def find(self, *, comment_contains: str) -> list[Silence]:
-        """Return the silences in force whose comment contains a text, such as a run's id.
+        """Return the silences in force whose comment contains a text, such as a run's id; those of all members.
 
         Raises:
-            SilenceError: no Alertmanager could be asked.
+            SilenceError: not enough members could be asked.
         """
-        silences = map(_silence, self._call("GET", "silences"))
-        return [silence for silence in silences if silence.state != "expired" and comment_contains in silence.comment]
+        asked = self._members.ask(self._list)
+        self._members.suffice(asked)
+        found: dict[object, dict[str, list[Copy]]] = {}
+        for name, copies in asked.given.items():
+            for copy in copies:
+                if copy.in_force and comment_contains in copy.comment:
+                    found.setdefault(copy.content, {every: [] for every in asked.given})[name].append(copy)
+        return [self._merged(have) for have in found.values()]
 
     def alerts(self, hosts: Sequence[str]) -> list[Alert]:
-        """Return the alerts of hosts that are firing, silenced ones included.
+        """Return the alerts of hosts that are firing, silenced ones included; those of all members.
 
         Args:
             hosts: their names, as Cumin knows them.
 
         Raises:
-            SilenceError: no Alertmanager could be asked.
+            SilenceError: not enough members could be asked.
         """
         return [
             alert
@@ -225,104 +221,126 @@ class Silences:
             for alert in self._alerts(hosts[start : start + _HOSTS_AT_A_TIME])
         ]
 
-    def _alerts(self, hosts: Sequence[str]) -> Iterator[Alert]:
+    def _alerts(self, hosts: Sequence[str]) -> list[Alert]:
         query = {"filter": str(host_matcher(hosts, label=self._label))}
-        answer = self._call("GET", "alerts", params=query)
         patterns = {host: host_matcher([host], label=self._label).regex() for host in hosts}
-        for data in answer:
+
+        def parse(data: Any, name: str) -> list[tuple[object, Alert]]:
             labels = data["labels"]
             instance = labels.get(self._label, "")
-            for host, pattern in patterns.items():
-                if pattern.fullmatch(instance):
-                    yield Alert(
+            return [
+                (
+                    (host, frozenset(labels.items())),
+                    Alert(
                         host=host,
                         name=labels.get("alertname", ""),
                         instance=instance,
                         severity=labels.get("severity", ""),
-                        starts_at=_epoch(data["startsAt"]),
+                        starts_at=self._members.ours(data["startsAt"], name),
                         silenced=data["status"]["state"] == "suppressed",
-                    )
-
-    def _post(self, silence: dict[str, Any]) -> str:
-        if self._dry_run:
-            logger.debug("Would have posted the silence %s", silence)
-            return ""
-        return str(self._call("POST", "silences", json=silence)["silenceID"])
-
-    def _get(self, silence_id: str) -> Any:
-        return self._call("GET", f"silence/{silence_id}")
-
-    def _call(self, method: str, path: str, **arguments: Any) -> Any:
-        """Ask one Alertmanager after the other; return the first good answer."""
-        problems, unknown = [], 0
-        for url in self._urls:
-            try:
-                response = requests.request(
-                    method,
-                    f"{url}/api/v2/{path}",
-                    auth=self._auth,
-                    proxies=self._proxies,
-                    timeout=_TIMEOUT,
-                    **arguments,
+                    ),
                 )
-                if response.ok:
-                    return response.json() if response.content else None
-                unknown += response.status_code == 404
-                problems.append(f"{url}: {response.status_code} {response.reason}: {response.text.strip()[:300]}")
-            except (requests.RequestException, ValueError) as error:
-                problems.append(f"{url}: {error}")
-        summary = "; ".join(problems)
-        if unknown == len(self._urls) and path.startswith("silence/"):
-            raise NoSuchSilenceError(
-                f"No Alertmanager knows {path.replace('/', ' ')} (asked: {', '.join(self._urls)})."
-            )
-        raise SilenceError(f"Alertmanager could not do {method} {path}: {summary}")
+                for host, pattern in patterns.items()
+                if pattern.fullmatch(instance)
+            ]
+
+        asked = self._members.ask(lambda name: self._members.read(name, "alerts", lambda d: parse(d, name), query))
+        self._members.suffice(asked)
+        union: dict[object, Alert] = {}
+        for key, alert in chain.from_iterable(asked.given.values()):
+            other = union.setdefault(key, alert)
+            # A member where it is not silenced pages for it.
+            silenced, starts_at = other.silenced and alert.silenced, min(other.starts_at, alert.starts_at)
+            union[key] = replace(other, silenced=silenced, starts_at=starts_at)
+        return list(union.values())
+
+    def _ensure(self, silence: Copy, asked: Answers[list[Copy]], duration: float) -> str:
+        """Have a silence in force for so long at every member that answered; return its id.
+
+        Args:
+            silence: what it is about.
+            asked: what all members have.
+            duration: for how long from now, in seconds.
+        """
+        if not asked.given:
+            self._members.suffice(asked)
+        clocks = {name: self._members.now(name) for name in asked.given}
+        end = max(clocks.values()) + duration  # by the latest, so that it is long enough at every member
+        have = _in_force(silence.content, asked.given)
+        ids = sorted({copy.id for copy in chain.from_iterable(have.values())})
+        short = {name: [copy for copy in found if epoch(copy.ends_at) < end] for name, found in have.items()}
+        extended = self._post({name: [copy.until(end) for copy in found] for name, found in short.items() if found})
+        anew = replace(silence, id="", starts_at=timestamp(min(clocks.values()) - _EARLY)).until(end)
+        # The clock that is furthest behind comes first: once it has begun there, it has begun everywhere.
+        lacking = sorted((name for name, found in have.items() if not found), key=lambda name: clocks[name])
+        first = self._post({name: [anew] for name in lacking[:1] if not ids})
+        ids += chain.from_iterable(first.given.values())
+        without = self._without(ids, [name for name in lacking if name not in (*first.given, *first.failed)])
+        others = self._post({name: [anew] for name in without})
+        ids += chain.from_iterable(others.given.values())
+        self._members.suffice(_less(asked, {**extended.failed, **first.failed, **others.failed}))
+        return silence.id if silence.id in ids else ids[0]
+
+    def _post(self, bodies: Mapping[str, Iterable[Mapping[str, Any]]]) -> Answers[list[str]]:
+        """Post silences to members; return their ids."""
+
+        def post(name: str) -> list[str]:
+            replies = [self._members.call("POST", name, "silences", json=body) for body in bodies[name]]
+            for reply in replies:
+                if not reply.ok:
+                    raise SilenceError(f"it refuses the silence: {reply.reason}")
+            return [str(reply.data["silenceID"]) for reply in replies]
+
+        return self._members.ask(post, list(bodies))
+
+    def _without(self, ids: Sequence[str], names: Sequence[str]) -> Sequence[str]:
+        """Return the members to which the mesh does not bring any of the silences in time."""
+
+        def lacks(name: str) -> bool:
+            return not any(copy.in_force and copy.id in ids for copy in self._list(name))
+
+        clock = self._members.clock
+        deadline = clock.monotonic() + _GOSSIP
+        while ids and names:
+            answers = self._members.ask(lacks, names)
+            names = [name for name in names if answers.given.get(name, True)]
+            if clock.monotonic() > deadline:
+                break
+            if names:
+                clock.sleep(_PAUSE)
+        return names
+
+    def _known(self, silence_id: str, asked: Answers[list[Copy]]) -> Copy:
+        """Return a silence by its id, in force rather than expired."""
+        found = [copy for copy in chain.from_iterable(asked.given.values()) if copy.id == silence_id]
+        if not found:
+            self._members.suffice(asked)  # otherwise one that was not asked may know it
+            raise NoSuchSilenceError(f"No Alertmanager knows silence {silence_id} (asked: {', '.join(asked.given)}).")
+        return next((copy for copy in found if copy.in_force), found[0])
+
+    def _list(self, name: str) -> list[Copy]:
+        return self._members.read(name, "silences", lambda data: [Copy.from_api(data)])
+
+    def _merged(self, have: _Copies) -> Silence:
+        """Return a silence as all members have it; one at least must."""
+        found = {name: [self._read(copy, name) for copy in copies] for name, copies in have.items()}
+        first = min(chain.from_iterable(found.values()), key=lambda silence: (silence.state, silence.starts_at))
+        ends_at = min(max(silence.ends_at for silence in silences) for silences in found.values() if silences)
+        return replace(first, ends_at=ends_at, lacking=tuple(name for name, silences in found.items() if not silences))
+
+    def _read(self, copy: Copy, name: str) -> Silence:
+        starts_at, ends_at = self._members.ours(copy.starts_at, name), self._members.ours(copy.ends_at, name)
+        return Silence(copy.id, copy.state, copy.comment, copy.author, starts_at, ends_at, copy.matchers)
 
 
-def find_instance(config: object, name: str) -> dict[str, Any]:
-    """Return an instance of spicerack's configuration of Alertmanager.
-
-    Args:
-        config: the content of ``alertmanager/config.yaml``.
-        name: the instance's name; empty for the default one.
-
-    Raises:
-        ValueError: there is none, or it cannot be used.
-    """
-    if not isinstance(config, dict) or not isinstance(config.get("instances"), dict):
-        raise ValueError("must be a mapping with the keys default_instance and instances")
-    name = name or config.get("default_instance") or ""
-    if not name:
-        raise ValueError("default_instance is missing, and no other instance is asked for")
-    instance = config["instances"].get(name)
-    if not isinstance(instance, dict):
-        raise ValueError(f"instances.{name} is missing; there are: {', '.join(config['instances']) or 'none'}")
-    urls = instance.get("urls")
-    if not isinstance(urls, list) or not urls or not all(isinstance(url, str) for url in urls):
-        raise ValueError(f"instances.{name}.urls must be a list of the URLs of one Alertmanager cluster")
-    wrong = [url for url in urls if not url.startswith(("http://", "https://"))]
-    if wrong:
-        raise ValueError(f"instances.{name}.urls: {wrong[0]!r} must begin with http:// or https://")
-    if ("http_username" in instance) != ("http_password" in instance):
-        raise ValueError(f"instances.{name}: http_username and http_password belong together")
-    return instance
+def _in_force(content: object, copies: _Copies) -> dict[str, list[Copy]]:
+    """Return what each member has in force of a silence."""
+    return {
+        name: [copy for copy in found if copy.in_force and copy.content == content] for name, found in copies.items()
+    }
 
 
-def _silence(data: dict[str, Any]) -> Silence:
-    return Silence(
-        id=data["id"],
-        state=data["status"]["state"],
-        comment=data["comment"],
-        author=data["createdBy"],
-        starts_at=_epoch(data["startsAt"]),
-        ends_at=_epoch(data["endsAt"]),
-        matchers=tuple(Matcher.from_api(matcher) for matcher in data["matchers"]),
-    )
-
-
-def _timestamp(epoch: float) -> str:
-    return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _epoch(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
+def _less(asked: Answers[T], failed: Mapping[str, FleetError]) -> Answers[T]:
+    """Return what members answered, less those that failed afterwards."""
+    given = {name: answer for name, answer in asked.given.items() if name not in failed}
+    return Answers(asked.what, given, {**asked.failed, **failed})

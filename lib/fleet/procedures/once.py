@@ -164,7 +164,7 @@ class Once(NodeStep):
         """Make sure that no alert pages for what is ordered now: somebody may have removed the silence."""
         active = silences_of(self.cluster)
         for state in units:
-            if state.unit.name not in active:
+            if state.unit.name not in active or active[state.unit.name][0].lacking:
                 silence_node(self.cluster, state.unit.name, self.cluster.config.alerts.silence)
 
     def _safely(self, state: UnitState) -> Verdict:

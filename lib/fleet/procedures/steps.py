@@ -89,6 +89,8 @@ class SilenceNode(NodeStep):
             found = active.get(state.unit.name)
             if not found:
                 return pending("not silenced")
+            if lacking := found[0].lacking:
+                return undone(f"not silenced at {', '.join(lacking)}")
             return done(silence=found[0].id, alerts_before=self._alerts_before(state))
 
         return each(units, judge)

@@ -174,7 +174,9 @@ class Silenced(WorldStep):
     def look(self, state: UnitState) -> Verdict:
         """Look for this run's silences; one whose id was lost in a crash is found by its comment."""
         found = silences_about(self.cluster).get(state.unit.name)
-        return done() if found else undone("not silenced")
+        if not found:
+            return undone("not silenced")
+        return undone(f"not silenced at {', '.join(found[0].lacking)}") if found[0].lacking else done()
 
     def act(self, state: UnitState, say: Say) -> Verdict:
         """Create it."""
