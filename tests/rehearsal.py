@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import yaml
 
@@ -369,9 +370,11 @@ def _ready(item: dict[str, Any]) -> bool:
 
 def end_silences(lab: Lab) -> None:
     """End all silences, as a colleague would."""
-    for item in _alertmanager(lab, "GET", "silences"):
-        if _is_active(item):
-            _alertmanager(lab, "DELETE", f"silence/{item['id']}")
+    for member in lab.names("alertmanager"):
+        for item in _alertmanager(lab, "GET", "silences", member):
+            if _is_active(item):
+                with suppress(HTTPError):  # It has ended meanwhile: the other member has told of it.
+                    _alertmanager(lab, "DELETE", f"silence/{item['id']}", member)
 
 
 def heal_one(lab: Lab, host: str, fault: str) -> None:
@@ -381,9 +384,9 @@ def heal_one(lab: Lab, host: str, fault: str) -> None:
         lab.exec(host, FAULTS[fault].heal)
 
 
-def _alertmanager(lab: Lab, method: str, path: str) -> Any:
-    alertmanager = next(host for host in lab.hosts.values() if host.role == "alertmanager")
-    request = urllib.request.Request(f"http://{alertmanager.ipv4}:{PORT}/api/v2/{path}", method=method)
+def _alertmanager(lab: Lab, method: str, path: str, member: str = "") -> Any:
+    host = lab.hosts[member or lab.names("alertmanager")[0]]
+    request = urllib.request.Request(f"http://{host.ipv4}:{PORT}/api/v2/{path}", method=method)
     with urllib.request.urlopen(request, timeout=10) as answer:
         text = answer.read()
         return json.loads(text) if text else None

@@ -8,7 +8,7 @@ from fleet_lab import supervisor
 from fleet_lab.errors import LabError
 from fleet_lab.guest import netconf
 from fleet_lab.guest.kubelet import faults as kubelet
-from fleet_lab.roles import calico, control_plane_faults, etcd, puppet, router
+from fleet_lab.roles import alertmanager, calico, control_plane_faults, etcd, puppet, router
 from fleet_lab.roles import netconf as server
 from fleet_lab.roles.common import SSH_REFUSED
 from fleet_lab.roles.control_plane import APISERVER_STOPPED
@@ -143,6 +143,13 @@ FAULTS: Mapping[str, Fault] = {
             _ROUTERS,
             inject=f"systemctl start {router.UNREACHABLE_UNIT}",
             heal=f"systemctl stop {router.UNREACHABLE_UNIT}",
+        ),
+        Fault(
+            alertmanager.MESH_CUT,
+            "the member of Alertmanager and the others do not gossip, while each of them answers",
+            frozenset({"alertmanager"}),
+            inject=f"systemctl start {alertmanager.MESH_CUT_UNIT}",
+            heal=f"systemctl stop {alertmanager.MESH_CUT_UNIT}",
         ),
         Fault(netconf.HANGS, "the router's NETCONF server stops in the middle of a reply", _ROUTERS),
         _netconf(netconf.HOST_KEY, "the router's NETCONF server shows another host key"),

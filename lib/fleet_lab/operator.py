@@ -80,7 +80,6 @@ def write(context: Context) -> None:
     cumin = context.paths.operator / "cumin"
     _write_kubeconfigs(context)
     _write_cumin(context, cumin)
-    hosts = {role: context.topology.with_role(role)[0] for role in ("alertmanager", "lock-store")}
     client = context.etcd_ca.issue("spicerack")
     etcd_pki = context.paths.operator / "etcd"
     _write(etcd_pki / "ca.pem", context.etcd_ca.certificate)
@@ -101,12 +100,14 @@ def write(context: Context) -> None:
     _render(
         "alertmanager.yaml",
         spicerack / "alertmanager" / "config.yaml",
-        instances={"main": {"urls": [f"http://{hosts['alertmanager'].ipv4}:{PORT}"]}},
+        instances={
+            "main": {"urls": [f"http://{host.ipv4}:{PORT}" for host in context.topology.with_role("alertmanager")]}
+        },
     )
     _render(
         "etcd-lock.yaml",
         spicerack / "etcd.yaml",
-        host=str(hosts["lock-store"].ipv4),
+        host=str(context.topology.with_role("lock-store")[0].ipv4),
         protocol="https",
         ca_cert=str(etcd_pki / "ca.pem"),
         cert=str(etcd_pki / "spicerack.pem"),

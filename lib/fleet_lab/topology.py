@@ -22,7 +22,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,8}$")]
 
 _FIRST_HOST = 11
 _BGP_NODES: tuple[RoleName, ...] = ("control-plane", "worker")
-_SINGLE: tuple[RoleName, ...] = ("load-balancer", "alertmanager", "lock-store")
+_SINGLE: tuple[RoleName, ...] = ("load-balancer", "lock-store")
 
 
 class _Model(BaseModel):
@@ -92,7 +92,7 @@ class Topology(_Model):
     @model_validator(mode="after")
     def _complete(self) -> "Topology":
         roles = [entry.role for entry in self.entries.values()]
-        for role in ("control-plane", "etcd", "worker"):
+        for role in ("control-plane", "etcd", "worker", "alertmanager"):
             if role not in roles:
                 raise ValueError(f"there is no host with the role {role}")
         for single in _SINGLE:

@@ -35,6 +35,7 @@ def test_the_default_is_the_fleet_of_the_documentation() -> None:
     assert len(addresses) == 2 * len(default.hosts)
     assert default.network.machine_ipv4 not in addresses
     assert [host.name for host in default.with_role("router")] == ["cr1", "cr2"]
+    assert [host.name for host in default.with_role("alertmanager")] == ["alerts1", "alerts2"]
     assert [host.name for host in default.bgp_nodes][:3] == ["cp1", "cp2", "worker1"]
     assert len(default.bgp_nodes) == 8
     assert default.bgp == topology.Bgp(routers_asn=65000, nodes_asn=64601, graceful_restart=False)
@@ -55,6 +56,7 @@ def test_a_small_one(tmp_path: Path) -> None:
         ("hosts: {}", "hosts: "),
         ("[", "cannot be read"),
         ("hosts: {a: {role: worker}}", "there is no host with the role control-plane"),
+        (SMALL.replace("alertmanager", "worker"), "there is no host with the role alertmanager"),
         (SMALL + "  lb2: {role: load-balancer}\n", "there must be exactly one host with the role load-balancer"),
         (SMALL + "  Worker2: {role: worker}\n", "hosts.Worker2"),
         (SMALL + "  a-very-long-name: {role: worker}\n", "hosts.a-very-long-name"),

@@ -1,6 +1,7 @@
-"""Raises the alert HostDown at Alertmanager for hosts that do not answer to ICMP echo: ``host_watcher.py SETTINGS``.
+"""Raises the alert HostDown at Alertmanagers for hosts that do not answer to ICMP echo: ``host_watcher.py SETTINGS``.
 
-It stands for the site's monitoring. The settings are a JSON file: the URL of the Alertmanager and the hosts' addresses.
+It stands for the site's monitoring, which tells every Alertmanager, as Prometheus does. The settings are a JSON file:
+the URLs of the Alertmanagers and the hosts' addresses.
 """
 
 import json
@@ -48,10 +49,10 @@ def ping(raw: socket.socket, addresses: set[str], number: int) -> set[str]:
     return answered
 
 
-def post(alertmanager: str, since: dict[str, datetime], ended: dict[str, datetime]) -> bool:
-    """Tell Alertmanager of the hosts that are down, and of those that are back; return whether it listened."""
+def post(alertmanagers: list[str], since: dict[str, datetime], ended: dict[str, datetime]) -> bool:
+    """Tell all Alertmanagers of the hosts that are down, and of those that are back; return whether one listened."""
     now = datetime.now(UTC)
-    alerts = []
+    alerts: list[dict[str, object]] = []
     for hosts, end in ((since, now + timedelta(seconds=2 * _RESEND)), (ended, now)):
         for host, start in hosts.items():
             alerts.append(
@@ -62,14 +63,21 @@ def post(alertmanager: str, since: dict[str, datetime], ended: dict[str, datetim
                     "endsAt": end.isoformat(),
                 }
             )
+    # One that is away is told again with the next report, as it would be by Prometheus.
+    listened = [tell(alertmanager, alerts) for alertmanager in alertmanagers]
+    return any(listened)
+
+
+def tell(alertmanager: str, alerts: list[dict[str, object]]) -> bool:
+    """Tell an Alertmanager of alerts; return whether it listened."""
     request = urllib.request.Request(  # noqa: S310
         f"{alertmanager}/api/v2/alerts", json.dumps(alerts).encode(), {"Content-Type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=5):  # noqa: S310
+        with urllib.request.urlopen(request, timeout=2):  # noqa: S310
             return True
     except OSError as error:
-        print(f"Alertmanager cannot be told: {error}", flush=True)
+        print(f"{alertmanager} cannot be told: {error}", flush=True)
         return False
 
 
@@ -95,7 +103,7 @@ def main() -> None:
             elif not misses[host] and host in down:
                 back[host] = down.pop(host)
                 changed = True
-        if (changed or (down and time.monotonic() - told > _RESEND)) and post(settings["alertmanager"], down, back):
+        if (changed or (down and time.monotonic() - told > _RESEND)) and post(settings["alertmanagers"], down, back):
             told = time.monotonic()
             back = {}
             changed = False
