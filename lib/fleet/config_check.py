@@ -185,7 +185,7 @@ def _etcd_client(path: Path) -> Iterator[str]:
     return (f"{path}: {key}: there is no such key" for key in read_yaml(path) if key not in known)
 
 
-def _queries(cluster: ClusterConfig) -> Iterator[tuple[str, str]]:
+def queries(cluster: ClusterConfig) -> Iterator[tuple[str, str]]:
     """Return all Cumin queries of a cluster, each with its key."""
     for key, query in cluster.hosts.model_dump().items():
         yield f"hosts.{key}", query
@@ -275,7 +275,7 @@ class _Spicerack:
         groups: dict[str, dict[str, frozenset[str]]] = {}
         for name, cluster in config.clusters.items() if config else ():
             groups[name] = {}
-            for key, query in _queries(cluster):
+            for key, query in queries(cluster):
                 place = f"{fleet_path}: clusters.{name}.{key}"
                 try:
                     found = frozenset(map(str, Query(cumin_config).execute(query)))

@@ -176,6 +176,12 @@ def test_an_empty_query_is_told_as_such(
         (("sre.hosts.downtime", "-r", "r", "-H", "1", "A:nobody"), "'A:nobody' cannot be used"),
         (("sre.hosts.downtime", "-r", "r", "-H", "1", "a and b"), "finds no host"),
         (("sre.hosts.downtime", "-r", "r", "-H", "1", "--cluster", "x", "a"), "There is no cluster 'x'"),
+        (
+            ("sre.hosts.downtime", "-r", "r", "-H", "1", "worker6,nope[1,99]"),
+            "Nobody knows nope1, nope99: ",
+        ),
+        (("sre.hosts.downtime", "-r", "r", "-H", "1", "worker[6-7]"), "Nobody knows worker7: "),
+        (("sre.hosts.remove-downtime", "nope"), "Nobody knows nope: the name does not resolve"),
         (("sre.hosts.remove-downtime", "0c54ca8f-9171-4bb2-b9b5-2d3f3b4f0b8e"), "No Alertmanager knows silence 0c54"),
     ],
 )
@@ -192,6 +198,42 @@ def test_bad_input_is_a_line_and_changes_nothing(
     assert len(errors) == 1
     assert message in errors[0]
     assert not silences.find(comment_contains="")
+
+
+def test_hosts_that_nobody_knows_are_silenced_if_that_is_meant(
+    cookbook: Cookbook, silences: Silences, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = ("sre.hosts.downtime", "-r", "r", "-H", "1")
+    assert cookbook(*arguments, "--unknown", "nope") == 0
+    assert "Silenced 1 host (nope) for 1 h: r - anna@" in caplog.text
+
+    assert cookbook("sre.hosts.remove-downtime", "nope") == 0, "its silence makes it known"
+    assert not silences.find(comment_contains="")
+    assert cookbook("sre.hosts.remove-downtime", "nope") == 2
+    assert cookbook("sre.hosts.remove-downtime", "--unknown", "nope") == 0
+
+
+def test_a_host_with_an_alert_is_known(cookbook: Cookbook, url: str, silences: Silences) -> None:
+    fire(url, "gone7:9100")
+
+    assert cookbook("sre.hosts.downtime", "-r", "r", "-H", "1", "gone7") == 0
+    assert silences.find(comment_contains="")
+
+
+def test_a_member_that_is_away_is_named_and_the_others_are_told(
+    cookbook: Cookbook, folder: Path, url: str, silences: Silences, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    config = {"default_instance": "main", "instances": {"main": {"urls": [away, url]}}}
+    (folder / "alertmanager" / "config.yaml").write_text(yaml.safe_dump(config))
+    told = f"1 of 2 members of Alertmanager could not be asked: {away}: connection refused"
+
+    assert cookbook("sre.hosts.downtime", "-r", "r", "-H", "1", "worker1") == 1
+    assert caplog.text.count(told) == 1
+    (silence,) = silences.find(comment_contains="")
+    assert cookbook("sre.hosts.remove-downtime", "worker1") == 1
+    assert told in caplog.text
+    assert silences.get(silence.id).state == "expired"
 
 
 @pytest.mark.parametrize("what", ["worker1", "0c54ca8f-9171-4bb2-b9b5-2d3f3b4f0b8e"])

@@ -3,11 +3,9 @@
 import argparse
 import logging
 
-from cumin import nodeset_fromlist
-
 from fleet import arguments
 from fleet.cookbook import FleetCookbook, FleetRunner
-from fleet.hosts import downtime
+from fleet.hosts import downtime, known
 from fleet.hosts.remote import Remote
 
 logger = logging.getLogger(__name__)
@@ -22,8 +20,11 @@ class Downtime(FleetCookbook):
 
     With --cluster the Alertmanager, the label and the matchers are those of that cluster's configuration; without,
     spicerack's default Alertmanager and the label "instance".
+    A host that nobody knows is refused unless --unknown is given: its name does not resolve, no alias of Cumin and no
+    query of fleet/config.yaml finds it, and no alert of it is firing.
     In a dry-run the hosts and their firing alerts are read, and nothing is silenced.
-    Exit code 0 if the alerts are silenced, 2 if nothing was done.
+    Exit code 0 if the alerts are silenced, 1 if a member of Alertmanager could not be asked and may not have the
+    silence, 2 if nothing was done.
 
     Example:
       cookbook sre.hosts.downtime -r "disk swap" -t T123 -H 2 'worker[1-2]'
@@ -38,6 +39,7 @@ class Downtime(FleetCookbook):
         parser.add_argument(
             "--cluster", type=arguments.cluster, help="Take the Alertmanager and the matchers of this cluster."
         )
+        parser.add_argument("--unknown", action="store_true", help="Silence hosts that nobody knows as well.")
         parser.add_argument(
             "query", type=arguments.text, metavar="QUERY", help="The hosts: a Cumin query, such as 'A:lab-workers'."
         )
@@ -67,11 +69,14 @@ class DowntimeRunner(FleetRunner):
     def act(self) -> int:
         """Create the silence; print its id."""
         args = self._args
-        hosts = Remote(self._spicerack).query(args.query)
+        remote = Remote(self._spicerack)
+        hosts = remote.query(args.query)
         alerting = downtime.connect(self._spicerack, args.cluster)
-        firing = [alert for alert in alerting.silences.alerts(hosts) if not alert.silenced]
+        alerts = alerting.silences.alerts(hosts)
+        if not args.unknown:
+            known.check(hosts, {alert.host for alert in alerts}, self._spicerack, remote)
         reason = self._spicerack.admin_reason(args.reason, task_id=args.task_id)
-        what = f"{len(hosts)} hosts ({nodeset_fromlist(hosts)}) for {args.hours:g} h: {reason}"
+        what = f"{downtime.many(hosts)} for {args.hours:g} h: {reason}"
         silence_id = alerting.silences.create(
             hosts, comment=str(reason), author=reason.owner, duration=args.hours * 3600, matchers=alerting.matchers
         )
@@ -80,6 +85,7 @@ class DowntimeRunner(FleetRunner):
         else:
             logger.info("Silenced %s", what)
             print(silence_id)
-        for alert in firing:
-            logger.info("Firing until now: %s on %s", alert.name, alert.instance)
-        return 0
+        for alert in alerts:
+            if not alert.silenced:
+                logger.info("Firing until now: %s on %s", alert.name, alert.instance)
+        return 1 if alerting.silences.unasked else 0

@@ -5,7 +5,7 @@ import logging
 
 from fleet import arguments
 from fleet.cookbook import FleetCookbook, FleetRunner
-from fleet.hosts import downtime
+from fleet.hosts import downtime, known
 from fleet.hosts.remote import Remote
 from fleet.hosts.silences import Silence
 
@@ -19,8 +19,10 @@ class RemoveDowntime(FleetCookbook):
       - with a Cumin query, every silence ends that sre.hosts.downtime or a maintenance run created and that covers
         these hosts and no others; one that covers further hosts stays, and is named with its id.
 
-    A silence that has ended already, or hosts without one, are fine. In a dry-run the silences are read and none ends.
-    Exit code 0 if no such silence is left, 2 if nothing was done.
+    A silence that has ended already, or hosts without one, are fine; hosts without one that nobody knows are refused
+    unless --unknown is given. In a dry-run the silences are read and none ends.
+    Exit code 0 if no such silence is left, 1 if a member of Alertmanager could not be asked and may have one still, 2
+    if nothing was done.
 
     Examples:
       cookbook sre.hosts.remove-downtime 'worker[1-2]'
@@ -33,6 +35,7 @@ class RemoveDowntime(FleetCookbook):
         parser.add_argument(
             "--cluster", type=arguments.cluster, help="Take the Alertmanager and the matchers of this cluster."
         )
+        parser.add_argument("--unknown", action="store_true", help="Accept hosts that nobody knows.")
         parser.add_argument(
             "what", type=arguments.text, metavar="ID|QUERY", help="A silence's id, or the hosts as a Cumin query."
         )
@@ -65,11 +68,14 @@ class RemoveDowntimeRunner(FleetRunner):
             silence = alerting.silences.get(self._args.what)
             if silence.state == "expired":
                 logger.info("It has ended before: %s", _line(silence))
-                return 0
+                return 1 if alerting.silences.unasked else 0
             found = downtime.Found([silence], [])
         else:
-            hosts = Remote(self._spicerack).query(self._args.what)
+            remote = Remote(self._spicerack)
+            hosts = remote.query(self._args.what)
             found = downtime.of_hosts(alerting, hosts)
+            if not self._args.unknown:
+                known.check(hosts, downtime.covered(found, hosts), self._spicerack, remote)
         for silence in found.exactly:
             alerting.silences.expire(silence.id)
             logger.info("%s %s", "Would end" if self._spicerack.dry_run else "Ended", _line(silence))
@@ -77,7 +83,7 @@ class RemoveDowntimeRunner(FleetRunner):
             logger.warning("Stays, as it covers other hosts as well; end it by its id: %s", _line(silence))
         if not found.exactly:
             logger.info("There is no silence to end for %s", self._args.what)
-        return 0
+        return 1 if alerting.silences.unasked else 0
 
 
 def _line(silence: Silence) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cumin import nodeset_fromlist
 from spicerack import Spicerack
 
 from fleet import config
@@ -69,10 +70,16 @@ def connect(spicerack: Spicerack, cluster: str | None) -> Alerting:
     if cluster is not None:
         settings = config.load(config.default_path(spicerack.config_dir)).cluster(cluster).alerts
     return Alerting(
-        Silences.from_spicerack(spicerack, instance=settings.instance, label=settings.label),
+        # One will do, as somebody reads what the others did not answer, and the mesh brings it to them.
+        Silences.from_spicerack(spicerack, instance=settings.instance, label=settings.label, needed=1),
         settings.label,
         tuple(parse_matcher(matcher) for matcher in settings.matchers),
     )
+
+
+def many(hosts: Sequence[str]) -> str:
+    """Return how many hosts these are, and which: ``1 host (worker1)``, ``2 hosts (worker[1-2])``."""
+    return f"{len(hosts)} host{'' if len(hosts) == 1 else 's'} ({nodeset_fromlist(hosts)})"
 
 
 def of_hosts(alerting: Alerting, hosts: Sequence[str]) -> Found:
@@ -99,3 +106,14 @@ def of_hosts(alerting: Alerting, hosts: Sequence[str]) -> Found:
             continue
         (exactly if covered <= asked else more).append(silence)
     return Found(exactly, more)
+
+
+def covered(found: Found, hosts: Sequence[str]) -> frozenset[str]:
+    """Return those of hosts that silences cover."""
+    patterns = {
+        pattern
+        for silence in (*found.exactly, *found.more)
+        for matcher in silence.matchers
+        for pattern in hosts_matched(matcher)
+    }
+    return frozenset(host for host in hosts if host_patterns([host]) <= patterns)

@@ -98,6 +98,10 @@ class Remote:
             reason = _one_line(str(error.__cause__ or error))
             raise RemoteError(f"The Cumin query {query!r} cannot be used: {reason}") from error
 
+    def aliases(self) -> tuple[str, ...]:
+        """Return the names of Cumin's aliases."""
+        return tuple(self._remote._config.get("aliases") or ())
+
     def run(self, hosts: Sequence[str], command: str, *, timeout: float, safe: bool) -> dict[str, Result]:
         """Run a command on hosts, at the same time, in one Cumin execution.
 
