@@ -59,7 +59,7 @@ def ask(what: str, names: Sequence[str], question: Callable[[str], T], *, thread
     )
 
 
-def problem(what: str, reasons: Mapping[str, str], *, of: int) -> str:
+def problem(what: str, reasons: Mapping[str, str], *, of: int, verb: str = "asked") -> str:
     """Return the message about members that could not be asked; empty if there are none.
 
     For example ``1 of 2 members of Alertmanager could not be asked: http://alerts1:9093: connection refused``.
@@ -68,6 +68,7 @@ def problem(what: str, reasons: Mapping[str, str], *, of: int) -> str:
         what: what they are, in the plural.
         reasons: why, by name. A reason that begins with the name is not given it once more.
         of: how many members there are.
+        verb: what else could not be done to them.
     """
     if not reasons:
         return ""
@@ -75,4 +76,4 @@ def problem(what: str, reasons: Mapping[str, str], *, of: int) -> str:
         reason if reason.startswith(f"{name} ") else f"{name}: {reason}"
         for name, reason in ((name, text.strip().rstrip(".")) for name, text in reasons.items())
     )
-    return f"{len(reasons)} of {of} {what} could not be asked: {'; '.join(told)}"
+    return f"{len(reasons)} of {of} {what} could not be {verb}: {'; '.join(told)}"

@@ -1,5 +1,6 @@
 """Load balancers: what is read of their answers, what they are told, and what they make of a server together."""
 
+import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -210,7 +211,7 @@ def test_health_is_looked_at_again_everywhere_and_nothing_else_is_changed():
     [
         ("cp9", answer("up"), "has no server cp9 for cp9, but cp1, cp2"),
         ("cp1", flag(answer("up"), "cp1", "srv_check_state", "0"), "has no health checks for cp1"),
-        ("cp1", "", "HAProxy on lb1 is of no use here"),
+        ("cp1", "", "1 of 1 load balancers could not be asked: lb1: HAProxy is of no use here"),
     ],
 )
 def test_what_cannot_be_told_of_a_server_is_an_error(host, text, message):
@@ -219,7 +220,10 @@ def test_what_cannot_be_told_of_a_server_is_an_error(host, text, message):
 
 
 def test_a_refusal_is_an_error():
-    with pytest.raises(LoadBalancerError, match="refused what it was told about cp1: lb1: No such server"):
+    with pytest.raises(
+        LoadBalancerError,
+        match="1 of 1 load balancers could not be told about cp1: lb1: HAProxy refused: No such server",
+    ):
         haproxy("up", said="\nNo such server.\n")[0].depool("cp1", ["lb1"])
 
 
@@ -240,7 +244,8 @@ def test_a_load_balancer_that_does_not_answer_is_an_error():
             raise RemoteError("no Cumin")
 
     texts = {"lb1": answer("up"), "lb2": answer("up")}
-    for hosts, message in ((Gone(texts), "on lb2: no route"), (Broken(texts), "no Cumin")):
+    one = "1 of 2 load balancers could not be asked: lb2: no route"
+    for hosts, message in ((Gone(texts), one), (Broken(texts), "no Cumin")):
         with pytest.raises(LoadBalancerError, match=message):
             Haproxy(CONFIG, hosts, list(texts)).states(["cp1"])
 
@@ -304,6 +309,31 @@ def test_what_conftool_says_is_proven_by_pybal(pooled, said, out, up):
     assert (state.out, state.up, state.connections) == (out, up, None)
     assert all(text in state.detail for text in said.values())
     assert ("no PyBal was asked" in state.detail) == (not said)
+
+
+def test_all_that_are_of_no_use_are_named():
+    balancer = Haproxy(CONFIG, Hosts({"lb1": answer("up"), "lb2": "", "lb3": ""}), ["lb1", "lb2", "lb3"])
+    with pytest.raises(LoadBalancerError, match=r"2 of 3 load balancers could not be asked: lb2: .*; lb3: "):
+        balancer.states(["cp1"])
+
+
+def test_all_pybals_are_asked_and_those_that_cannot_be_are_named():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = f"http://127.0.0.1:{server.getsockname()[1]}/pools/x"
+    urls = [closed, "http://nobody.invalid:9090/pools/x"]
+    with pytest.raises(LoadBalancerError) as caught:
+        pybal.ask_all(urls)
+    assert str(caught.value).startswith(
+        f"2 of 2 PyBals could not be asked: {closed}: connection refused; {urls[1]}: its name cannot be resolved"
+    )
+    assert pybal.ask_all([]) == {}
+
+
+def test_no_pybals_answer_hides_behind_anothers_of_the_same_host():
+    one, other = "http://lvs1:9090/pools/x", "http://lvs2:9090/pools/x"
+    assert pybal.names([one, other]) == {one: "lvs1", other: "lvs2"}
+    twin = "http://lvs1:9091/pools/x"
+    assert pybal.names([one, twin]) == {one: one, twin: twin}
 
 
 def test_names_of_servers():

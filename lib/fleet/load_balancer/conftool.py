@@ -64,7 +64,8 @@ class Conftool:
     def states(self, hosts: Sequence[str]) -> Mapping[str, ServerState]:
         """See :meth:`fleet.load_balancer.model.LoadBalancer.states`."""
         nodes = self._read()
-        said = {pybal.name(url): pybal.ask(url) for url in self._config.pybal}
+        names = pybal.names(self._config.pybal)
+        said = {names[url]: pool for url, pool in pybal.ask_all(self._config.pybal).items()}
         states = {}
         for host in hosts:
             node = self._find(nodes, host)

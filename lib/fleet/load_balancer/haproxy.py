@@ -5,6 +5,7 @@ What is told is kept until HAProxy is reloaded or restarted: then its configurat
 
 from collections.abc import Callable, Mapping, Sequence
 
+from fleet import members
 from fleet.config import HaproxyConfig
 from fleet.hosts.names import known_as
 from fleet.hosts.probe import TIMEOUT
@@ -14,6 +15,7 @@ from fleet.load_balancer.model import LoadBalancerError, ServerState
 from fleet.load_balancer.runtime_socket import Server
 
 _Order = Callable[[str, str, str], str]
+_WHAT = "load balancers"
 
 
 class Haproxy:
@@ -52,12 +54,14 @@ class Haproxy:
     def _ask(self) -> list[tuple[str, dict[str, Server]]]:
         command = runtime_socket.question(str(self._config.socket))
         outputs = self._run(self._load_balancers, command, safe=True)
-        answers = []
+        answers, wrong = [], {}
         for name, output in outputs.items():
             try:
                 answers.append((name, runtime_socket.parse(output, self._config.backend)))
             except ValueError as error:
-                raise LoadBalancerError(f"HAProxy on {name} is of no use here: {error}.") from error
+                wrong[name] = f"HAProxy is of no use here: {error}"
+        if wrong:
+            raise LoadBalancerError(f"{members.problem(_WHAT, wrong, of=len(outputs))}.")
         return answers
 
     def _find(self, load_balancer: str, servers: Mapping[str, Server], host: str) -> Server:
@@ -84,9 +88,11 @@ class Haproxy:
         name = known_as(host, self._config.server_names)
         outputs = self._run(at, order(str(self._config.socket), self._config.backend, name), safe=False)
         # HAProxy says nothing when it has done as it was told.
-        refused = [f"{name}: {' '.join(output.split())}" for name, output in outputs.items() if output.strip()]
+        refused = {
+            name: f"HAProxy refused: {' '.join(output.split())}" for name, output in outputs.items() if output.strip()
+        }
         if refused:
-            raise LoadBalancerError(f"HAProxy refused what it was told about {host}: {'; '.join(refused)}.")
+            raise LoadBalancerError(f"{members.problem(_WHAT, refused, of=len(outputs), verb=f'told about {host}')}.")
 
     def _run(self, load_balancers: Sequence[str], command: str, *, safe: bool) -> dict[str, str]:
         try:
@@ -94,8 +100,8 @@ class Haproxy:
         except RemoteError as error:
             raise LoadBalancerError(f"The load balancers cannot be talked to: {error}") from error
         if failed := failures(results):
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-            raise LoadBalancerError(f"HAProxy's runtime socket {self._config.socket} cannot be used on {reasons}.")
+            problem = members.problem(_WHAT, failed, of=len(results), verb="asked" if safe else "told")
+            raise LoadBalancerError(f"{problem}. Look at HAProxy's runtime socket {self._config.socket} there.")
         return {name: result.output for name, result in results.items()}
 
 

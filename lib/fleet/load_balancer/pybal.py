@@ -7,11 +7,14 @@ A pool is a line a server: its name, a colon, a tab and ``enabled/up/pooled``. T
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 import requests
 
+from fleet import members
+from fleet.clock import THREADS, Threads
+from fleet.http import explain
 from fleet.load_balancer.model import LoadBalancerError
 
 UP = "enabled/up/pooled"
@@ -34,14 +37,37 @@ def ask(url: str) -> dict[str, str]:
         What it says of each server, by its name.
 
     Raises:
-        LoadBalancerError: it does not answer, or not as PyBal does.
+        LoadBalancerError: it does not answer, or not as PyBal does; why, in half a sentence.
     """
     try:
         response = requests.get(url, headers={"Accept": "text/plain"}, timeout=_TIMEOUT)
-        response.raise_for_status()
+    except requests.RequestException as error:
+        raise LoadBalancerError(explain(error)) from error
+    if not response.ok:
+        raise LoadBalancerError(f"{response.status_code} {response.reason}: is there such a pool?")
+    try:
         return parse(response.text)
-    except (requests.RequestException, ValueError) as error:
-        raise LoadBalancerError(f"PyBal cannot be asked at {url}: {error}") from error
+    except ValueError as error:
+        raise LoadBalancerError(str(error)) from error
+
+
+def ask_all(urls: Sequence[str], *, threads: Threads = THREADS) -> dict[str, dict[str, str]]:
+    """Ask all PyBals for a pool, at the same time.
+
+    Args:
+        urls: the pool's at each of them.
+        threads: how to ask them.
+
+    Returns:
+        What each says of each server, by the PyBal's URL and the server's name.
+
+    Raises:
+        LoadBalancerError: one could not be asked; which, and why.
+    """
+    answers = members.ask("PyBals", urls, ask, threads=threads)
+    if answers.problem:
+        raise LoadBalancerError(f"{answers.problem}. See load_balancer.conftool.pybal.")
+    return dict(answers.given)
 
 
 def parse(text: str) -> dict[str, str]:
@@ -72,6 +98,7 @@ def is_up(said: Mapping[str, str]) -> bool:
     return all(text == UP for text in said.values())
 
 
-def name(url: str) -> str:
-    """Return how a PyBal is called in reports."""
-    return urlsplit(url).hostname or url
+def names(urls: Sequence[str]) -> dict[str, str]:
+    """Return how PyBals are called in reports, by their URLs: their hosts, or the URLs where two have the same host."""
+    hosts = {url: urlsplit(url).hostname or url for url in urls}
+    return hosts if len(set(hosts.values())) == len(hosts) else {url: url for url in urls}

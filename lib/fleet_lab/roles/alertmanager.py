@@ -83,8 +83,9 @@ class Alertmanager(Role):
             f"--cluster.listen-address={host.ipv4}:{_MESH_PORT}" if len(members) > 1 else "--cluster.listen-address="
         ]
         mesh += [f"--cluster.peer={other.ipv4}:{_MESH_PORT}" for other in members if other != host]
-        # One that was away is looked for as soon as it is back.
-        mesh += ["--cluster.reconnect-interval=1s"]
+        # One that was away is looked for as soon as it is back, and what was missed of a mesh that was cut for a moment is
+        # exchanged soon: by default after a minute.
+        mesh += ["--cluster.reconnect-interval=1s", "--cluster.pushpull-interval=5s"]
         addresses = {other.name: str(other.ipv4) for other in context.topology.hosts.values()}
         watcher = resources.files("fleet_lab.guest") / "host_watcher.py"
         yield File("/etc/prometheus/alertmanager.yml", _CONFIG)
