@@ -83,8 +83,8 @@ class Alertmanager(Role):
             f"--cluster.listen-address={host.ipv4}:{_MESH_PORT}" if len(members) > 1 else "--cluster.listen-address="
         ]
         mesh += [f"--cluster.peer={other.ipv4}:{_MESH_PORT}" for other in members if other != host]
-        # One that was away is looked for as soon as it is back, and what was missed of a mesh that was cut for a moment is
-        # exchanged soon: by default after a minute.
+        # One that was away is looked for as soon as it is back; what was missed while a mesh was cut for a moment is
+        # exchanged soon, not after a minute.
         mesh += ["--cluster.reconnect-interval=1s", "--cluster.pushpull-interval=5s"]
         addresses = {other.name: str(other.ipv4) for other in context.topology.hosts.values()}
         watcher = resources.files("fleet_lab.guest") / "host_watcher.py"
