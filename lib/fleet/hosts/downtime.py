@@ -12,6 +12,7 @@ from spicerack import Spicerack
 from fleet import config
 from fleet.hosts.matchers import Matcher, host_patterns, hosts_matched, parse_matcher
 from fleet.hosts.silences import Silence, Silences
+from fleet.text import count
 
 LONGEST = 31 * 24
 """Hours; a silence that is longer is forgotten, and belongs into the alert's rule."""
@@ -79,7 +80,7 @@ def connect(spicerack: Spicerack, cluster: str | None) -> Alerting:
 
 def many(hosts: Sequence[str]) -> str:
     """Return how many hosts these are, and which: ``1 host (worker1)``, ``2 hosts (worker[1-2])``."""
-    return f"{len(hosts)} host{'' if len(hosts) == 1 else 's'} ({nodeset_fromlist(hosts)})"
+    return f"{count(hosts, 'host')} ({nodeset_fromlist(hosts)})"
 
 
 def of_hosts(alerting: Alerting, hosts: Sequence[str]) -> Found:
