@@ -352,7 +352,7 @@ def test_a_budget_that_allows_nothing_is_found_before(rehearsal, lab):
     finally:
         api.request("DELETE", f"{budgets}/closed")
     assert outcome.code == 2, outcome.output
-    assert "[stop] The budget demo/closed can never allow a disruption (minAvailable 100%" in outcome.output
+    assert "[ask] The budget demo/closed can never allow a disruption (minAvailable 100%" in outcome.output
     assert not rehearsal.state_dir.exists()
     rehearsal.assert_untouched(*WORKERS)
 

@@ -113,3 +113,44 @@ def test_answers(error: Exception, answer: Answer, why: str) -> None:
 def test_retry_after() -> None:
     api: Any = StubApi(answer=refused(429, retry_after=7.0))
     assert Evictor(api).evict(POD).retry_after == 7.0
+
+
+@pytest.mark.parametrize(
+    ("message", "answer", "words"),
+    [
+        (
+            'pods "p" is forbidden: unable to create new content in namespace t because it is being terminated',
+            Answer.TROUBLE,
+            "its namespace is being deleted",
+        ),
+        (
+            'pods "p" is forbidden: User "ann" cannot create resource "pods/eviction" in API group ""',
+            Answer.HOPELESS,
+            "resources: [pods/eviction], verbs: [create]",
+        ),
+        ('admission webhook "drain.example.org" denied the request: wait', Answer.TROUBLE, "denied the request: wait"),
+        (
+            'poddisruptionbudget "b" is forbidden: pdb disruptions allowed is negative',
+            Answer.BLOCKED,
+            "disruptions allowed is negative",
+        ),
+    ],
+)
+def test_forbidden(message: str, answer: Answer, words: str) -> None:
+    api: Any = StubApi(answer=refused(403, message))
+    verdict = Evictor(api).evict(POD)
+    assert verdict.answer is answer
+    assert words in verdict.why
+
+
+def test_a_budget_that_cannot_be_computed_is_quoted() -> None:
+    class Failing(StubApi):
+        def list_all(self, path: str, *, convert: Any) -> Any:
+            condition = {"type": "DisruptionAllowed", "reason": "SyncFailed", "message": "found no controllers"}
+            metadata, spec = {"name": "b", "namespace": "t"}, {"selector": {"matchLabels": {"app": "web"}}}
+            return [convert({"metadata": metadata, "spec": spec, "status": {"conditions": [condition]}})], "1"
+
+    cause = Cause("DisruptionBudget", "The disruption budget b needs 0 healthy pods and has 0 currently")
+    api: Any = Failing(answer=refused(429, causes=(cause,)))
+    why = Evictor(api).evict(POD).why
+    assert why == "is protected by the budget t/b: kube-controller-manager cannot compute it: found no controllers"

@@ -40,7 +40,7 @@ def assess(api: Api, known: Mapping[str, Node], leaving: Sequence[str], policy: 
         volumes=_volumes(api, pods),
         ending=_ending(api),
     )
-    return replace(found, risks=(*found.risks, *_of_daemons(daemons, pods, leaving)))
+    return replace(found, risks=(*found.risks, *of_daemons(daemons, pods, leaving)))
 
 
 def of_risk(risk: Risk) -> Finding:
@@ -55,7 +55,8 @@ def of_risk(risk: Risk) -> Finding:
 _ASKED = frozenset({RiskKind.NEVER, RiskKind.CLOSED, RiskKind.UNSEEN, RiskKind.NOWHERE})
 
 
-def _of_daemons(daemons: Daemons, pods: Iterable[Pod], leaving: Sequence[str]) -> list[Risk]:
+def of_daemons(daemons: Daemons, pods: Iterable[Pod], leaving: Sequence[str]) -> list[Risk]:
+    """Return what cannot be known of DaemonSets of other groups that have pods on leaving nodes."""
     nodes = set(leaving)
     risks = []
     for group, reason in daemons.unknown.items():
