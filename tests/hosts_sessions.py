@@ -1,7 +1,5 @@
 """Sessions of the real engine in a world in memory, where to wait is to let time pass."""
 
-import queue
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -9,39 +7,9 @@ from fleet.maintenance.journal import Journal
 from fleet.maintenance.report import LogView
 from fleet.maintenance.runner import Procedure, Runner
 from fleet.procedures.cluster import Cluster
-from hosts_world import AtOnce, World
-
-
-class Events(deque[Any]):
-    """The runner's queue in such a world: to wait is to let time pass."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self._world = world
-
-    def put(self, item: Any) -> None:
-        self.append(item)
-
-    def get(self, timeout: float = 0.0) -> Any:
-        if not self:
-            self._world.advance(timeout)
-        return self.get_nowait()
-
-    def get_nowait(self) -> Any:
-        if not self:
-            raise queue.Empty
-        return self.popleft()
-
-
-class MortalJournal(Journal):
-    """A journal whose process may be killed right before or after it writes."""
-
-    world: World
-
-    def record(self, stage: str, states: Any, *, step: str, kind: str) -> None:
-        self.world.moment()
-        super().record(stage, states, step=step, kind=kind)
-        self.world.moment()
+from hosts_world import World
+from worlds.timeline import AtOnce, Events
+from worlds.timeline import MortalJournal as MortalJournal
 
 
 class Lock:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from fleet.config import ClusterConfig
 from fleet.hosts import probe
@@ -23,97 +23,15 @@ from fleet.load_balancer.model import LoadBalancerError, ServerState
 from fleet.maintenance.journal import RunInfo
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.plane import API, LED
-
-T = TypeVar("T")
-R = TypeVar("R")
+from worlds.timeline import AtOnce as AtOnce
+from worlds.timeline import Killed as Killed
+from worlds.timeline import Time as Time
+from worlds.timeline import rule as rule
 
 BOOT = "00000000-0000-0000-0000-000000000001"
 LB = "lb1"
 NOTICES = 1.0
 """Seconds until the load balancer takes notice of what has changed."""
-
-
-class Killed(BaseException):
-    """The process is no more."""
-
-
-class RuleBroken(BaseException):
-    """What must never happen has happened; the engine must not take it for an effect that failed."""
-
-
-def rule(what: str, *, holds: bool) -> None:
-    """Make sure that a rule holds."""
-    if not holds:
-        raise RuleBroken(what)
-
-
-class Time:
-    """Time that passes when it is told to, what happens meanwhile, and the moment at which the process is killed."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-        self.moments_left = -1
-        """Moments until the process is killed; negative for never."""
-        self.later: list[tuple[float, Callable[[], None]]] = []
-        """What is going to happen, and when."""
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.advance(seconds)
-
-    def advance(self, seconds: float) -> None:
-        end = self.now + seconds
-        while due := [when for when, _ in self.later if when <= end]:
-            self.now = max(self.now, min(due))
-            ready = [action for when, action in self.later if when <= self.now]
-            self.later = [(when, action) for when, action in self.later if when > self.now]
-            for action in ready:
-                action()
-        self.now = end
-
-    def at(self, seconds: float, action: Callable[[], None]) -> None:
-        self.later.append((self.now + seconds, action))
-
-    def moment(self) -> None:
-        """Pass a moment at which the process may be killed."""
-        self.moments_left -= 1
-        if self.moments_left == 0:
-            raise Killed
-
-
-class _Repeating:
-    stopped = False
-
-    def stop(self, *, wait: float = 0.0) -> None:
-        self.stopped = True
-
-
-class AtOnce:
-    """Threads of such a time: a call is made when its thread is started, what is repeated happens as time passes."""
-
-    def __init__(self, time: Time) -> None:
-        self._time = time
-
-    def start(self, call: Callable[[], None], name: str) -> None:
-        call()
-
-    def repeat(self, call: Callable[[], bool], pause: float, name: str) -> _Repeating:
-        repeating = _Repeating()
-
-        def again() -> None:
-            if not repeating.stopped and call():
-                self._time.at(pause, again)
-
-        self._time.at(pause, again)
-        return repeating
-
-    def map(self, call: Callable[[T], R], items: Sequence[T], name: str, *, most: int = 16) -> list[R]:
-        return [call(item) for item in items]
 
 
 @dataclass

@@ -16,9 +16,8 @@ from fleet.maintenance.model import Status, done, pending
 from fleet.maintenance.report import LogView
 from fleet.procedures.reinitialize.runs import ReinitializeRuns, Wish
 from fleet.session import Request, Session
-from hosts_sessions import Events
-from hosts_world import AtOnce, Killed
 from reinitialize_world import CONFIG, Client, World
+from worlds.timeline import AtOnce, Events, Killed
 
 RUN = "r1"
 WISH = Wish("new", "change-1")
@@ -104,7 +103,7 @@ class Edges:
         self._world = world
         self.clock = world
         self.threads = AtOnce(world)
-        self.events = Events(world)  # type: ignore[arg-type]
+        self.events = Events(world)
         self.console = Console(file=world.said, width=200)
         self.follow = None
 
