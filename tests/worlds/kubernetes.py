@@ -1,7 +1,7 @@
-"""A Kubernetes API in memory, behind the connections of the official client: what the library uses, as the API does it.
+"""A Kubernetes API in memory, behind the connections of the official client.
 
-The real :class:`fleet.k8s.client.Api` speaks to it; nothing of it is replaced. Facts: ``registry/core/pod/rest/eviction.go``
-for evictions, RFC 7386 for merge patches.
+The real :class:`fleet.k8s.client.Api` speaks to it. Facts: ``registry/core/pod/rest/eviction.go`` for evictions, RFC
+7386 for merge patches.
 """
 
 import copy
@@ -200,7 +200,7 @@ class Kubernetes:
                 return self._existing(resource, namespace, name)
             case "POST", False:
                 return self._create(resource, namespace, body)
-            case ("PUT" | "PATCH" | "DELETE"), True:
+            case (("PUT" | "PATCH" | "DELETE"), True):
                 return self._change(method, resource, namespace, name, body)
         raise Refusal(405, "MethodNotAllowed", f"{method} {path}")
 
@@ -230,7 +230,7 @@ class Kubernetes:
         before = self._existing(resource, namespace, name)
         version = body.get("metadata", {}).get("resourceVersion")
         if version and version != before["metadata"]["resourceVersion"]:
-            raise Refusal(409, "Conflict", "the object has been modified; please apply your changes to the latest version")
+            raise Refusal(409, "Conflict", "the object has been modified; please try again")
         if method == "DELETE":
             self._ask("delete", resource, before, None)
             self.remove(resource, name, namespace)
@@ -252,8 +252,11 @@ class Kubernetes:
         if "deletionTimestamp" not in metadata and pod["status"]["phase"] == "Running":
             covering = [budget for budget in self.all(BUDGETS) if covers(budget, pod)]
             if len(covering) > 1:
-                raise Refusal(500, "InternalError", "This pod has more than one PodDisruptionBudget, which the eviction"
-                              " subresource does not support.")
+                raise Refusal(
+                    500,
+                    "InternalError",
+                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+                )
             for budget in covering:
                 self._spend(budget, pod)
         self.delete_pod(pod)
@@ -266,7 +269,10 @@ class Kubernetes:
         if status["disruptionsAllowed"] <= 0:
             cause = {"reason": "DisruptionBudget", "message": f"The disruption budget {name} needs more healthy pods"}
             raise Refusal(
-                429, "TooManyRequests", "Cannot evict pod as it would violate the pod's disruption budget.", causes=[cause]
+                429,
+                "TooManyRequests",
+                "Cannot evict pod as it would violate its budget.",
+                causes=[cause],
             )
         spent = {"status": {"disruptionsAllowed": status["disruptionsAllowed"] - 1}}
         self.patch(BUDGETS, name, spent, budget["metadata"]["namespace"])

@@ -76,9 +76,15 @@ class Following:
         self._time, self._kubernetes, self._lag = time, kubernetes, lag
 
     def __call__(
-        self, api: Api, path: str, convert: Callable[[JSON], T], *, key: Callable[[JSON], str], **query: str | int | bool
+        self,
+        api: Api,
+        path: str,
+        convert: Callable[[JSON], T],
+        *,
+        key: Callable[[JSON], str],
+        **query: str | int | bool,
     ) -> Watch[T]:
-        api.list_all(path, **query)  # May be refused, like the real one's first list.
+        api.list_all(path, convert=convert, **query)  # It may be refused, as a real first list may.
         field, _, value = str(query.get("fieldSelector", "")).partition("=")
         resource = path.rpartition("/")[2]
 

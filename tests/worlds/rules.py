@@ -1,0 +1,224 @@
+"""The rules that never bend, judged by what a world of nodes records at the moment that counts."""
+
+from collections import Counter
+from typing import Protocol
+
+from fleet.hosts.silences import Silence
+from fleet.k8s.client import JSON
+from fleet.k8s.model import parse_node
+from fleet.k8s.nodes import PENDING_TAINT, ownership
+from worlds.alertmanager import Alertmanager
+from worlds.components import ZONE
+from worlds.kubernetes import NODES, PODS, Kubernetes, is_ready
+from worlds.machines import Machines
+from worlds.network import Routers
+from worlds.timeline import rule
+
+FRESH = 12.0
+"""Seconds for which what others do need not be known yet: a watch is late, and calls take their time."""
+LEASE = ("leases", "fleet-maintenance", "kube-system")
+
+
+class Seen(Protocol):
+    """What the rules are judged by."""
+
+    now: float
+    run: str
+    verb: str
+    most: int
+    lost_after: float
+    kubernetes: Kubernetes
+    machines: Machines
+    network: Routers
+    alertmanager: Alertmanager
+    is_reboot: bool
+
+
+class Rules:
+    """Watches over a run in a world."""
+
+    def __init__(self, world: Seen) -> None:
+        self._world = world
+        self.gone_since: dict[str, float] = {}
+        """Since when nodes are unavailable, for whatever reason."""
+        self.down_since: dict[str, float] = {}
+        """Since when nodes are not Ready."""
+        self.closed_by_us: dict[str, str] = {}
+        """The UIDs of the nodes that this run has cordoned."""
+        self.fires_since: dict[tuple[str, str], float] = {}
+        self.before: dict[str, set[str]] = {}
+        """The alerts that fired when a node was first cordoned, by host."""
+        self.lease_gone: float | None = None
+        """Since when somebody else has the lock."""
+        self.orders: Counter[str] = Counter()
+
+    # What changes in the API, whoever does it.
+
+    def changed(self, resource: str, before: JSON | None, after: JSON | None) -> None:
+        if resource == NODES and (item := after or before) is not None:
+            name = item["metadata"]["name"]
+            ready = after is not None and is_ready(after)
+            open_ = ready and after is not None and not after["spec"].get("unschedulable")
+            for since, well in ((self.gone_since, open_ or after is None), (self.down_since, ready or after is None)):
+                if well:
+                    since.pop(name, None)
+                else:
+                    since.setdefault(name, self._world.now)
+        if resource == LEASE[0] and after is not None:
+            holder = after["spec"].get("holderIdentity") or ""
+            if holder in ("", self._ours()):
+                self.lease_gone = None
+            elif self.lease_gone is None:
+                self.lease_gone = self._world.now
+
+    def _ours(self) -> str:
+        return f"{self._world.run}@here"
+
+    # What we change in the API.
+
+    def asked(self, verb: str, resource: str, before: JSON | None, after: JSON | None) -> None:
+        if resource == NODES and before is not None and after is not None:
+            self._of_node(before, after)
+        elif resource == NODES:
+            rule(f"a node is {verb}d", holds=False)
+        elif resource == PODS:
+            rule("a pod is deleted, not evicted", holds=verb == "evict")
+            assert before is not None
+            self._of_eviction(before)
+        elif resource == LEASE[0] and before is not None:
+            holder = before["spec"].get("holderIdentity") or ""
+            alive = before["metadata"].get("annotations", {}).get("alive") == "yes"
+            rule(f"the Lease of {holder} is taken", holds=not alive or holder in ("", self._ours()))
+
+    def _of_node(self, before: JSON, after: JSON) -> None:
+        name = before["metadata"]["name"]
+        for key in ("labels", "uid"):
+            rule(f"{key} of {name} are changed", holds=before["metadata"].get(key) == after["metadata"].get(key))
+        others = [
+            [taint for taint in each["spec"].get("taints") or () if taint["key"] != PENDING_TAINT]
+            for each in (before, after)
+        ]
+        rule(f"taints of others on {name} are changed", holds=others[0] == others[1])
+        owner = ownership(parse_node(before))
+        if owner is not None and before["spec"].get("unschedulable"):
+            rule(f"what run {owner.run} wrote on {name} is changed", holds=owner.run == self._world.run)
+        was, is_ = (bool(each["spec"].get("unschedulable")) for each in (before, after))
+        if is_ and not was:
+            self._closing(name, before)
+        elif was and not is_:
+            self._opening(name, before)
+
+    def _closing(self, name: str, node: JSON) -> None:
+        """Rules 1 and 9, at the moment when a node is taken out of service."""
+        world = self._world
+        self.closed_by_us[name] = node["metadata"]["uid"]
+        self.before.setdefault(name, set(world.alertmanager.firing.get(name, ())))
+        self._has_lock(f"{name} is cordoned")
+        known = {each["metadata"]["name"]: each for each in world.kubernetes.all(NODES)}
+        ours = {
+            other
+            for other, each in known.items()
+            if each["spec"].get("unschedulable") and (owner := ownership(parse_node(each))) and owner.run == world.run
+        }
+        late = world.now - FRESH
+        gone = {other for other, since in self.gone_since.items() if since < late} | ours
+        down = {other for other, since in self.down_since.items() if since < late} | ours
+        unavailable = sorted((gone & set(known)) - {name})
+        rule(
+            f"{name} is cordoned while {unavailable} are unavailable",
+            holds=name in self.gone_since or len(unavailable) < world.most,
+        )
+        zones = {known[other]["metadata"]["labels"][ZONE] for other in down & set(known)}
+        rule(f"{name} is cordoned beside {sorted(zones)}", holds=len(zones | {node["metadata"]["labels"][ZONE]}) == 1)
+
+    def _opening(self, name: str, node: JSON) -> None:
+        """Rules 4 and 5, at the moment when a node is given back."""
+        world = self._world
+        uid = node["metadata"]["uid"]
+        rule(f"{name} is uncordoned, which others cordoned", holds=self.closed_by_us.get(name) == uid)
+        rule(
+            f"{name} is uncordoned while it is not Ready",
+            holds=self.down_since.get(name, world.now) > world.now - FRESH,
+        )
+        machine = world.machines.machines[name]
+        if not world.machines.acts[name]:
+            return
+        boot = node["status"]["nodeInfo"]["bootID"]
+        rule(f"{name} is uncordoned before its kubelet reports", holds=boot == machine.boot_id or not machine.is_up)
+        since = machine.booted if world.is_reboot else machine.started
+        for router in world.network.names:
+            told, up_since = world.network.proven.get((router, name), (0.0, 0.0))
+            rule(f"{name} is uncordoned without proof of {router}", holds=told > since and up_since >= since - 1.0)
+        if world.verb != "abort":
+            new = {
+                alert
+                for (host, alert), begins in self.fires_since.items()
+                if host == name and begins < world.now - FRESH and alert not in self.before.get(name, ())
+            }
+            rule(f"{name} is uncordoned while {sorted(new)} fire", holds=not new)
+
+    def _of_eviction(self, pod: JSON) -> None:
+        name = pod["spec"].get("nodeName", "")
+        node = self._world.kubernetes.find(NODES, name)
+        rule(f"a pod of no node ({name}) is evicted", holds=node is not None)
+        assert node is not None
+        owner = ownership(parse_node(node))
+        rule(f"a pod of {name} is evicted, which is not ours", holds=owner is not None and owner.run == self._world.run)
+        self._has_lock(f"a pod of {name} is evicted", fatal=False)
+
+    def _has_lock(self, what: str, *, fatal: bool = True) -> None:
+        lost = 0.0 if self.lease_gone is None else self._world.now - self.lease_gone
+        rule(f"{what} {lost:.0f} s after the lock was lost", holds=not fatal or lost <= self._world.lost_after)
+
+    # What happens to hosts, and to silences.
+
+    def ordered(self, host: str) -> None:
+        """Rules 3, 4, 8, 9 and 10, at the moment when a host obeys an order."""
+        world = self._world
+        node = world.kubernetes.find(NODES, host)
+        self._has_lock(f"{host} is acted on")
+        rule(f"{host} is acted on, and is no node", holds=node is not None)
+        assert node is not None
+        owner = ownership(parse_node(node))
+        ours = owner is not None and owner.run == world.run and node["spec"].get("unschedulable")
+        rule(f"{host} is acted on, and is not cordoned by this run", holds=bool(ours))
+        left = [
+            pod["metadata"]["name"]
+            for pod in world.kubernetes.all(PODS)
+            if pod["spec"].get("nodeName") == host and pod["metadata"]["ownerReferences"][0]["kind"] != "DaemonSet"
+        ]
+        rule(f"{host} is acted on with {left} on it", holds=not left)
+        rule(f"{host} is acted on, and is not silenced", holds=bool(world.alertmanager.of(host)))
+        rule(f"{host} is acted on once more", holds=not world.machines.acts[host])
+        self.orders[host] += 1
+
+    def expired(self, silence: Silence) -> None:
+        rule(f"a silence of others is ended: {silence.comment}", holds=f"run {self._world.run} " in silence.comment)
+
+    def fires(self, host: str, alert: str, *, firing: bool) -> None:
+        """Note an alert."""
+        if firing:
+            self.fires_since.setdefault((host, alert), self._world.now)
+        else:
+            self.fires_since.pop((host, alert), None)
+
+    # What is left in the end.
+
+    def is_clean(self, why: str) -> None:
+        """Nothing of the run is left."""
+        world = self._world
+        for each in world.kubernetes.all(NODES):
+            node = parse_node(each)
+            owner = ownership(node)
+            rule(f"{why}: {node.name} is still marked", holds=owner is None or owner.run != world.run)
+            tainted = any(taint.value == world.run for taint in node.taints)
+            rule(f"{why}: {node.name} is still tainted", holds=not tainted)
+        left = [
+            silence.comment
+            for _, silence in world.alertmanager.silenced.values()
+            if silence.ends_at > world.now and silence.author != "bob"
+        ]
+        rule(f"{why}: still silenced: {left}", holds=not left)
+        lease = world.kubernetes.find(*LEASE)
+        holder = "" if lease is None else lease["spec"].get("holderIdentity")
+        rule(f"{why}: the Lease is still ours", holds=holder != self._ours())
