@@ -87,6 +87,12 @@ class DeadlinesConfig(Model):
     reboot: Duration = 1800.0
     puppet: Duration = 1200.0
     ready: Duration = 600.0
+    daemons: Duration = 600.0
+    """Until the pods that stay on a node are Ready again."""
+    volumes: Duration = 600.0
+    """Until a drained node's volumes are detached."""
+    workloads: Duration = 900.0
+    """Until the workloads have their Ready pods again."""
     alerts: Duration = 900.0
     restart: Duration = 300.0
     """For a unit of systemd to be restarted and active again."""
@@ -94,6 +100,19 @@ class DeadlinesConfig(Model):
     """Until all BGP sessions of a node are proven at all routers."""
     blocked: Duration = 1800.0
     """How long a run waits for others to free a limit, when nothing of its own is in flight."""
+
+
+class GatesConfig(Model):
+    """What is looked at beside a node's own condition."""
+
+    daemons: bool = True
+    """Whether pods that stay on a node (DaemonSets', static ones) and were Ready must be Ready again."""
+    ignore: tuple[Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")], ...] = ()
+    """DaemonSets and static pods that need not be, as ``namespace/name``; ``*`` stands for anything."""
+    volumes: bool = True
+    """Whether a drained node's volumes must be detached before it is rebooted."""
+    workloads: bool = True
+    """Whether workloads must have their Ready pods again before any further node starts."""
 
 
 class AlertsConfig(Model):
@@ -282,6 +301,7 @@ class ClusterConfig(Model):
     limits: LimitsConfig = LimitsConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
     drain: DrainConfig = DrainConfig()
+    gates: GatesConfig = GatesConfig()
     alerts: AlertsConfig = AlertsConfig()
     puppet: PuppetConfig = PuppetConfig()
     systemd: SystemdConfig = SystemdConfig()

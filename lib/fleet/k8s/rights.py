@@ -29,15 +29,12 @@ PLACEMENT = (
     *_each("list", "namespaces", "see which namespaces are being deleted", vital=False),
 )
 """What the preflight looks at beyond what a drain needs."""
-VOLUMES = _each(
-    "list", "volumeattachments", "see which volumes are still attached to a node", group="storage.k8s.io", vital=False
-)
+VOLUMES = _each("list", "volumeattachments", "see which volumes are still attached to a node", group="storage.k8s.io")
 WORKLOADS = _each(
     "get list watch",
     "deployments replicasets statefulsets daemonsets",
     "see whether the owners of evicted pods are well again",
     group="apps",
-    vital=False,
 )
 
 
@@ -77,11 +74,15 @@ def of_nodes(lease: LeaseConfig, steps: Collection[str]) -> Iterator[Right]:
     """
     yield from (*of_lease(lease), *FOLLOW_NODES, *CLOSE_NODES)
     if "drain" in steps:
-        yield from (*DRAIN, *PLACEMENT, *VOLUMES, *WORKLOADS)
+        yield from (*DRAIN, *PLACEMENT)
+    if "volumes" in steps:
+        yield from VOLUMES
+    if "workloads" in steps:
+        yield from WORKLOADS
 
 
 def of_everything(lease: LeaseConfig) -> Iterator[Right]:
     """Return what all cookbooks together need, but the re-initialisation, which has an administrator's kubeconfig."""
-    yield from of_nodes(lease, ("drain",))
+    yield from of_nodes(lease, ("drain", "volumes", "workloads"))
     yield from of_watchdog(lease)
     yield from of_leaders(("kube-controller-manager", "kube-scheduler"))

@@ -82,6 +82,8 @@ def resume(stage: Stage, state: UnitState, now: float) -> UnitState:
     pivot = stage.pivot()
     if pivot is None:
         return enter(stage, state, 0, now)
+    if state.step > stage.last_give_back():
+        return enter(stage, state, state.step, now)  # It is in service again.
     if state.step > pivot:
         return enter(stage, state, min(pivot + 1, len(stage.steps) - 1), now)
     if awaits_pivot(stage, state):
@@ -103,8 +105,6 @@ def translate(state: UnitState, before: Sequence[str], now: Sequence[str], pivot
     """
     if state.status is Status.DONE:
         return replace(state, step=len(now))
-    if state.status is Status.GIVEN_UP:
-        return replace(state, step=0)
     if pivot is None or pivot not in before:
         return replace(state, step=0, phase=Phase.CHECK)
     old, new = before.index(pivot), now.index(pivot)

@@ -141,7 +141,8 @@ def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> D
     actions += _renewals(stage, [*running, *held], now)
 
     occupied = [state.unit for state in [*running, *held]]
-    starts, reason = _startable(stage, progress, seen, waiting, occupied, len(held) + len(just_held), now)
+    barring = _barring(stage, going)
+    starts, reason = _startable(stage, progress, seen, waiting, occupied, len(held) + len(just_held), now, barring)
     actions += starts
 
     in_flight = len(running) - len(just_held) + len(starts)
@@ -214,10 +215,18 @@ def _is_closed(stage: Stage, state: UnitState) -> bool:
 
 
 def _renewals(stage: Stage, in_flight: list[UnitState], now: float) -> list[Renew]:
-    # Not in the last step, which ends what would be renewed.
-    last = len(stage.steps) - 1
+    # Not from the last step on that gives something back: it ends what would be renewed.
+    last = stage.last_give_back()
     names = tuple(s.unit.name for s in in_flight if stage.renew and s.renew_at <= now and s.step < last)
     return [Renew(names)] if names else []
+
+
+def _barring(stage: Stage, running: Sequence[UnitState]) -> str:
+    """Return which unit keeps all others from starting, and why; empty if none does."""
+    for state in running:
+        if stage.steps[state.step].bars:
+            return f"{state.unit.name}: {stage.steps[state.step].name}: {state.detail or 'not looked at yet'}"
+    return ""
 
 
 def _too_many_failed(limits: Limits, failures: int) -> str:
@@ -234,12 +243,16 @@ def _startable(
     occupied: list[Unit],
     failures: int,
     now: float,
+    barring: str,
 ) -> tuple[list[Start], str]:
     if stage.when is not When.WORK:  # Getting ready and tidying up make nothing unavailable.
         return [Start(state.unit.name) for state in waiting], ""
     if stop := progress.stopping or seen.blocked or _too_many_failed(stage.limits, failures):
         return [], stop
-    return _starts(stage.limits, [state for state in waiting if state.due <= now], occupied, seen)
+    if barring:
+        return [], barring
+    ready = [state for state in waiting if not state.attempts or state.due <= now]
+    return _starts(stage.limits, ready, occupied, seen)
 
 
 def _starts(
@@ -277,7 +290,7 @@ def _next_due(stage: Stage, progress: Progress, in_flight: int) -> float | None:
     times += [state.deadline + OVERDUE for state in progress.units.values() if state.busy]
     times += [state.due for state in progress.units.values() if state.status is Status.PENDING and state.attempts]
     if stage.renew:
-        last = len(stage.steps) - 1
+        last = stage.last_give_back()
         in_flight_states = (s for s in progress.units.values() if s.status in (Status.RUNNING, Status.HELD))
         times += [state.renew_at for state in in_flight_states if state.step < last]
     if not in_flight and progress.blocked_since is not None:

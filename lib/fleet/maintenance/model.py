@@ -130,6 +130,7 @@ class StepSpec:
             tried again later, where the stage says so.
         gives_back: the effect gives back what was taken from the unit.
         acceptable: a proof for which an operator may give their word.
+        bars: no further unit starts while one is at this step, although that one is in service already.
     """
 
     name: str
@@ -143,6 +144,7 @@ class StepSpec:
     releases: bool = False
     gives_back: bool = False
     acceptable: bool = False
+    bars: bool = False
 
 
 class When(StrEnum):
@@ -225,6 +227,10 @@ class Stage:
     def pivot(self) -> int | None:
         """Return the index of the pivot step, if there is one."""
         return next((index for index, step in enumerate(self.steps) if step.pivot), None)
+
+    def last_give_back(self) -> int:
+        """Return the index of the last step that gives something back; that of the last step if none does."""
+        return max((index for index, step in enumerate(self.steps) if step.gives_back), default=len(self.steps) - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,10 @@ from fleet.procedures.nodes import (
     alerts_step,
     bgp_steps,
     closing_steps,
+    daemons_step,
     giving_steps,
     ready_step,
+    workloads_step,
 )
 from fleet.procedures.once import Life, NodeOnce
 
@@ -64,8 +66,10 @@ def restart_steps(cluster: Cluster) -> tuple[Step, ...]:
         Step(StepSpec("active", restart, poll=0.5, gate=True, acceptable=True), units.Active(cluster, _unit(cluster))),
         *bgp_steps(cluster),
         ready_step(cluster),
+        *daemons_step(cluster),
         alerts_step(cluster),
         *giving_steps(cluster),
+        *(workloads_step(cluster) if drains(cluster) else ()),
     )
 
 

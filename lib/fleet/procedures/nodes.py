@@ -28,7 +28,7 @@ from fleet.maintenance.model import (
     done,
 )
 from fleet.maintenance.runner import Effects
-from fleet.procedures import bgp, steps
+from fleet.procedures import bgp, gates, steps
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.maintenance import ABORT, Step, effects_of, proof_of, specs
 from fleet.procedures.once import Once, Settled
@@ -104,8 +104,11 @@ def closing_steps(cluster: Cluster, *, drained: bool = True) -> tuple[Step, ...]
         StepSpec(name, deadlines.bgp, joint=True, gate=True, acceptable=True) for name in ("bgp baseline", "bgp routes")
     )
     has_routers = cluster.config.bgp is not None
+    wanted = cluster.config.gates
+    pods = StepSpec("baseline", _API_DEADLINE, poll=_SLOW, gate=True)
     return (
         *((Step(baseline, bgp.Baseline(cluster, graceful=not drained)),) if has_routers else ()),
+        *((Step(pods, gates.Baseline(cluster)),) if wanted.daemons or wanted.workloads else ()),
         Step(StepSpec("silence", _API_DEADLINE, poll=_SLOW), steps.SilenceNode(cluster)),
         Step(StepSpec("cordon", _API_DEADLINE, poll=_FAST, closes=True), steps.Cordon(cluster)),
         *((drain,) if drained else ()),
@@ -123,6 +126,31 @@ def ready_step(cluster: Cluster) -> Step:
     """Return the gate that waits for Kubernetes to see a node Ready."""
     spec = StepSpec("ready", cluster.config.deadlines.ready, poll=_FAST, gate=True, acceptable=True)
     return Step(spec, steps.Ready(cluster))
+
+
+def volumes_step(cluster: Cluster) -> tuple[Step, ...]:
+    """Return the gate that waits for a drained node's volumes, where it is wanted."""
+    spec = StepSpec("volumes", cluster.config.deadlines.volumes, poll=_SLOW, gate=True, releases=True, acceptable=True)
+    return (Step(spec, gates.VolumesDetached(cluster)),) if cluster.config.gates.volumes else ()
+
+
+def daemons_step(cluster: Cluster, *, rebooted: str = "") -> tuple[Step, ...]:
+    """Return the gate that waits for the pods that stay on a node, where it is wanted.
+
+    Args:
+        cluster: the cluster.
+        rebooted: the name under which it is remembered of a node that its host was rebooted.
+    """
+    spec = StepSpec("daemons", cluster.config.deadlines.daemons, poll=0.5, gate=True, acceptable=True)
+    return (Step(spec, gates.DaemonsReady(cluster, rebooted=rebooted)),) if cluster.config.gates.daemons else ()
+
+
+def workloads_step(cluster: Cluster) -> tuple[Step, ...]:
+    """Return the gate that waits for the workloads whose pods had to leave, where it is wanted."""
+    spec = StepSpec(
+        "workloads", cluster.config.deadlines.workloads, poll=0.5, joint=True, gate=True, acceptable=True, bars=True
+    )
+    return (Step(spec, gates.WorkloadsBack(cluster)),) if cluster.config.gates.workloads else ()
 
 
 def giving_steps(cluster: Cluster) -> tuple[Step, ...]:
@@ -211,7 +239,7 @@ class Abort:
         accepted: Mapping[str, Mapping[str, Accepted]],
     ) -> None:
         cluster = act.cluster
-        proofs = (ready_step(cluster), *bgp_steps(cluster))
+        proofs = (ready_step(cluster), *bgp_steps(cluster), *daemons_step(cluster, rebooted=f"new_{act.fact}"))
         patience = _ABORT_DEADLINE + (cluster.config.bgp.stable if cluster.config.bgp else 0.0)
         settled = Settled(act, ordered)
 

@@ -6,6 +6,7 @@ from fleet.hosts import probe, puppet, reboot
 from fleet.hosts.probe import HostState, Unreachable
 from fleet.hosts.remote import Result
 from fleet.maintenance.model import Facts, Kind, StepSpec, UnitState, Verdict, done, failed, pending
+from fleet.procedures import gates
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.maintenance import Step
 from fleet.procedures.nodes import (
@@ -13,8 +14,11 @@ from fleet.procedures.nodes import (
     alerts_step,
     bgp_steps,
     closing_steps,
+    daemons_step,
     giving_steps,
     ready_step,
+    volumes_step,
+    workloads_step,
 )
 from fleet.procedures.once import Life, NodeOnce
 from fleet.procedures.steps import HEARTBEAT, NodeStep, Tell, Verdicts, each_host, heartbeat
@@ -34,6 +38,14 @@ class Reboot(NodeOnce):
     def noted(self, state: UnitState) -> Facts:
         """Remember the node's last heartbeat of the boot that is to end."""
         return {HEARTBEAT: heartbeat(self.cluster.node(state.unit.name))}
+
+    def safe(self, state: UnitState) -> Verdict:
+        """Look whether the node is closed, empty, and has no volume any more."""
+        verdict = super().safe(state)
+        if verdict.kind is not Kind.DONE or not self.cluster.config.gates.volumes or "volumes" in state.accepted:
+            return verdict
+        volumes = gates.VolumesDetached(self.cluster).judge(state.unit.name)
+        return volumes if volumes.kind is Kind.DONE else failed(f"{volumes.detail}; it was not {self.words[0]}")
 
     def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
         """Order hosts to reboot."""
@@ -90,12 +102,15 @@ def reboot_steps(cluster: Cluster) -> tuple[Step, ...]:
     puppet_run = Step(StepSpec("puppet", deadlines.puppet, poll=10.0, acceptable=True), Puppet(cluster))
     return (
         *closing_steps(cluster),
+        *volumes_step(cluster),
         Step(StepSpec("reboot", deadlines.reboot, pivot=True), Reboot(cluster)),
         *((puppet_run,) if cluster.config.puppet.enabled else ()),
         ready_step(cluster),
         *bgp_steps(cluster),
+        *daemons_step(cluster, rebooted=f"new_{Reboot.fact}"),
         alerts_step(cluster),
         *giving_steps(cluster),
+        *workloads_step(cluster),
     )
 
 

@@ -1,0 +1,180 @@
+"""Gates that look one layer deeper than a node's own condition: pods that stay, volumes, and workloads elsewhere."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fleet.k8s import attached, owners, staying
+from fleet.k8s.client import JSON, ApiError
+from fleet.k8s.daemons import existing_daemonsets
+from fleet.k8s.owners import Standing, Workload
+from fleet.k8s.pods import STAYING, PodClass, classify, parse_pod
+from fleet.maintenance.model import UnitState, Verdict, done, pending
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.steps import NodeStep, Verdicts, each
+
+DAEMONS = "daemons"
+"""The name under which the pods are remembered that stay on a node and were Ready."""
+WORKLOADS = "workloads"
+"""The name under which the workloads are remembered whose pods leave, with how many of theirs were Ready."""
+
+
+def staying_pods(cluster: Cluster, node: str) -> list[JSON]:
+    """Return the pods of a node that a drain leaves there, finished ones aside.
+
+    Raises:
+        KubernetesError: the API could not be read.
+    """
+    return _pods(cluster, node)[0]
+
+
+def _pods(cluster: Cluster, node: str) -> tuple[list[JSON], list[JSON]]:
+    """Return the pods of a node that stay through a drain, and those that leave."""
+    found, _ = cluster.api.list_all("/api/v1/pods", fieldSelector=f"spec.nodeName={node}")
+    existing = existing_daemonsets(cluster.api, map(parse_pod, found))
+    stay: list[JSON] = []
+    leave: list[JSON] = []
+    for item in found:
+        kind = classify(parse_pod(item), existing, cluster.config.drain.daemon_kinds)
+        if kind is not PodClass.FINISHED:
+            (stay if kind in STAYING else leave).append(item)
+    return stay, leave
+
+
+class Baseline(NodeStep):
+    """What has to be Ready again is remembered, before anything is taken from the node."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Remember it once: what a resumed run has taken away already is no baseline."""
+
+        def judge(state: UnitState) -> Verdict:
+            if DAEMONS in state.facts:
+                return done()
+            gates = self.cluster.config.gates
+            stay, leave = _pods(self.cluster, state.unit.name)
+            facts: dict[str, Any] = {DAEMONS: staying.baseline(map(staying.parse, stay), gates.ignore)}
+            if gates.workloads:
+                facts[WORKLOADS] = self._ready(leave)
+            return done(**facts)
+
+        return each(units, judge)
+
+    def _ready(self, leaving: Sequence[JSON]) -> dict[str, int]:
+        found = {workload: self._standing(workload) for workload in sorted(self._owners(leaving))}
+        return {str(workload): its.ready for workload, its in found.items() if its is not None and its.ready}
+
+    def _owners(self, pods: Sequence[JSON]) -> set[Workload]:
+        """Return the workloads of pods; that of a ReplicaSet which a Deployment has made is the Deployment."""
+        found = set()
+        for namespace, (kind, name) in {(p["metadata"]["namespace"], o) for p in pods if (o := owners.owner_of(p))}:
+            workload = Workload(kind, namespace, name)
+            if kind == "ReplicaSet" and (item := _read(self.cluster, workload)):
+                above = owners.owner_of(item)
+                workload = Workload(above[0], namespace, above[1]) if above else workload
+            if workload.kind in owners.RESOURCES:
+                found.add(workload)
+        return found
+
+    def _standing(self, workload: Workload) -> Standing | None:
+        item = _read(self.cluster, workload)
+        return None if item is None else owners.standing(item)
+
+
+class DaemonsReady(NodeStep):
+    """Every pod that stayed on the node and was Ready before is Ready again."""
+
+    def __init__(self, cluster: Cluster, *, rebooted: str = "") -> None:
+        """Look at nodes of a cluster.
+
+        Args:
+            cluster: the cluster.
+            rebooted: the name under which it is remembered of a unit that its host was rebooted: then all containers
+                must be others than before.
+        """
+        super().__init__(cluster)
+        self._rebooted = rebooted
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """List the pods of each node."""
+
+        def judge(state: UnitState) -> Verdict:
+            wanted = state.facts.get(DAEMONS) or {}
+            if not wanted:
+                return done("nothing stays there that was Ready")
+            pods = [staying.parse(item) for item in staying_pods(self.cluster, state.unit.name)]
+            there = {pod.key for pod in pods}
+            wanted = {key: ids for key, ids in wanted.items() if key in there or not self._is_gone(key)}
+            lines = staying.missing(wanted, pods, restarted=self._rebooted in state.facts)
+            return pending("; ".join(lines)) if lines else done()
+
+        return each(units, judge)
+
+    def _is_gone(self, key: str) -> bool:
+        """Return whether what had a pod on the node is a DaemonSet that does not exist any more."""
+        kind, _, name = key.partition(" ")
+        namespace, _, name = name.partition("/")
+        if kind != "DaemonSet":
+            return False
+        try:
+            self.cluster.api.get(f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}")
+        except ApiError as error:
+            if error.status == 404:
+                return True
+            raise
+        return False
+
+
+class VolumesDetached(NodeStep):
+    """No volume is in use on the node, or attached to it, but those of pods that stay."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look at what the kubelet and the attach controller say."""
+        return each(units, lambda state: self.judge(state.unit.name))
+
+    def judge(self, node: str) -> Verdict:
+        """Judge one node."""
+        lines = attached.in_use(self.cluster.api, node, staying_pods(self.cluster, node))
+        return pending("; ".join(lines[:5])) if lines else done()
+
+
+class WorkloadsBack(NodeStep):
+    """The workloads whose pods had to leave have as many Ready pods as before. No further node starts until then."""
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Read each workload once, whatever number of nodes its pods had to leave."""
+        wanted = {text for state in units for text in self._baseline(state)}
+        now: dict[str, Standing | None] = {}
+        for text in sorted(wanted):
+            item = _read(self.cluster, owners.parse(text))
+            now[text] = None if item is None else owners.standing(item)
+
+        def judge(state: UnitState) -> Verdict:
+            lines = owners.missing(self._baseline(state), now)
+            if not lines:
+                return done()
+            return pending("; ".join([*lines, *self._unplaced(lines)][:6]))
+
+        return each(units, judge)
+
+    def _baseline(self, state: UnitState) -> Mapping[str, int]:
+        return state.facts.get(WORKLOADS) or {}
+
+    def _unplaced(self, lines: Sequence[str]) -> list[str]:
+        """Return the pods in the workloads' namespaces that fit nowhere."""
+        namespaces = dict.fromkeys(owners.parse(line.partition(":")[0]).namespace for line in lines)
+        pods = [
+            pod
+            for namespace in namespaces
+            for pod in self.cluster.api.list_all(
+                f"/api/v1/namespaces/{namespace}/pods", fieldSelector="status.phase=Pending"
+            )[0]
+        ]
+        return owners.unplaced(pods)
+
+
+def _read(cluster: Cluster, workload: Workload) -> JSON | None:
+    try:
+        return cluster.api.get(workload.path)
+    except ApiError as error:
+        if error.status == 404:
+            return None
+        raise
