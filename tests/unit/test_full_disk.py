@@ -2,6 +2,7 @@
 
 import logging
 import queue
+import resource
 import threading
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -16,6 +17,10 @@ from fleet.maintenance import journal as j
 from fleet.maintenance import model as m
 from fleet.maintenance.report import LogView
 from fleet.maintenance.runner import Runner
+from fleet.procedures import preflight
+from fleet.procedures.findings import Level
+from fleet.procedures.maintenance import Refused
+from fleet.procedures.way_out import NOTHING
 from fleet.session import INTERRUPTED, Session
 from hosts_world import CONFIG, World
 
@@ -141,9 +146,9 @@ class Runs:
         return {"nodes": [SimpleNamespace(spec=spec) for spec in self.made.stages[0].steps]}
 
 
-def session(tmp_path, runs):
+def session(tmp_path, runs, *, dry_run=False):
     config = Config(state_dir=tmp_path, clusters={"lab": CONFIG})
-    return Session(SimpleNamespace(dry_run=False), config, runs)  # type: ignore[arg-type]
+    return Session(SimpleNamespace(dry_run=dry_run), config, runs)  # type: ignore[arg-type]
 
 
 def carried_out(tmp_path, info, runs, full_at, verb):
@@ -155,7 +160,7 @@ def carried_out(tmp_path, info, runs, full_at, verb):
     with closing(FullDisk.create(tmp_path, info, states)) as book:
         it = session(tmp_path, runs)
         if verb == "abort":
-            return it._written(book, "r1", lambda: it._give_back(book, cluster), only_abort=True)
+            return it._written(book, "r1", lambda: it._give_back(book, cluster, NOTHING), only_abort=True)
         return it._written(book, "r1", lambda: it._carry_out(book, cluster, None))
 
 
@@ -203,3 +208,30 @@ def test_a_place_that_cannot_be_written_is_found_out_before(tmp_path):
     (tmp_path / "file").write_text("")
     assert folders.problem(tmp_path / "file").endswith(": Not a directory")
     assert folders.problem(tmp_path / "file" / "runs").endswith(": Not a directory")
+
+
+@pytest.fixture
+def small_files():
+    """Let no file of this process grow beyond half of what a run's folder has to have room for."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_the_preflight_finds_out_that_a_run_could_not_be_kept(tmp_path, small_files):
+    cluster = World(["w1"]).cluster(["w1"])
+    [found] = preflight.of_runs(cluster, tmp_path / "state", has_api=False)
+    assert found.level is Level.STOP
+    assert found.what == f"{tmp_path}/state: cannot be written (in {tmp_path}): File too large."
+    assert "state_dir" in found.todo
+
+
+@pytest.mark.parametrize("verb", ["resume", "abort"])
+def test_a_dry_run_is_refused_where_the_real_one_would_be(tmp_path, info, small_files, verb):
+    states = {"nodes": [m.UnitState(m.Unit("w1"), m.Status.HELD, 1)]}
+    with closing(j.Journal.create(tmp_path, info, states)) as book:
+        book.set_status("stopped")
+    it = session(tmp_path, Runs(), dry_run=True)
+    with pytest.raises(Refused, match="r1: cannot be written: File too large"):
+        getattr(it, verb)("r1", None)

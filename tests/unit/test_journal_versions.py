@@ -228,8 +228,15 @@ def test_a_log_that_a_killed_process_left_is_read_too(tmp_path):
             db.execute("UPDATE unit SET detail = 'the last word' WHERE name = 'w2'")
         for name in ("journal.db", "journal.db-wal"):
             shutil.copy(work / name, folder / name)
+        shutil.copy(work / "journal.db-wal", work / "kept-wal")
     assert j.read(folder).units["nodes"][1].detail == "the last word"
     assert version(folder) == 0
+    for name in ("journal.db-shm", "journal.db-wal"):
+        (folder / name).unlink(missing_ok=name.endswith("shm"))
+    shutil.copy(work / "kept-wal", folder / "journal.db-wal")
+    (folder / "journal.db-shm").mkdir()  # It can be read in place no more than where nothing can be written.
+    assert j.read(folder).units["nodes"][1].detail == "the last word"
+    (folder / "journal.db-shm").rmdir()
     with closing(Journal.open(tmp_path, folder.name)) as book:
         assert book.states("nodes")["w2"].detail == "the last word"
 

@@ -213,3 +213,25 @@ def test_the_second_interrupt_leaves(book, caplog):
     second = (lambda: any(AGAIN in line for line in caplog.messages), send(signal.SIGINT))
     with meanwhile(first, second), pytest.raises(Interrupted, match="interrupted twice"):
         run(procedure, book)
+
+
+def test_a_stage_with_other_steps_than_before_goes_on_where_it_was(book):
+    """Also one of an abort, whose steps no configuration names: what was ordered is asked for, not ordered again."""
+    ordered = m.UnitState(m.Unit("a"), m.Status.RUNNING, 1, m.Phase.APPLY)
+    book.put("nodes", [ordered, m.UnitState(m.Unit("gone"), m.Status.RUNNING, 1)], ["drain", "reboot"])
+    log: list[tuple[str, str]] = []
+    names = ("volumes", "drain", "reboot", "ready")
+    procedure = FakeProcedure(["a"], {name: Fake(log, name) for name in names})
+    procedure._effects["nodes", "reboot"].true["a"] = 0.0
+    assert run(procedure, book) == ""
+    assert log == [("ready", "a"), ("tidy", "all")]
+    assert book.steps("nodes") == list(names)
+    assert {name: state.step for name, state in book.states("nodes").items()} == {"a": 4, "gone": 2}
+
+
+def test_a_stage_that_had_no_such_act_before_starts_over(book):
+    book.put("nodes", [m.UnitState(m.Unit("a"), m.Status.RUNNING, 1)], ["drain", "uncordon"])
+    log: list[tuple[str, str]] = []
+    procedure = FakeProcedure(["a"], {name: Fake(log, name) for name in ("drain", "reboot")})
+    assert run(procedure, book) == ""
+    assert log == [("drain", "a"), ("reboot", "a"), ("tidy", "all")]

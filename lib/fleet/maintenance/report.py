@@ -253,7 +253,9 @@ def render(data: Mapping[str, Any], console: Console) -> None:
     # Where there is but one stage, or no unit has a domain, a column would say nothing.
     several, placed = len({unit["stage"] for unit in units}) > 1, any(unit["domain"] for unit in units)
     facts = [*(("stage",) if several else ()), "unit", *(("domain",) if placed else ())]
-    room = console.width - _BESIDE_FACTS - sum(max(len(unit[name]) for unit in units) + 3 for name in facts)
+    room = (
+        console.width - _BESIDE_FACTS - sum(max((len(unit[name]) for unit in units), default=0) + 3 for name in facts)
+    )
     # A narrow terminal has no room for a column a step, a narrower one for none of them; what and how it is stays.
     columns = [[name] for name in names] if sum(len(name) + 3 for name in names) + 50 <= console.width else [names]
     if room < _LEAST_FOR_STEPS:
