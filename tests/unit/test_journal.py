@@ -326,16 +326,36 @@ def test_a_state_directory_that_cannot_be_read_is_said_so(tmp_path):
     assert runs.survey(tmp_path / "nothing") == ([], [])
 
 
-def test_times_are_those_of_the_clock_that_is_handed_in(tmp_path, info):
-    class Stopped(SystemClock):
-        def time(self):
-            return 7.0
+class SetClock(SystemClock):
+    """A clock that a test sets."""
 
-    with closing(j.Journal.create(tmp_path, info, {"nodes": []}, Stopped())) as book:
+    now, passed = 7.0, 100.0
+
+    def time(self):
+        return self.now
+
+    def monotonic(self):
+        return self.passed
+
+
+def test_times_are_those_of_the_clock_that_is_handed_in(tmp_path, info):
+    with closing(j.Journal.create(tmp_path, info, {"nodes": []}, SetClock())) as book:
         book.note("session", "")
-    with closing(j.Journal.open(tmp_path, "r1", Stopped())) as book:
+    with closing(j.Journal.open(tmp_path, "r1", SetClock())) as book:
         book.record("nodes", [UnitState(Unit("w1"))], step="", kind="start")
         assert [event.at for event in book.events()] == [7.0, 7.0]
+
+
+@pytest.mark.parametrize("jump", [-10_800.0, 10_800.0])
+def test_times_between_events_are_real_ones_though_the_clock_is_set(tmp_path, info, jump):
+    clock = SetClock()
+    with closing(j.Journal.create(tmp_path, info, {"nodes": []}, clock)) as book:
+        book.note("session", "")
+        clock.now, clock.passed = clock.now + 5 + jump, clock.passed + 5
+        book.record("nodes", [UnitState(Unit("w1"))], step="", kind="start")
+        clock.now, clock.passed = clock.now + 3, clock.passed + 3
+        book.note("end", "")
+        assert [event.at for event in book.events()] == [7.0, 12.0, 15.0]
 
 
 @pytest.mark.parametrize(

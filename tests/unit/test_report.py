@@ -9,7 +9,7 @@ from rich.live import Live
 
 from fleet import runs
 from fleet.maintenance import report
-from fleet.maintenance.journal import Journal, RunInfo
+from fleet.maintenance.journal import Event, Journal, RunInfo
 from fleet.maintenance.model import Stage, Status, StepSpec, Unit, UnitState
 
 HOSTILE = "Puppet: File[/etc/motd] failed [/bold] [red]$(reboot)[/] \x1b[2J ☃"
@@ -76,3 +76,14 @@ def test_a_run_that_is_over_names_nothing_to_do(tmp_path):
 )
 def test_durations_are_for_people(seconds, text):
     assert report.duration(seconds) == text
+
+
+def test_no_step_took_less_than_no_time():
+    """In journals of older versions times jump with the clock."""
+    events = [
+        Event(1000.0, "nodes", "w1", "", "start", ""),
+        Event(1010.0, "nodes", "w1", "drain", "done", ""),
+        Event(-9000.0, "nodes", "w1", "reboot", "done", ""),
+        Event(-8990.0, "nodes", "w1", "ready", "done", ""),
+    ]
+    assert report.step_times(events, "nodes") == {"w1": {"drain": 10.0, "reboot": 0.0, "ready": 10.0}}

@@ -13,6 +13,7 @@ import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, overload
 
@@ -309,6 +310,22 @@ class Api:
     def version(self) -> str:
         """Return the server's version, such as ``v1.20.2``."""
         return str(self.get("/version")["gitVersion"])
+
+    def clock_difference(self) -> float | None:
+        """Return by how many seconds this host's clock is ahead of the server's, to about one; negative if behind.
+
+        By the ``Date`` of an answer, which has whole seconds; None if an answer has none.
+
+        Raises:
+            ApiUnreachable: there was no answer; it is asked for once only.
+        """
+        before = self.clock.time()
+        answer = self._send("GET", "/version", {}, None, read_timeout=self._timeout)
+        ours = (before + self.clock.time()) / 2
+        try:
+            return ours - parsedate_to_datetime(answer.headers["Date"]).timestamp() - 0.5
+        except (KeyError, TypeError, ValueError):
+            return None
 
     def readyz(self) -> tuple[int, tuple[str, ...]]:
         """Return the HTTP status of ``/readyz``, 200 if the server is ready, and the names of its checks that fail.

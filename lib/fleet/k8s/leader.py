@@ -106,7 +106,7 @@ def judge(seen: Leadership | None, before: Mapping[str, Any] | None, now: float)
     Args:
         seen: the reading.
         before: the facts of the last judgement; nothing at first.
-        now: our clock, in seconds since the epoch, as facts may outlive the process.
+        now: our monotonic clock.
     """
     if seen is None or not seen.holder:
         what = "there is no Lease" if seen is None else "nobody holds the Lease"
@@ -116,7 +116,7 @@ def judge(seen: Leadership | None, before: Mapping[str, Any] | None, now: float)
         moved = before["renewed"] != seen.renewed
         renews = moved or before["renews"]
         if not moved:
-            since = min(before["since"], now)  # our clock may have been set back
+            since = min(before["since"], now)  # the facts may be older than this host's boot
     silent = now - since
     facts = {
         "holder": seen.holder,

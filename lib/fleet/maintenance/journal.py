@@ -25,7 +25,11 @@ from fleet.maintenance.model import UnitState
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A line of the journal: at a time (seconds since the epoch), a unit's step had an intent or an outcome."""
+    """A line of the journal: at a time, a unit's step had an intent or an outcome.
+
+    Times are in seconds since the epoch. Within a session their differences are durations; over sessions they are not,
+    as the clock may have been set.
+    """
 
     at: float
     stage: str
@@ -80,6 +84,8 @@ class Journal:
         self.folder = folder
         self._alive = alive
         self._clock = clock
+        # Times between events of a session are real ones, also if the clock is set meanwhile.
+        self._epoch = clock.time() - clock.monotonic()
         self._db = schema.connect(folder / folders.FILE)
 
     @classmethod
@@ -201,7 +207,7 @@ class Journal:
             step: the step's name, or empty.
             kind: ``start``, ``intent``, ``done``, ``pending``, ``unknown``, ``failed``, ``held`` ….
         """
-        now = self._clock.time()
+        now = self._now()
         with self._written():
             for state in states:
                 _put(self._db, stage, state)
@@ -215,8 +221,12 @@ class Journal:
         with self._written():
             self._db.execute(
                 "INSERT INTO event (at, stage, unit, step, kind, detail) VALUES (?, '', '', '', ?, ?)",
-                (self._clock.time(), kind, detail),
+                (self._now(), kind, detail),
             )
+
+    def _now(self) -> float:
+        """Return the time by the clock as it was when the journal was opened, and by the monotonic one since."""
+        return self._epoch + self._clock.monotonic()
 
     def states(self, stage: str) -> dict[str, UnitState]:
         """Return the states of a stage's units, in the order of the plan."""

@@ -166,7 +166,8 @@ def step_times(events: Sequence[Event], stage: str) -> dict[str, dict[str, float
             continue
         if event.kind in ("done", "held") and event.step:
             steps = times.setdefault(event.unit, {})
-            steps[event.step] = steps.get(event.step, 0.0) + event.at - since.get(event.unit, event.at)
+            spent = max(0.0, event.at - since.get(event.unit, event.at))  # older journals have times that jumped
+            steps[event.step] = steps.get(event.step, 0.0) + spent
         if event.kind in ("start", "done", "held"):
             since[event.unit] = event.at
     return times
@@ -218,7 +219,7 @@ def summary(record: RunRecord, commands: Mapping[str, str]) -> dict[str, Any]:
         "run": asdict(record.info),
         "status": record.status,
         "started": datetime.fromtimestamp(record.info.created, UTC).isoformat(),
-        "seconds": round(max(at, default=record.info.created) - record.info.created, 3),
+        "seconds": round(max([record.info.created, *at]) - record.info.created, 3),
         "units": units,
         "watchdog": [json.loads(event.detail) for event in record.events if event.kind == WATCHDOG],
         "next": dict(commands),

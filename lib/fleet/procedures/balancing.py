@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from fleet.clock import Moment
 from fleet.load_balancer.model import LoadBalancer
 from fleet.maintenance import advance
 from fleet.maintenance.journal import Journal
@@ -67,19 +68,21 @@ class Connections(_BalancerStep):
         Others that are not well meanwhile end it: nobody may serve while this host is out.
         """
         states = self._balancer.states(self.hosts(units))
-        now = self.cluster.clock.time()
+        clock = self.cluster.clock
 
         def judge(state: UnitState) -> Verdict:
             if problem := self._plane.problem(API, self.cluster.hosts[state.unit.name]):
                 return failed(f"not gone on with: {problem}")
             open_ones = states[self.cluster.hosts[state.unit.name]].connections
-            since = min(float(state.facts.get("draining_since") or now), now)
+            since = Moment.parse(state.facts.get("draining_since"))
+            if since is None or not since.is_certain:
+                since = Moment.now(clock)
             if open_ones == 0:
                 return done("none is left")
             counted = "it is not known how many" if open_ones is None else str(open_ones)
-            if now - since >= self.cluster.config.control_plane.load_balancer.drain:
+            if clock.monotonic() - since.monotonic >= self.cluster.config.control_plane.load_balancer.drain:
                 return done(f"left for the apiserver to end: {counted}")
-            return pending(f"still open: {counted}", draining_since=since)
+            return pending(f"still open: {counted}", draining_since=since.stored())
 
         return each(units, judge)
 

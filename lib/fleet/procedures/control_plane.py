@@ -54,7 +54,7 @@ class Calm(PlaneStep):
         except FleetError as error:
             problems = [str(error)]
         settle = self.cluster.config.control_plane.settle
-        now = self.cluster.clock.time()
+        now = self.cluster.clock.monotonic()
 
         def judge(state: UnitState) -> Verdict:
             if problems:
@@ -89,7 +89,7 @@ class Elected(PlaneStep):
         def judge(state: UnitState, service: ServiceState) -> Verdict:
             # What an earlier session has seen proves nothing now.
             before = None if state.phase is Phase.CHECK else state.facts.get("election")
-            found = leader.judge(seen, before, self.cluster.clock.time())
+            found = leader.judge(seen, before, self.cluster.clock.monotonic())
             facts = dict(found.facts)
             if found.election is not Election.SETTLED:
                 return pending(found.detail, election=facts)

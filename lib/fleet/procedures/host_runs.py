@@ -122,6 +122,7 @@ class HostRuns(OverApi, ABC):
         names = {step.spec.name for work in works for step in work.steps}
         checks = [
             lambda: preflight.of_api(cluster.api, len(cluster.nodes.snapshot())),
+            lambda: preflight.of_clock(cluster.api),
             lambda: preflight.of_runs(cluster, state_dir),
             lambda: preflight.of_held(cluster, state_dir),
             lambda: preflight.of_ssh(cluster, needs_puppet="puppet off" in names),

@@ -26,6 +26,9 @@ from fleet.procedures.nodes import NODES, absent
 from fleet.procedures.once import other_machine
 from fleet.runs import in_doubt, open_runs
 
+_CLOCKS_DIFFER, _CLOCKS_ARE_WRONG = 5.0, 60.0
+"""Seconds between two clocks: what is worth a note, and what has to be agreed to."""
+
 Check = Callable[[], list[Finding]]
 """A look at one thing."""
 
@@ -75,6 +78,7 @@ def examine(
 
     checks: list[Check] = [
         lambda: of_api(cluster.api, len(known)),
+        lambda: of_clock(cluster.api),
         lambda: of_nodes(known, units, config.domain_label, cluster.run.id),
         lambda: of_limits(known, units, limits, config.domain_label),
         lambda: of_runs(cluster, state_dir),
@@ -111,6 +115,16 @@ def of_api(api: Api, nodes_known: int) -> list[Finding]:
     if failing := api.not_ready():
         findings.append(stop(f"The API server is not ready: {failing}.", "Repair the control plane first."))
     return findings
+
+
+def of_clock(api: Api) -> list[Finding]:
+    """Compare this host's clock with the API server's: silences and reports have times by ours."""
+    ahead = api.clock_difference()
+    if ahead is None or abs(ahead) < _CLOCKS_DIFFER:
+        return []
+    what = f"The clock of this host is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the API server's."
+    todo = "Correct whichever is wrong (NTP): silences would end, and reports be dated, by this one."
+    return [ask(what, todo) if abs(ahead) >= _CLOCKS_ARE_WRONG else note(what, todo)]
 
 
 def of_rights(cluster: Cluster, needed: Iterable[Right]) -> list[Finding]:
