@@ -77,6 +77,76 @@ def test_every_session_is_reestablished_once_and_proven(rehearsal, lab):
         assert {router: len(sessions) for router, sessions in unit["facts"]["bgp"].items()} == {"cr1": 2, "cr2": 2}
 
 
+@pytest.fixture
+def dynamic(lab):
+    """Make a node's sessions dynamic at both routers: they know no such neighbor until it comes (Junos: ``allow``)."""
+    host = lab.hosts["worker6"]
+    ranges = {4: f"{host.ipv4}/32", 6: f"{host.ipv6}/128"}
+    neighbors = {4: str(host.ipv4), 6: str(host.ipv6)}
+
+    def configure(*commands):
+        for router in lab.names("router"):
+            lines = ["conf t", "router bgp 65000", *commands]
+            lab.enter(router, "vtysh", *(word for line in lines for word in ("-c", line)))
+
+    listen = [f"bgp listen range {ranges[family]} peer-group kubernetes-ipv{family}" for family in (4, 6)]
+    activate = [
+        line
+        for family in (4, 6)
+        for line in (
+            f"address-family ipv{family} unicast",
+            f"neighbor kubernetes-ipv{family} activate",
+            "exit-address-family",
+        )
+    ]
+    configure(*(f"no neighbor {neighbors[family]}" for family in (4, 6)), *listen, *activate)
+    try:
+        lab.wait_for_sessions(timeout=60)
+        yield "worker6"
+    finally:
+        configure(
+            *(f"no {line}" for line in listen),
+            *(
+                line
+                for family in (4, 6)
+                for line in (
+                    f"neighbor {neighbors[family]} peer-group kubernetes-ipv{family}",
+                    f"neighbor {neighbors[family]} description worker6",
+                )
+            ),
+        )
+        lab.wait_for_sessions(timeout=60)
+
+
+def test_sessions_that_the_routers_make_anew_are_proven_by_their_age(rehearsal, lab, dynamic):
+    """Their counts start at 0 each time."""
+    flaps = {key: session["connectionsDropped"] for key, session in lab.sessions().items()}
+    own = [key for key in flaps if key[1] in addresses(lab, dynamic)]
+    assert [flaps[key] for key in own] == [0, 0, 0, 0]
+    start = start_of(lab, dynamic)
+
+    outcome = rehearsal.start("--query", dynamic)
+    assert outcome.code == 0, outcome.output
+    assert start_of(lab, dynamic) != start
+    after = lab.sessions()
+    assert [after[key]["connectionsDropped"] for key in own] == [0, 0, 0, 0], "these are no dynamic neighbors"
+    rehearsal.assert_untouched(dynamic)
+
+    rehearsal.change_config(lambda cluster: cluster["bgp"].update(stable="1s"))
+    start = start_of(lab, dynamic)
+    lab.inject("bgp-down", dynamic)
+    rehearsal.hurry(bgp="8s")
+    held = rehearsal.start("--query", dynamic)
+    assert held.code == 1, held.output
+    assert "HELD: bgp: not within 8 s: cr1" in held.output, "what is not back is proven"
+    lab.heal()
+    lab.wait_for_sessions(timeout=30)
+    aborted = rehearsal.abort(held.run)
+    assert aborted.code == 0, aborted.output
+    assert start_of(lab, dynamic) != start
+    rehearsal.assert_untouched(dynamic)
+
+
 def test_nodes_whose_sessions_do_not_come_back_are_held(rehearsal, lab, tmp_path):
     faults = {
         "worker1": ("bgp-down", f"bgp: not within 8 s: cr1 {lab.hosts['worker1'].ipv4}: "),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from freezegun import freeze_time
 
+from fleet.clock import SystemClock
 from fleet.errors import FleetError
 from fleet.hosts.probe import Unreachable
 from fleet.k8s.client import ApiError
@@ -490,3 +491,40 @@ def test_proofs_of_an_earlier_session_prove_nothing(world, clock):
     assert step.check([later])["cp1"].kind is Kind.PENDING
     calm = Calm(plane(world))
     assert calm.check([replace(unit(calm_since=1.0, pooled_at=[LB]), phase=Phase.CHECK)])["cp1"].kind is Kind.PENDING
+
+
+class SetClock(SystemClock):
+    """A clock that is set now and then, and tells a time of its own."""
+
+    def __init__(self) -> None:
+        self.wrong, self.passed = 0.0, 50.0
+
+    def time(self) -> float:
+        return 1_800_000_000 + self.passed + self.wrong
+
+    def monotonic(self) -> float:
+        return self.passed
+
+
+@pytest.mark.parametrize("jump", [-10_800.0, 10_800.0])
+def test_a_clock_that_is_set_makes_no_while_shorter_or_longer(world, jump):
+    world.drains = 1e9
+    world.depool("cp1", [LB])
+    set_clock = SetClock()
+    own = replace(plane(world), cluster=replace(plane(world).cluster, clock=set_clock))
+    step = Connections(own, world)
+    facts = look(step).facts
+    set_clock.wrong = jump
+    assert look(step, **facts).kind is Kind.PENDING
+    set_clock.passed += own.cluster.config.control_plane.load_balancer.drain
+    assert look(step, **facts).kind is Kind.DONE
+    for stored in (1_700_000_000.0, {**facts["draining_since"], "boot": "another", "monotonic": 0.0}):
+        assert look(step, draining_since=stored).kind is Kind.PENDING, "nobody knows how long that is ago"
+
+    calm = Calm(own)
+    facts = look(calm).facts
+    set_clock.wrong = 0.0
+    set_clock.passed += own.cluster.config.control_plane.settle - 0.1
+    assert look(calm, **facts).kind is Kind.PENDING
+    set_clock.passed += 0.2
+    assert look(calm, **facts).kind is Kind.DONE
