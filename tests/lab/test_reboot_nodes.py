@@ -218,7 +218,7 @@ def test_a_pod_that_never_terminates_keeps_its_node_from_the_reboot(rehearsal, l
     rehearsal.hurry(drain="6s")
     held = rehearsal.resume(outcome.run)
     assert held.code == 1, held.output
-    assert f"{node}: HELD: drain: not drained within 6 s: demo/" in held.output
+    assert re.search(f"{node}: HELD: drain: not within 6 s: .*demo/", held.output), held.output
     assert rehearsal.boot_id(node) == boot_id, "rebooted although it was not drained"
     rehearsal.assert_held(node)
     rehearsal.hurry(drain=DEADLINES["drain"])
