@@ -149,6 +149,33 @@ def test_no_request_fails_while_every_apiserver_is_restarted(rehearsal, lab):
     assert steps in outcome.output, "the dry run showed another plan"
 
 
+def test_what_is_restarted_is_what_is_on_disk(rehearsal, lab):
+    """Somebody has changed a unit's file, and has not run daemon-reload."""
+    unit = f"{SCHEDULER}.service"
+    file = f"/etc/systemd/system/{unit}"
+    environment = f"tr '\\0' '\\n' </proc/$(systemctl show --property=MainPID --value {unit})/environ | grep ^MARK="
+    lab.exec("cp1", f"sed -i '/^.Service/a Environment=MARK=new' {file}")
+    try:
+        before = starts(lab, SCHEDULER)
+        refused = rehearsal.start("--components", SCHEDULER)
+        assert refused.code == 2, refused.output
+        assert f"[stop] {unit} on cp1 was changed on disk, and nobody ran systemctl daemon-reload." in refused.output
+        assert starts(lab, SCHEDULER) == before
+        assert lab.exec("cp1", environment).stdout == "", "it runs what it was started with"
+
+        rehearsal.change_config(lambda cluster: cluster.update(systemd={"daemon_reload": "reload"}))
+        outcome = rehearsal.start("--components", SCHEDULER)
+        assert outcome.code == 0, outcome.output
+        assert lab.exec("cp1", environment).stdout == "MARK=new\n"
+        lab.exec("cp1", f"mv {file} /run/saved; ln -s /dev/null {file}; systemctl daemon-reload")
+        masked = rehearsal.start("--components", SCHEDULER, "--hosts", "cp1")
+        assert masked.code == 2, masked.output
+        assert f"{unit} on cp1 is masked: it could not be started again." in masked.output
+    finally:
+        lab.exec("cp1", f"[ ! -e /run/saved ] || mv /run/saved {file}; sed -i /MARK=new/d {file}")
+        lab.exec("cp1", f"systemctl daemon-reload; systemctl restart {unit}")
+
+
 def test_whatever_is_wrong_with_a_host_it_is_held_and_nothing_is_restarted_twice(rehearsal, lab):
     """A run that is ended by a signal, and three faults that are healed one by one: each stops it at another gate."""
     for fault in ("apiserver-bad-flag", "apiserver-etcd-cut", "lb-unreachable"):

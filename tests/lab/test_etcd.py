@@ -8,6 +8,7 @@ import pytest
 
 from etcd_clients import Load, leader
 from fleet_lab.guest.kubelet.api import TROUBLE, ApiError
+from haproxy import servers, wait_until_in_service
 from rehearsal import LEASE, RESTART_CALICO, RESTART_ETCD, Rehearsal, end_silences, eventually
 
 HOSTS = ["etcd1", "etcd2", "etcd3"]
@@ -136,6 +137,44 @@ def test_every_member_is_restarted_once_and_no_write_is_missed(rehearsal, lab, r
     assert lab.enter(host, "stat", "-c", "%a %U", path) == "600 root\n"
     status = json.loads(lab.exec(host, f"etcdctl snapshot status -w json {path}").stdout)
     assert (status["revision"], status["totalKey"], f"{status['hash']:x}") == (int(revision), int(keys), digest)
+
+
+@pytest.fixture
+def stacked(lab):
+    """Each kube-apiserver has one member alone."""
+    file, saved = "/etc/default/kube-apiserver", "/run/kube-apiserver.saved"
+    members = {"cp1": "etcd1", "cp2": "etcd2"}
+    try:
+        for plane, member in members.items():
+            server = f"https://{lab.hosts[member].ipv4}:2379"
+            lab.exec(plane, f"cp {file} {saved}; sed -i 's#--etcd-servers=[^\"]*#--etcd-servers={server}#' {file}")
+            restart_apiserver(lab, plane)
+        yield members
+    finally:
+        for plane in members:
+            lab.exec(plane, f"[ ! -e {saved} ] || mv {saved} {file}")
+            restart_apiserver(lab, plane)
+
+
+def restart_apiserver(lab, host):
+    """Restart the apiserver of a host, and wait until the load balancer uses it."""
+    lab.exec(host, "systemctl restart kube-apiserver", timeout=120)
+    wait_until_in_service(lab)
+
+
+def test_an_apiserver_with_one_member_is_out_of_use_while_that_is_restarted(rehearsal, lab, stacked):
+    with Load(lab) as load:
+        outcome = rehearsal.start(timeout=420)
+    assert outcome.code == 0, outcome.output
+    for plane, member in stacked.items():
+        told = f"kube-apiserver on {plane} uses the member on {member} alone: it is out of the load balancer while"
+        assert told in outcome.output
+    assert outages(load) == dict.fromkeys(HOSTS, 1)
+    assert_no_write_was_missed(load)
+    (watchdog,) = rehearsal.report()["watchdog"]
+    assert watchdog["failed"] == watchdog["events_lost"] == 0
+    assert watchdog["requests"] > 100
+    assert all(server["status"] == "UP" for server in servers(lab).values())
 
 
 def test_a_member_that_does_not_come_back_is_held(rehearsal, lab, ranks):
