@@ -299,3 +299,48 @@ ExecMainStartTimestamp=Fri 2026-11-27 12:29:00.250000 UTC
     assert files == [f"{tmp_path}/a.service", f"{tmp_path}/b.conf"]
     assert "fleet-started=1795782540.250000000\n" in said
     assert "fleet-LoadState=loaded\n" in said
+
+
+DROP_IN, FILE = "etc/systemd/system/a.service.d/x.conf", "systemd/system/a.service"
+
+
+@pytest.mark.parametrize(
+    ("said", "files", "stale"),
+    [
+        ({"NeedDaemonReload": "no"}, {}, False),
+        ({"NeedDaemonReload": "yes"}, {}, True),
+        ({"DropInPaths": ""}, {DROP_IN: "[Service]"}, True),
+        ({"DropInPaths": "/lib/y.conf {root}/" + DROP_IN}, {DROP_IN: "[Service]"}, False),
+        ({"DropInPaths": "/lib/y.conf"}, {DROP_IN: ""}, False),
+        ({"FragmentPath": "{root}/lib/" + FILE}, {f"lib/{FILE}": "[Unit]"}, False),
+        ({"FragmentPath": "{root}/lib/" + FILE}, {f"lib/{FILE}": "[Unit]", f"etc/{FILE}": "[Unit]"}, True),
+        ({"FragmentPath": "{root}/etc/" + FILE}, {f"lib/{FILE}": "[Unit]", f"etc/{FILE}": "[Unit]"}, False),
+        ({"FragmentPath": "/run/systemd/transient/a.service"}, {f"etc/{FILE}": "[Unit]"}, False),
+        ({"FragmentPath": ""}, {}, False),
+    ],
+)
+def test_what_systemd_has_not_loaded_is_seen_on_disk(tmp_path, said, files, stale):
+    """systemd 252 itself says nothing of drop-ins in a new folder, and of files that take precedence."""
+    root = tmp_path / "root"
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    cases = "".join(f"*={key}*) echo '{value.format(root=root)}' ;;\n" for key, value in said.items())
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\ncase "$*" in\n{cases}esac\n')
+    systemctl.chmod(0o755)
+    hosts = Hosts(Result(0, ANSWER))
+    services.order(hosts, "start", {"w1": ["a.service"]}, reload=False)
+    places = "/etc /run /usr/local/lib /usr/lib /lib"
+    command = hosts.commands[0][0]
+    assert command.count(places) == 2
+    bash = shutil.which("bash")
+    assert bash
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    here = command.replace(places, f"{root}/etc {root}/run {root}/lib")
+    result = subprocess.run([bash, "-c", here], env=environment, capture_output=True, text=True, check=False)
+    assert ("run systemctl daemon-reload" in result.stdout) is stale
+
+
+def test_what_the_host_finds_on_disk_is_read():
+    assert services.parse(f"{ANSWER}fleet-stale=yes\n").stale  # type: ignore[union-attr]

@@ -24,6 +24,33 @@ _PROPERTIES = (
 _GENERATED = "/run/systemd/generator*|/run/systemd/transient/*|*/system.control/*"
 """Where systemd writes parts of definitions by itself, at any time."""
 
+_STALE = """\
+stale() {
+    local loaded base file
+    [ "$(systemctl show --property=NeedDaemonReload --value -- "$1")" != yes ] || return 0
+    loaded=$(systemctl show --property=DropInPaths --value -- "$1")
+    for base in /etc /run /usr/local/lib /usr/lib /lib; do
+        for file in "$base/systemd/system/$1.d"/*.conf; do
+            [ -f "$file" ] && [ -s "$file" ] || continue
+            case " $loaded " in *"/${file##*/} "*) ;; *) return 0 ;; esac
+        done
+    done
+    loaded=$(systemctl show --property=FragmentPath --value -- "$1")
+    case $loaded in ''|/run/systemd/generator.early/*|/run/systemd/transient/*|*/system.control/*) return 1 ;; esac
+    for base in /etc /run /usr/local/lib /usr/lib /lib; do
+        file=$base/systemd/system/$1
+        if [ -e "$file" ]; then
+            [ ! "$file" -ef "$loaded" ]
+            return
+        fi
+    done
+    return 1
+}"""
+"""A shell function: whether another definition of a unit is on disk than systemd has loaded.
+
+Of new drop-ins, and of new files that take precedence over the one that was loaded, NeedDaemonReload says nothing.
+"""
+
 _LINE = re.compile(r"^fleet-([A-Za-z-]+)=(.*)$", re.MULTILINE)
 
 
@@ -52,7 +79,7 @@ class ServiceState:
     unmet: bool = False
     """Whether a condition or an assertion of its definition was not met when it was last to be started."""
     stale: bool = False
-    """Whether its definition on disk is another one than systemd has loaded (``NeedDaemonReload``)."""
+    """Whether its definition on disk is another one than systemd has loaded."""
     newer: str = ""
     """A file of its definition that was changed after its process was started, by the host's own clock."""
 
@@ -174,6 +201,8 @@ echo "fleet-uptime=$uptime"
 show() {{ TZ=UTC systemctl show --property={_PROPERTIES} "$@" -- {shlex.quote(unit)}; }}
 known=$(show --timestamp=us 2>/dev/null) || known=$(show) || exit  # that option came with systemd 247
 printf '%s\\n' "$known" | sed 's/^/fleet-/'
+{_STALE}
+stale {shlex.quote(unit)} && echo fleet-stale=yes
 value() {{ printf '%s\\n' "$known" | sed -n "s/^$1=//p"; }}
 started=$(value ExecMainStartTimestamp)
 [ -z "$started" ] || echo "fleet-started=$(date --date="$started" +%s.%N)"
@@ -191,14 +220,17 @@ def _order_command(verb: str, names: str, *, reload: bool) -> str:
 
 def _current_function(names: str, *, reload: bool) -> str:
     """Return a shell function that fails, and says why, unless what systemd has loaded is what is on disk."""
-    show = f"systemctl show --property=NeedDaemonReload --value -- {names} | grep --quiet --line-regexp yes"
     refuse = "echo 'unit files were changed on disk: run systemctl daemon-reload'; return 1"
     todo = "systemctl daemon-reload || return" if reload else refuse
     return f"""\
+{_STALE}
 current() {{
-    if {show}; then
-        {todo}
-    fi
+    local name
+    for name in {names}; do
+        if stale "$name"; then
+            {todo}
+        fi
+    done
 }}"""
 
 
@@ -237,7 +269,7 @@ def parse(output: str) -> ServiceState | Unreachable:
             error=said.get("LoadError", "").partition(" ")[2].strip('"'),
             ended=said.get("SubState") == "exited" and said.get("Type") != "oneshot",
             unmet=any(_unmet(said, kind) for kind in ("Condition", "Assert")),
-            stale=said["NeedDaemonReload"] == "yes",
+            stale="yes" in (said["NeedDaemonReload"], said.get("stale")),
             newer=_newer(output, said.get("started", "")),
         )
     except (KeyError, ValueError):
