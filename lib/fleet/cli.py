@@ -122,7 +122,7 @@ def _check_config(args: argparse.Namespace) -> int:
     for mistake in mistakes:
         print(mistake, file=sys.stderr)
     if mistakes:
-        print(f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}.", file=sys.stderr)
+        print(f"{count(mistakes, 'mistake')}.", file=sys.stderr)
         return 1
     print(f"{args.path}: no mistakes; clusters: {', '.join(sorted(config.load(args.path).clusters))}.")
     return 0

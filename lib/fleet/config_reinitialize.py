@@ -18,6 +18,7 @@ from fleet.config_types import (
     Query,
     UnitName,
 )
+from fleet.text import listed
 
 
 def _placeholders(*allowed: str) -> AfterValidator:
@@ -145,7 +146,7 @@ class ReinitializeConfig(Model):
     def _spares_kubernetes(self) -> "ReinitializeConfig":
         named = () if isinstance(self.managed, str) else self.managed
         if own := [name for name in named if name in PROTECTED]:
-            raise ValueError(f"managed: {', '.join(own)} is Kubernetes' own, and is never deleted")
+            raise ValueError(f"managed: {listed(own, 'is', 'are')} Kubernetes' own, and never deleted")
         return self
 
     @model_validator(mode="after")

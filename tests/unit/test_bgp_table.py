@@ -97,7 +97,7 @@ def test_a_session_that_is_down(run, state):
     code, output = run(readings=readings)
     assert code == 1
     assert re.search(rf"worker2 +│ cr1 +│ fd00:77::2 +│ {state} +│ +32 min │ +│ +4", output)
-    assert "1 of 12 sessions are not up, or not known." in output
+    assert "1 of 12 sessions is not up, or not known." in output
     assert run("--node", "worker[1,10]", readings=readings)[0] == 0
 
 
@@ -193,7 +193,7 @@ def test_the_examples_in_the_help_are_right(module):
 def test_it_is_in_nobodys_way(module):
     cookbook = module.BgpSummary(None)
     runner = cookbook.get_runner(cookbook.argument_parser().parse_args(["--cluster", "lab", "--node", "worker1"]))
-    assert runner.lock_args.concurrency == 0
+    assert runner.counted.concurrency == 0
     assert runner.runtime_description == "of lab: worker1"
 
 

@@ -181,7 +181,7 @@ class TestUnproven:
     def test_every_table_counts(self):
         before = replace(peer(), ribs=(Rib("inet.0", 2, 2, 2, 0), Rib("inet.2", 1, 1, 1, 0)))
         assert doubts(reading(before), reading(peer(elapsed=30, flaps=3))) == [
-            "cr1 10.64.0.121: 0 of 1 prefixes in inet.2"
+            "cr1 10.64.0.121: 0 of 1 prefix in inet.2"
         ]
 
     def test_it_is_what_was_accepted_that_counts(self):

@@ -66,7 +66,7 @@ def test_a_member_that_is_not_well_keeps_all_others_up(what: str, voters: int) -
 @pytest.mark.parametrize("learners", [0, 1])
 def test_small_clusters_cannot_spare_a_member(learners: int) -> None:
     view = cluster(2, learners)
-    assert "without h0 1 voting members would be left, and 2 are needed" in health.restart_problem(view, "h0")
+    assert "without h0 1 voting member would be left, and 2 are needed" in health.restart_problem(view, "h0")
 
 
 def test_learners_are_no_quorum() -> None:

@@ -99,7 +99,7 @@ def test_the_controllers_own_words_are_quoted() -> None:
 
 def test_evicted_pods_that_are_not_gone_yet_are_told() -> None:
     found = budget(desired=1, expected=3, healthy=1, status={"disruptedPods": {"x": "2026-01-01T00:00:00Z"}})
-    assert "1 evicted pods are not gone yet" in why(found, Ruling.CLOSED)
+    assert "not gone yet: 1 evicted pod" in why(found, Ruling.CLOSED)
 
 
 @pytest.mark.parametrize(("release", "certain"), [((1, 21), True), ((1, 22), False), ((1, 28), False), ((1, 29), True)])

@@ -90,7 +90,7 @@ def test_api_without_evictions() -> None:
         (
             refused(429, causes=(Cause("DisruptionBudget", "one needs 2 healthy pods and has 2 currently"),)),
             Answer.BLOCKED,
-            "is protected by the budget t/one, t/two: one needs 2 healthy pods and has 2 currently",
+            "is protected by the budgets t/one, t/two: one needs 2 healthy pods and has 2 currently",
         ),
         (refused(429), Answer.BLOCKED, "t/one allows 0 disruptions"),
         (

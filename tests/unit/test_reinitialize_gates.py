@@ -141,7 +141,7 @@ def test_what_was_deleted_in_the_old_etcd_is_told(tmp_path, caplog):
 
     world.at_begin(19, delete)
     assert Play(world, tmp_path).start() == DONE
-    assert "The old etcd was written to since stage 8: 1 keys were deleted" in caplog.text
+    assert "The old etcd was written to since stage 8: 1 key was deleted" in caplog.text
 
 
 def test_an_old_etcd_that_is_gone_in_the_end_holds_nothing(tmp_path, caplog):

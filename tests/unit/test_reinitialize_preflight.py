@@ -115,7 +115,7 @@ def _all(*changes: Change) -> Change:
         (_attribute("ill", OLD, "no leader"), "The old etcd is not well: no leader."),
         (_attribute("unreached", "cp2", "refused"), "cp2, with kube-apiserver's certificates: refused."),
         (_attribute("unreached", "w1", "refused"), "w1, with Calico's certificates: refused."),
-        (_there("/registry/a"), "new is not empty: 1 keys, such as /registry/a."),
+        (_there("/registry/a"), "new is not empty: 1 key, such as /registry/a."),
         (_away("cp2"), "No answer over SSH from cp2: no route to host"),
         (_away("w1", "w2"), "No answer over SSH from w2: no route to host"),
         (_puppet("w1", BY_HAND), f"Puppet is disabled on w1: '{BY_HAND}'"),
@@ -154,7 +154,7 @@ def test_what_cannot_go_well_keeps_the_run_from_starting(tmp_path, change, findi
     ("change", "options", "finding"),
     [
         (_away("w2"), {"wish": wish(max_failed=1)}, "No answer over SSH from w2."),
-        (_there("/registry/a"), {"wish": wish(reuse="new")}, "new is not empty: 1 keys, such as /registry/a."),
+        (_there("/registry/a"), {"wish": wish(reuse="new")}, "new is not empty: 1 key, such as /registry/a."),
         (_depooled, {}, "No service is pooled in here."),
         (_alert, {}, "The alert Down is firing for w1."),
         (
@@ -173,7 +173,7 @@ def test_what_cannot_go_well_keeps_the_run_from_starting(tmp_path, change, findi
         (
             lambda world: None,
             {"config": config(etcds={"new": {"hosts": "new", "endpoints": [NEW, "https://new2:2379"]}})},
-            "new has 1 hosts and 2 endpoints.",
+            "new has 1 host and 2 endpoints.",
         ),
     ],
 )

@@ -1,5 +1,9 @@
 """Small words: numbers, and values in a line."""
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,3 +38,48 @@ def test_values_fit_into_a_line(value: object) -> None:
 def test_errors_fit_into_a_line(value: str) -> None:
     assert text.line(ValueError(value)).isprintable()
     assert text.line(ValueError(value))
+
+
+PLURALS = (
+    *("pods", "hosts", "nodes", "sessions", "units", "members", "runs", "times", "events", "requests", "budgets"),
+    *("objects", "services", "workers", "routers", "silences", "alerts", "domains", "mistakes", "prefixes", "keys"),
+    *("files", "entries", "namespaces", "volumes", "connections", "failures", "attempts", "disruptions", "evictions"),
+)
+BARE = re.compile(
+    r"\{(?:len\(|number\b|total\b|[a-z_.]*(?:failed|requests|disrupted|healthy|objects)\b)[^{}]*\} (?:[a-z-]+ )?"
+    rf"(?:{'|'.join(PLURALS)})\b"
+)
+"""A number that is filled in right before what it counts: for one, the word is wrong."""
+ROOT = Path(__file__).parents[2]
+
+
+def templates(path: Path) -> list[str]:
+    """Return the f-strings of a module, with ``{…}`` for what is filled in."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.JoinedStr):
+            parts = [
+                part.value if isinstance(part, ast.Constant) else f"{{{ast.unparse(part.value)}}}"
+                for part in node.values
+                if isinstance(part, ast.Constant | ast.FormattedValue)
+            ]
+            found.append("".join(map(str, parts)))
+    return found
+
+
+def test_a_number_before_what_it_counts_goes_through_count() -> None:
+    bare = [
+        f"{path.relative_to(ROOT)}: {template}"
+        for folder in ("lib/fleet", "cookbooks")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for template in templates(path)
+        if BARE.search(template)
+    ]
+
+    assert bare == []
+
+
+def test_a_bare_number_is_found_out() -> None:
+    assert BARE.search("{len(pods)} pods left")
+    assert BARE.search("{budget.disrupted} evicted pods")
+    assert not BARE.search("{count(pods, 'pod')} left")

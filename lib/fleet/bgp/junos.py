@@ -12,6 +12,7 @@ from fleet.bgp import summary
 from fleet.bgp.summary import ESTABLISHED, Address, Summary
 from fleet.config import BgpConfig
 from fleet.errors import FleetError
+from fleet.text import count
 
 if TYPE_CHECKING:
     from fleet.bgp.netconf import Connection
@@ -90,7 +91,7 @@ class Routers:
             replies = []
             for address in addresses:
                 if time.monotonic() > end:
-                    raise RouterError(f"{connection.router} takes too long to tell of {len(addresses)} neighbors.")
+                    raise RouterError(f"{connection.router} takes too long to tell of {count(addresses, 'neighbor')}.")
                 replies.append(_neighbors(connection, neighbor_address=str(address)))
             return restarts_of(replies)
 

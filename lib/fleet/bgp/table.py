@@ -15,6 +15,7 @@ from fleet.bgp.verify import Readings, Session
 from fleet.config import BgpConfig
 from fleet.errors import FleetError
 from fleet.k8s.model import Node
+from fleet.text import count, verb
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +113,16 @@ def render(rows: Sequence[Row], console: Console) -> None:
     console.print(table)
     for error in dict.fromkeys(row.error for row in rows if row.error):
         console.print(error, markup=False)
-    down = sum(not row.up for row in rows)
-    summary = (
-        f"{down} of {len(rows)} sessions are not up, or not known." if down else f"All {len(rows)} sessions are up."
-    )
-    console.print(summary)
+    console.print(_total(len(rows), sum(not row.up for row in rows)))
+
+
+def _total(sessions: int, down: int) -> str:
+    """Return how many sessions are up, for people."""
+    if not sessions:
+        return "There are no sessions: none of these nodes has an address of a family that the configuration names."
+    if down:
+        return f"{down} of {count(sessions, 'session')} {verb(down, 'is', 'are')} not up, or not known."
+    return "The only session is up." if sessions == 1 else f"All {sessions} sessions are up."
 
 
 def as_json(rows: Iterable[Row]) -> list[Mapping[str, Any]]:

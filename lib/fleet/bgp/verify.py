@@ -11,6 +11,7 @@ from fleet.bgp.summary import Address, Peer, Summary
 from fleet.config import BgpConfig
 from fleet.errors import FleetError
 from fleet.k8s.model import Node
+from fleet.text import count
 
 Readings = Mapping[str, Summary | FleetError]
 """What each router said, or why it could not be asked (an error that names it), by its name."""
@@ -264,11 +265,11 @@ def _doubt(before: Mapping[str, Any], now: _Seen, taken: float, is_old: Callable
     if not now.peers:
         return "no such peer"
     if len(now.up) < before["up"]:
-        return now.down[0].state if now.down else f"{len(now.up)} of {before['up']} sessions"
+        return now.down[0].state if now.down else f"{len(now.up)} of {count(before['up'], 'session')}"
     if old := is_old(before, now, taken):
         return old
     fewer = [
-        f"{now.accepted.get(rib, 0)} of {prefixes} prefixes in {rib}"
+        f"{now.accepted.get(rib, 0)} of {count(prefixes, 'prefix', 'prefixes')} in {rib}"
         for rib, prefixes in before["accepted"].items()
         if now.accepted.get(rib, 0) < prefixes
     ]

@@ -7,6 +7,8 @@ on learners and on runtime configuration of its documentation.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fleet.text import count
+
 MAX_LAG = 1000
 """Entries of the log that a healthy member may be behind the others: they are asked at the same time, but not at the
 same moment, and are written to meanwhile. A leader keeps 5000 for those behind, who then need its whole database."""
@@ -156,7 +158,7 @@ def restart_problem(view: View, host: str) -> str:
         return f"{host} has the member {own.status.member_id:x}, where the list that {first} has expects {unheard[0]}"
     needed = quorum(others[first].members)
     if len(voting) < needed:
-        return f"without {host} {len(voting)} voting members would be left, and {needed} are needed for a quorum"
+        return f"without {host} {count(voting, 'voting member')} would be left, and {needed} are needed for a quorum"
     return ""
 
 
@@ -263,7 +265,7 @@ def _disagreement(host: str, answer: Answer, answers: Mapping[str, Answer]) -> s
             f" {_name(followed, answers)} in term {term}"
         )
     lag = max(other.status.raft_index for other in answers.values()) - status.raft_applied_index
-    return f"{host} is {lag} entries of the log behind" if lag > MAX_LAG else ""
+    return f"{host} is {count(lag, 'entry', 'entries')} of the log behind" if lag > MAX_LAG else ""
 
 
 def _name(member_id: int, answers: Mapping[str, Answer]) -> str:

@@ -16,6 +16,7 @@ from fleet.config import EtcdConfig
 from fleet.errors import FleetError
 from fleet.etcd.health import Answer, Member, NoAnswer, Status, View
 from fleet.hosts.remote import Result, Runner, failures
+from fleet.text import count
 
 TIMEOUT = 20.0
 """Seconds that a host has for its answer: three questions of :data:`_QUESTION` seconds, and the connection."""
@@ -236,7 +237,9 @@ def parse(host: str, result: Result) -> Answer | NoAnswer:
     try:
         statuses = json.loads(said["status"])
         if len(statuses) != 1:
-            return NoAnswer(f"etcd.environment leads to {len(statuses)} members: name in it the host's own one alone")
+            return NoAnswer(
+                f"etcd.environment leads to {count(statuses, 'member')}: name in it the host's own one alone"
+            )
         status = _status(host, statuses[0]["Status"])
         if status.is_learner:
             return Answer(status, (), "")

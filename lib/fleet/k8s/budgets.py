@@ -13,6 +13,7 @@ from typing import Any
 from fleet.k8s.pods import Pod
 from fleet.k8s.policy import BudgetPattern
 from fleet.k8s.selectors import Selector, matches, parse_selector
+from fleet.text import count, verb
 
 Release = tuple[int, int]
 """Major and minor version of Kubernetes, such as ``(1, 20)``."""
@@ -150,14 +151,15 @@ def rule(pod: Pod, budgets: Sequence[Budget]) -> Ruling:
 
 def why(budget: Budget, ruling: Ruling) -> str:
     """Return why a budget is in the way, in words that follow its name."""
-    state = f"{budget.healthy} of {budget.expected} pods are healthy, {budget.desired} must be"
+    healthy = f"{budget.healthy} of {count(budget.expected, 'pod')} {verb(budget.healthy, 'is', 'are')} healthy"
+    state = f"{healthy}, {budget.desired} must be"
     if ruling is Ruling.UNPROCESSED:
         return str(ruling.value)
     if ruling is Ruling.FORBIDS:
         if budget.allowed < 0:
-            return f"{ruling.value}: it allows {budget.allowed} disruptions"
-        return f"{ruling.value}: {budget.disrupted} evictions wait for kube-controller-manager to notice them"
-    waiting = f"; {budget.disrupted} evicted pods are not gone yet" if budget.disrupted else ""
+            return f"{ruling.value}: it allows {count(budget.allowed, 'disruption')}"
+        return f"{ruling.value}: kube-controller-manager has to notice {count(budget.disrupted, 'eviction')} yet"
+    waiting = f"; not gone yet: {count(budget.disrupted, 'evicted pod')}" if budget.disrupted else ""
     if budget.failure:
         return f"cannot be computed by kube-controller-manager: {budget.failure}"
     if budget.never_allows():

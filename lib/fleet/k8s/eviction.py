@@ -8,6 +8,7 @@ from enum import Enum
 from fleet.k8s.budgets import Budget, covering, parse_budget
 from fleet.k8s.client import JSON, Api, ApiError, KubernetesError
 from fleet.k8s.pods import Pod
+from fleet.text import count, verb
 
 # How API servers word what they have no code for.
 _OVERLAP = "more than one PodDisruptionBudget"
@@ -100,7 +101,8 @@ class Evictor:
         said = "; ".join(cause.message for cause in error.causes if cause.message)
         if failures := "; ".join(budget.failure for budget in budgets if budget.failure):
             said = f"kube-controller-manager cannot compute it: {failures}"
-        return f"is protected by the budget {', '.join(map(str, budgets))}: {said or describe(budgets)}"
+        names = ", ".join(map(str, budgets))
+        return f"is protected by the {verb(budgets, 'budget', 'budgets')} {names}: {said or describe(budgets)}"
 
     def _forbidden(self, error: ApiError) -> Verdict:
         """Tell refusals that last from those that pass by themselves."""
@@ -129,8 +131,8 @@ class Evictor:
 def describe(budgets: Iterable[Budget]) -> str:
     """Say how far budgets are from allowing a disruption."""
     return "; ".join(
-        f"{budget} allows {budget.allowed} disruptions, {budget.healthy} of {budget.expected} pods are healthy and "
-        f"{budget.desired} must be"
+        f"{budget} allows {count(budget.allowed, 'disruption')}, {budget.healthy} of {count(budget.expected, 'pod')}"
+        f" {verb(budget.healthy, 'is', 'are')} healthy and {budget.desired} must be"
         for budget in budgets
     )
 

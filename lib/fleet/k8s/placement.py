@@ -17,6 +17,7 @@ from fleet.k8s.model import Node
 from fleet.k8s.pods import STAYING, Pod, PodRef, classify
 from fleet.k8s.topology import Move, Topology
 from fleet.k8s.volumes import Volumes
+from fleet.text import count
 
 __all__ = ["Misfit", "admits", "placement", "tolerates"]
 
@@ -192,7 +193,7 @@ class _Fleet:
         parts = [f"{count} {cause}" for cause, count in causes.most_common()]
         if possible:
             parts.append(f"{possible} would be taken by the other pods of {leaving}")
-        return f"fits on none of the {len(self.nodes) - 1} other nodes: {'; '.join(parts) or 'there are none'}"
+        return f"fits on none of the {count(len(self.nodes) - 1, 'other node')}: {'; '.join(parts) or 'there are none'}"
 
     def _cause(self, demand: Demand) -> Callable[[str], str]:
         def cause(name: str) -> str:

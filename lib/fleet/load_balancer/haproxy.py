@@ -13,6 +13,7 @@ from fleet.hosts.remote import RemoteError, Runner, failures
 from fleet.load_balancer import runtime_socket
 from fleet.load_balancer.model import LoadBalancerError, ServerState
 from fleet.load_balancer.runtime_socket import Server
+from fleet.text import listed
 
 _Order = Callable[[str, str, str], str]
 _WHAT = "load balancers"
@@ -82,7 +83,7 @@ class Haproxy:
     def _tell(self, order: _Order, host: str, at: Sequence[str]) -> None:
         if unknown := [name for name in at if name not in self._load_balancers]:
             raise LoadBalancerError(
-                f"{', '.join(unknown)} is no load balancer of load_balancer.haproxy.hosts: "
+                f"{listed(unknown, 'is no load balancer', 'are no load balancers')} of load_balancer.haproxy.hosts: "
                 f"these are {', '.join(self._load_balancers)}."
             )
         name = known_as(host, self._config.server_names)

@@ -10,6 +10,8 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from fleet.text import count
+
 _TOLD_OUT = 0x01 | 0x02 | 0x08 | 0x10
 """Administrative states: maintenance and drain, of the server itself or of another one that it tracks."""
 _RUNNING = 2
@@ -49,7 +51,7 @@ class Server:
 
     def __str__(self) -> str:
         check = self.check or "health checks paused"
-        return f"{self.status}, {check}, {self.sessions} connections"
+        return f"{self.status}, {check}, {count(self.sessions, 'connection')}"
 
 
 def question(socket: str) -> str:

@@ -15,6 +15,7 @@ from fleet.etcd.members import EtcdError
 from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, unknown
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
+from fleet.text import count
 
 MEMBERS, SNAPSHOT = "etcd", "snapshot"
 """The stages: the members, and before them a snapshot of what they hold."""
@@ -108,7 +109,7 @@ class Snapshot(_Step):
             return {state.unit.name: failed(str(error)) for state in units}
         if found is None:
             return {}
-        line = f"{found.path} on {host}: revision {found.revision}, {found.keys} keys, hash {found.hash:x}"
+        line = f"{found.path} on {host}: revision {found.revision}, {count(found.keys, 'key')}, hash {found.hash:x}"
         logger.info("Snapshot of etcd: %s.", line)
         return {state.unit.name: done(line, snapshot=line) for state in units}
 

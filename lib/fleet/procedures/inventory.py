@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from fleet.hosts.names import Naming, known_as
 from fleet.procedures.findings import Finding, note, stop
+from fleet.text import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,8 @@ def compare(
     if asked := sorted(set(chosen) & masters):
         findings.append(
             stop(
-                f"{', '.join(asked)} belongs to the control plane: this cookbook does not know whether the others could"
-                " serve without it.",
+                f"{listed(asked, 'belongs', 'belong')} to the control plane: this cookbook does not know whether the"
+                " others could serve without it.",
                 f"--exclude {','.join(asked)}.",
             )
         )

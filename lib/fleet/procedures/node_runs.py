@@ -26,6 +26,7 @@ from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, note
 from fleet.procedures.maintenance import Nothing, OverApi, Proposal, Steps, specs
 from fleet.procedures.nodes import ABORT_NODES, NODES, Abort, NodeMaintenance, NodeProcedure, unit_of
+from fleet.text import count, verb
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,5 +197,6 @@ def _reboot_required(remote: Remote, hosts: Mapping[str, str]) -> tuple[dict[str
         if not isinstance(answer, HostState) or answer.reboot_required:
             needed[node] = host
     if len(needed) < len(hosts):
-        findings.append(note(f"{len(hosts) - len(needed)} of {len(hosts)} hosts do not ask for a reboot."))
+        well = len(hosts) - len(needed)
+        findings.append(note(f"{well} of {count(hosts, 'host')} {verb(well, 'does', 'do')} not ask for a reboot."))
     return needed, findings

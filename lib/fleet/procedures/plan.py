@@ -14,6 +14,7 @@ from fleet.maintenance.journal import RunInfo
 from fleet.maintenance.model import Limits, Status, Unit
 from fleet.maintenance.report import duration, step_times
 from fleet.procedures.findings import Finding, Level
+from fleet.text import count
 
 GUESS = 420.0
 """Seconds that a node is assumed to take as long as no earlier run tells better."""
@@ -57,7 +58,7 @@ class NodePlan:
             table.add_row(str(number), Text(unit.name), Text(unit.domain or "-"), *evictions)
         console.print(table)
         console.print(f"Each node: {' → '.join(self.steps)}")
-        domains = f"{limits.max_domains} domain" + ("s" if limits.max_domains > 1 else "")
+        domains = count(limits.max_domains, "domain")
         console.print(
             f"At once: no more than {limits.max_unavailable} unavailable in the whole cluster, in {domains};"
             f" no new node once more than {limits.max_failed} failed."

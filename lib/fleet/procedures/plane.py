@@ -12,6 +12,7 @@ from fleet.k8s.watchdog import Watchdog
 from fleet.load_balancer.model import LoadBalancer
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.steps import NodeStep
+from fleet.text import count
 
 API, *LED = COMPONENTS
 """kube-apiserver, and the components of which one instance leads."""
@@ -105,7 +106,8 @@ class ControlPlane:
         if report.failed <= self.cluster.config.control_plane.max_failed_requests:
             return ""
         last = report.failures[-1] if report.failures else "no more is known"
-        return f"{report.failed} of {report.requests} requests of the watchdog failed, the last one: {last}"
+        made = count(report.requests, "request")
+        return f"{report.failed} of {made} of the watchdog failed, the last one: {last}"
 
     def run_check(self, those: Sequence[str], check: str) -> dict[str, str]:
         """Run a configured check on hosts, and return what is wrong by host; nothing if all is well."""

@@ -25,6 +25,7 @@ from fleet.procedures.findings import Finding, Level, ask, note, stop
 from fleet.procedures.nodes import NODES, absent
 from fleet.procedures.once import other_machine
 from fleet.runs import in_doubt, open_runs
+from fleet.text import count
 
 _CLOCKS_DIFFER, _CLOCKS_ARE_WRONG = 5.0, 60.0
 """Seconds between two clocks: what is worth a note, and what has to be agreed to."""
@@ -111,7 +112,7 @@ def carry_out(checks: Sequence[Check]) -> list[Finding]:
 
 def of_api(api: Api, nodes_known: int) -> list[Finding]:
     """Ask the API server for its version, and whether it is healthy."""
-    findings = [note(f"Kubernetes {api.version()}, {nodes_known} nodes.")]
+    findings = [note(f"Kubernetes {api.version()}, {count(nodes_known, 'node')}.")]
     if failing := api.not_ready():
         findings.append(stop(f"The API server is not ready: {failing}.", "Repair the control plane first."))
     return findings

@@ -7,6 +7,7 @@ from fleet.k8s import nodes
 from fleet.maintenance.model import Status, UnitState, Verdict, done, undone
 from fleet.procedures import steps
 from fleet.procedures.cluster import Cluster
+from fleet.text import count, verb
 
 Known = Callable[[], Mapping[str, UnitState]]
 """Reads the run's states of nodes from its journal, from any thread."""
@@ -53,7 +54,12 @@ class Untaint:
         """Look for the taint."""
         self._cluster.check_current()
         tainted = self._tainted()
-        return {s.unit.name: undone(f"{len(tainted)} nodes have the taint") if tainted else done() for s in units}
+        return {
+            s.unit.name: undone(f"{count(tainted, 'node')} {verb(tainted, 'has', 'have')} the taint")
+            if tainted
+            else done()
+            for s in units
+        }
 
     def apply(self, units: Sequence[UnitState], tell: steps.Tell) -> Mapping[str, Verdict]:  # noqa: ARG002
         """Remove it."""
@@ -77,7 +83,7 @@ class EndSilences:
     def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
         """Look for silences to end and to extend."""
         stray, short, bare = self._find()
-        what = f"{len(stray)} silences to end, {len(short)} to extend, {len(bare)} to create"
+        what = f"{count(stray, 'silence')} to end, {len(short)} to extend, {len(bare)} to create"
         verdict = undone(what) if stray or short or bare else done()
         return {state.unit.name: verdict for state in units}
 

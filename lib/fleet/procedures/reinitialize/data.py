@@ -16,6 +16,7 @@ from fleet.k8s import export
 from fleet.maintenance.model import Kind, UnitState, Verdict, done, failed, pending, undone
 from fleet.procedures.reinitialize.world import World
 from fleet.procedures.steps import NodeStep, Tell, Verdicts, each, silence_comment, silences_about
+from fleet.text import count, verb
 
 EMPTY = "was_empty"
 """The fact that the new etcd was empty when the run came to it."""
@@ -58,16 +59,18 @@ class Exported(WorldStep):
     def look(self, state: UnitState) -> Verdict:
         """Look for the files, which have their names only when they are whole."""
         missing = [name for name in (CALICO, OBJECTS) if not self.world.place(name).exists()]
-        return pending(f"{' and '.join(missing)} is missing") if missing else done(state.detail)
+        return (
+            pending(f"{' and '.join(missing)} {verb(missing, 'is', 'are')} missing") if missing else done(state.detail)
+        )
 
     def act(self, state: UnitState, say: Say) -> Verdict:
         """Write them."""
         if not self.world.place(CALICO).exists():
             found = datastore(self.world, new=False).read()
             write_private(self.world.place(CALICO), contents.to_json(found))
-            say(f"Calico: {len(found.peers)} BGP peers, {len(found.pools)} IP pools")
+            say(f"Calico: {count(found.peers, 'BGP peer')}, {count(found.pools, 'IP pool')}")
         exported = export.export(self.cluster.api, self.world.place(OBJECTS), without=self.world.managed)
-        say(f"{exported.objects} objects of {exported.kinds} kinds")
+        say(f"{count(exported.objects, 'object')} of {count(exported.kinds, 'kind')}")
         for problem in exported.problems:
             say(f"not in the export: {problem}")
         return done(f"not in the export: {'; '.join(exported.problems)}" if exported.problems else "")
@@ -145,8 +148,8 @@ def is_empty(world: World) -> bool:
 
 def _counts(found: Contents) -> str:
     return (
-        f"AS {found.as_number}, {len(found.peers)} BGP peers, {len(found.pools)} IP pools,"
-        f" {len(found.profiles)} profiles"
+        f"AS {found.as_number}, {count(found.peers, 'BGP peer')}, {count(found.pools, 'IP pool')},"
+        f" {count(found.profiles, 'profile')}"
     )
 
 

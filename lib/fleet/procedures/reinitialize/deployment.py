@@ -9,6 +9,7 @@ from fleet.k8s.client import ApiError
 from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone
 from fleet.procedures.reinitialize.data import Say, WorldStep, is_merged
 from fleet.procedures.reinitialize.world import World
+from fleet.text import count
 
 RAN = "ran"
 """The fact that a command was successful in this run."""
@@ -152,7 +153,7 @@ class AllAnswer(WorldStep):
         with ThreadPoolExecutor(config.parallel) as pool:
             codes = dict(zip(config.names, pool.map(ask, config.names), strict=True))
         left = [name for name, code in codes.items() if code]
-        return pending(f"do not answer: {', '.join(left)}") if left else done(f"{len(codes)} services")
+        return pending(f"do not answer: {', '.join(left)}") if left else done(count(codes, "service"))
 
 
 class CommandsEnded(WorldStep):

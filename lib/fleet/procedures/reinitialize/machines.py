@@ -16,6 +16,7 @@ from fleet.procedures.puppet import puppet_reason
 from fleet.procedures.reinitialize.world import Store, World
 from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
 from fleet.procedures.units import reloads
+from fleet.text import count
 
 ABSENT = "absent"
 """The fact that a worker did not answer, and was left out."""
@@ -53,7 +54,7 @@ class Tolerant:
             elif len(silent) <= world.max_failed:
                 verdicts[state.unit.name] = done("it does not answer, and is left out", **{ABSENT: True})
             else:
-                why = f"it does not answer: {silent[state.unit.name]}; {world.max_failed} workers may be away"
+                why = f"it does not answer: {silent[state.unit.name]}; {count(world.max_failed, 'worker')} may be away"
                 verdicts[state.unit.name] = unknown(why)
         return verdicts, there
 
@@ -88,7 +89,7 @@ class Stopped(NodeStep):
             moving = [unit for unit in on if _state(found[host], unit).moving]
             stopped = [*state.facts.get(STOPPED, []), *(u for u in running if u not in state.facts.get(STOPPED, []))]
             if not running and not moving:
-                return done(f"{len(stopped)} units stopped", **{STOPPED: stopped})
+                return done(f"{count(stopped, 'unit')} stopped", **{STOPPED: stopped})
             names = ", ".join(dict.fromkeys([*running, *moving]))
             return Verdict(Kind.PENDING, f"running: {names}", {STOPPED: stopped}, undone=not moving)
 

@@ -18,6 +18,7 @@ from fleet.procedures.reinitialize.machines import ABSENT
 from fleet.procedures.reinitialize.world import World
 from fleet.procedures.steps import HEARTBEAT, NodeStep, Verdicts, each, heartbeat
 from fleet.procedures.units import RestartUnit
+from fleet.text import count
 
 BASELINE = "bgp"
 """The fact what the routers had of a node's sessions."""
@@ -208,7 +209,7 @@ class AllSessions(WorldStep):
             for session in bgp.sessions_of(node, config)
         ]
         left = [f"{session} {why}" for session, why in verify.missing(sessions, readings, config.asn)]
-        return pending("; ".join(left[:5])) if left else done(f"{len(sessions)} sessions")
+        return pending("; ".join(left[:5])) if left else done(count(sessions, "session"))
 
 
 class NodesWell(WorldStep):
@@ -229,4 +230,4 @@ class NodesWell(WorldStep):
                 continue
             problem = unready(known[host], self.cluster.config.domain_label) if host in known else "is not registered"
             problems += [f"{host}: {problem}"] if problem else []
-        return pending("; ".join(problems[:5])) if problems else done(f"{len(known)} nodes")
+        return pending("; ".join(problems[:5])) if problems else done(count(known, "node"))

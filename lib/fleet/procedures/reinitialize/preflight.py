@@ -24,6 +24,7 @@ from fleet.procedures.reinitialize.nodes import nodes_by_host
 from fleet.procedures.reinitialize.parts import API_STARTS, API_STOPS, PUPPET_GOES, Edges, Part
 from fleet.procedures.reinitialize.world import Store, World
 from fleet.runs import open_runs
+from fleet.text import count, verb
 
 _REPAIR = "Repair that first."
 
@@ -143,7 +144,8 @@ def of_store(world: World, store: Store) -> list[Finding]:
     name = "The old etcd" if store is world.old else store.name
     if problem := health.problem(view):
         return [stop(f"{name} is not well: {problem}.", _REPAIR)]
-    return [note(f"{name}: {len(store.hosts)} members are well, {health.leader(view)} leads.")]
+    well = f"{count(store.hosts, 'member')} {verb(store.hosts, 'is', 'are')} well"
+    return [note(f"{name}: {well}, {health.leader(view)} leads.")]
 
 
 def of_emptiness(world: World) -> list[Finding]:
@@ -153,7 +155,7 @@ def of_emptiness(world: World) -> list[Finding]:
     host = world.new.asked(world.cluster)
     there = keys.count(world.cluster.remote, host, world.new.config)
     some = keys.some(world.cluster.remote, host, world.new.config, 3)
-    what = f"{world.new.name} is not empty: {there} keys, such as {', '.join(some)}."
+    what = f"{world.new.name} is not empty: {count(there, 'key')}, such as {', '.join(some)}."
     if world.cluster.run.options.get("reuse"):
         return [ask(what, "As --reuse asks: what is there stays, and may be what the cluster begins with.")]
     return [stop(what, f"Name an empty one, or say --reuse {world.new.name} if that is what you mean.")]

@@ -28,6 +28,7 @@ from fleet.procedures.reinitialize.data import Say, Silenced, WorldStep
 from fleet.procedures.reinitialize.parts import SILENCE, Part
 from fleet.procedures.reinitialize.world import World
 from fleet.procedures.steps import silences_about
+from fleet.text import count
 
 ANSWER = "answer"
 """The kind of the journal's events that tell that an operator has typed what was asked for."""
@@ -68,7 +69,7 @@ class Silences(WorldStep):
             found = self._found()
             self._ended.set()
             if over:
-                return undone(f"{len(found)} silences to end") if found else done()
+                return undone(f"{count(found, 'silence')} to end") if found else done()
             for silence in found:
                 self.cluster.silences.extend(silence.id, self.cluster.config.alerts.held_silence)
         return done("they stay, as not all is done") if found else done()

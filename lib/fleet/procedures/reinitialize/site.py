@@ -14,6 +14,7 @@ from fleet.procedures.reinitialize.admission import plugins_of, read_defaults
 from fleet.procedures.reinitialize.machines import endpoint_problems
 from fleet.procedures.reinitialize.parts import API_STARTS, PUPPET_GOES
 from fleet.procedures.reinitialize.world import World
+from fleet.text import count
 
 _ASSIGNMENT, _WORD = re.compile(r"[A-Za-z_]\w*="), re.compile(r"[A-Za-z0-9_./-]+")
 
@@ -146,7 +147,8 @@ def of_flags(world: World, first: int) -> list[Finding]:
         todo = "Correct reinitialize.admission_plugins, if one keeps an empty cluster from being initialised."
         findings.append(ask(what, todo))
     if len(world.new.config.endpoints) != len(world.new.hosts):
-        what = f"{world.new.name} has {len(world.new.hosts)} hosts and {len(world.new.config.endpoints)} endpoints."
+        endpoints = count(world.new.config.endpoints, "endpoint")
+        what = f"{world.new.name} has {count(world.new.hosts, 'host')} and {endpoints}."
         findings.append(ask(what, "Correct reinitialize.etcds."))
     return findings
 

@@ -10,6 +10,7 @@ from fleet.maintenance.model import UnitState, Verdict, done, pending, undone
 from fleet.procedures.reinitialize.apiserver import serving
 from fleet.procedures.reinitialize.data import EMPTY, Say, WorldStep
 from fleet.procedures.reinitialize.world import CLUSTER, Store, World
+from fleet.text import count, verb
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Untouched(WorldStep):
             # Kubernetes' events do, and the entries of apiservers that were running.
             if not gone:
                 return done(f"no key that lasts: what expires by itself has made it revision {found.revision}")
-            changed = f"{gone} keys were deleted; {changed}"
+            changed = f"{count(gone, 'key')} {verb(gone, 'was', 'were')} deleted; {changed}"
         # It cannot be made undone, and nothing of it serves any more: who goes back has to know.
         logger.warning("The old etcd was written to since stage 8: %s. Find out by what.", changed)
         return done(f"WRITTEN TO since stage 8: {changed}")
@@ -153,7 +154,7 @@ class Wiped(WorldStep):
         for prefix in self._prefixes:
             deleted = keys.delete_prefix(self.cluster.remote, self._host(), self.world.new.config, prefix)
             if deleted:
-                say(f"{deleted} keys below {prefix} deleted from {self.world.new.name}")
+                say(f"{count(deleted, 'key')} below {prefix} deleted from {self.world.new.name}")
         return done()
 
     def _host(self) -> str:

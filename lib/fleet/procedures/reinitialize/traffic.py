@@ -9,6 +9,7 @@ from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, u
 from fleet.procedures.reinitialize.data import Say, WorldStep, is_merged
 from fleet.procedures.reinitialize.world import World
 from fleet.procedures.steps import NodeStep, Verdicts
+from fleet.text import count
 
 LEFT_OUT = "left_out"
 """The fact of units whose stage was left out (--from-stage)."""
@@ -132,7 +133,7 @@ class NamespaceGone(WorldStep):
         """Return which pods are left: those on a node that does not answer stay until it does, or is deleted."""
         pods, _ = self.cluster.api.list_all(f"/api/v1/namespaces/{name}/pods")
         left = [f"{pod['metadata']['name']} on {pod['spec'].get('nodeName', 'no node')}" for pod in pods]
-        return f"{len(left)} pods left{': ' if left else ''}{', '.join(left[:3])}"
+        return f"{count(left, 'pod')} left{': ' if left else ''}{', '.join(left[:3])}"
 
     def act(self, state: UnitState, say: Say) -> Verdict:
         """Order its deletion; Kubernetes' own namespaces, and any that is not managed, are refused."""
