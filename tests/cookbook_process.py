@@ -41,6 +41,11 @@ class CookbookProcess:
         """Whether it has not ended."""
         return self._process.is_alive()
 
+    @property
+    def said(self) -> str:
+        """What its file has of it so far."""
+        return self._output.read_text(errors="replace") if self._output.is_file() else ""
+
     def send_signal(self, number: int) -> None:
         """Send it a signal."""
         assert self._process.pid, "it was never started"

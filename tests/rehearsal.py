@@ -69,6 +69,7 @@ class Rehearsal:
     def __init__(self, lab: Lab, folder: Path, procedure: str = REBOOT, **cluster: Any) -> None:
         self.lab = lab
         self.procedure = procedure
+        self._beside: CookbookProcess | None = None
         self.state_dir = folder / "runs"
         data = yaml.safe_load(lab.fleet_config.read_text())
         data["state_dir"] = str(self.state_dir)
@@ -107,20 +108,23 @@ class Rehearsal:
     @contextmanager
     def in_background(self, *arguments: str) -> Iterator[CookbookProcess]:
         """Start a new run, unattended, and let it work beside the test."""
-        process = self._begin(self.procedure, "--cluster", "lab", "-r", "rehearsal", "--unattended", *arguments)
+        new = (self.procedure, "--cluster", "lab", "-r", "rehearsal", "--unattended")
+        self._beside = self._begin(*new, *arguments)
         try:
-            yield process
+            yield self._beside
         finally:
-            process.kill()
+            self._beside.kill()
+            self._beside = None
 
     @contextmanager
     def resumed(self, run: str) -> Iterator[None]:
         """Go on with a run beside the test, until it is killed in the end."""
-        process = self._begin(self.procedure, "--resume", run)
+        self._beside = self._begin(self.procedure, "--resume", run)
         try:
             yield
         finally:
-            process.kill()
+            self._beside.kill()
+            self._beside = None
 
     def _begin(self, *arguments: str) -> CookbookProcess:
         command = ("-c", str(self.lab.spicerack_config), *arguments)
@@ -152,8 +156,11 @@ class Rehearsal:
                 events = journal.read(runs[-1]).events if runs else []
                 if any((event.unit, event.step, event.kind) == (unit, step, kind) for event in events):
                     return
+            if self._beside and not self._beside.is_alive:
+                break
             time.sleep(0.05)
-        raise AssertionError(f"{unit} never came to {step}: {kind}")
+        said = self._beside.said if self._beside else ""
+        raise AssertionError(f"{unit} never came to {step}: {kind}. The run said: {said}")
 
     def kill_at(self, unit: str, step: str, kind: str, *arguments: str, number: int = signal.SIGKILL) -> None:
         """Start a run and kill it when its journal has an event."""
