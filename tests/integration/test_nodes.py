@@ -50,6 +50,7 @@ def test_cordon_and_uncordon(api: Api, world: World) -> None:
         "operator": "operator",
         "reason": "kernel 6.1.140",
         "was_cordoned": False,
+        "given_up": False,
     }
     assert ownership(node) == Ownership("run-1", "operator", "kernel 6.1.140", False)
     assert cordon(api, name, OURS) is CordonOutcome.ALREADY_OURS

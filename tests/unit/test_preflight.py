@@ -1,6 +1,7 @@
 """The preflight's judgements, over plain data."""
 
 import json
+import threading
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from fleet.k8s.model import Node, Taint, parse_node
 from fleet.k8s.nodes import OWNER_ANNOTATION
 from fleet.maintenance.model import Limits, Unit
 from fleet.procedures import drains, preflight
-from fleet.procedures.findings import Level, ask, note, stop
+from fleet.procedures.findings import Finding, Level, ask, note, stop
 from fleet.procedures.inventory import compare, match
 from fleet.procedures.nodes import absent, group_of
 
@@ -139,3 +140,24 @@ def test_the_control_plane_is_no_target_and_strays_are_named():
     assert levels(findings) == [Level.STOP, Level.NOTE]
     assert findings[0].what.startswith("cp1 belongs to the control plane")
     assert findings[1].what.endswith(": w9.")
+
+
+def test_an_operator_who_leaves_does_not_wait_for_the_longest_look():
+    cancel = threading.Event()
+
+    def leaves() -> list[Finding]:
+        raise KeyboardInterrupt
+
+    def watches() -> list[Finding]:
+        assert cancel.wait(30), "it would have watched to the end"
+        return []
+
+    with pytest.raises(KeyboardInterrupt):
+        preflight.carry_out([leaves, watches], cancel)
+    assert cancel.is_set()
+
+
+def test_looking_at_everything_cancels_nothing():
+    cancel = threading.Event()
+    assert preflight.carry_out([lambda: [note("well")]], cancel) == [note("well")]
+    assert not cancel.is_set()

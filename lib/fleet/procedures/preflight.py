@@ -3,6 +3,7 @@
 All of it is read-only, and all findings are told at once.
 """
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -94,11 +95,16 @@ def examine(
     if config.bgp and "restart" in node_steps:
         unit = config.bgp.unit
         checks.append(lambda: of_unit(cluster, unit))
-    return Found(tuple(carry_out(checks)), evictions, facts)
+    return Found(tuple(carry_out(checks, cluster.cancel)), evictions, facts)
 
 
-def carry_out(checks: Sequence[Check]) -> list[Finding]:
-    """Look at everything at the same time; what could not be looked at is a finding as well."""
+def carry_out(checks: Sequence[Check], cancel: threading.Event) -> list[Finding]:
+    """Look at everything at the same time; what could not be looked at is a finding as well.
+
+    Args:
+        checks: what to look at.
+        cancel: set if the operator does not wait for the end: looks that take long heed it.
+    """
 
     def run(check: Check) -> list[Finding]:
         try:
@@ -107,7 +113,11 @@ def carry_out(checks: Sequence[Check]) -> list[Finding]:
             return [stop(f"Not everything could be looked at: {error}", "Mend that, then try again.")]
 
     with ThreadPoolExecutor(len(checks), "preflight") as pool:
-        return [finding for found in pool.map(run, checks) for finding in found]
+        try:
+            return [finding for found in pool.map(run, checks) for finding in found]
+        except BaseException:
+            cancel.set()
+            raise
 
 
 def of_api(api: Api, nodes_known: int) -> list[Finding]:
