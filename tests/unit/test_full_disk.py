@@ -35,7 +35,10 @@ class FullDisk(j.Journal):
     def record(self, stage, states, *, step, kind):
         if (step, kind) == self.full_at:
             self._db.execute("PRAGMA max_page_count = 1")  # which SQLite takes for what it has now
-            self.note("filler", "x" * 10_000)
+            try:
+                self.note("filler", "x" * 10_000)
+            finally:
+                self._db.execute("PRAGMA query_only = 1")  # No page is free again a moment later.
         super().record(stage, states, step=step, kind=kind)
 
 
@@ -118,6 +121,31 @@ def test_nothing_is_done_that_could_not_be_written_and_what_is_left_is_told(tmp_
         assert Runner(again, book, LogView(), threading.Event(), queue.SimpleQueue()).run() == ""
     rebooted = [unit for step, unit in [*log, *again.log] if step == "reboot"]
     assert rebooted == ["w1", "w2", "w3"]
+
+
+def test_effects_in_progress_end_within_their_grace_and_are_told_too(tmp_path, info):
+    FullDisk.full_at = ("reboot", "intent")
+    cancel = threading.Event()
+    procedure = Procedure()
+    procedure.stages = (replace(procedure.stages[0], limits=m.Limits(max_unavailable=2)),)
+    drain = procedure.effects("nodes", "drain")
+
+    class Slow(Step):
+        """A drain that takes as long as the run lives for one of the nodes."""
+
+        def apply(self, units, tell):
+            if units[0].unit.name == "w2":
+                cancel.wait(10)
+            return super().apply(units, tell)
+
+    procedure._steps["drain"] = Slow(procedure.log, drain.name)
+    states = {"nodes": [m.UnitState(unit) for unit in procedure.stages[0].units]}
+    with closing(FullDisk.create(tmp_path, info, states)) as book, pytest.raises(lost.JournalLost) as caught:
+        Runner(procedure, book, LogView(), cancel, queue.SimpleQueue()).run()
+    assert [line.split(" (")[0] for line in caught.value.left] == [
+        "w1 is in flight at the step reboot: it was not done, or not to its end",
+        "w2 is in flight at the step drain: it was done and is not proven",
+    ]
 
 
 class Runs:

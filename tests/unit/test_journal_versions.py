@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 import shutil
 import sqlite3
 from contextlib import closing
@@ -216,29 +217,39 @@ def test_what_is_in_flight_or_held_is_known(old):
     assert listed == ([left] if is_open else [])
 
 
-def test_a_log_that_a_killed_process_left_is_read_too(tmp_path):
-    """The last writes stand in ``journal.db-wal`` alone."""
-    expected = said("reboot-in-flight")
-    work, folder = tmp_path / "work", tmp_path / expected["id"]
+@pytest.fixture
+def killed(tmp_path):
+    """Return the folder of a run whose last writes stand in ``journal.db-wal`` alone."""
+    work, folder = tmp_path / "work", tmp_path / said("control-plane-held")["id"]
     work.mkdir()
     folder.mkdir()
-    shutil.copy(DATA / "reboot-in-flight.db", work / "journal.db")
+    shutil.copy(DATA / "control-plane-held.db", work / "journal.db")
     with closing(sqlite3.connect(work / "journal.db")) as db:
         with db:
-            db.execute("UPDATE unit SET detail = 'the last word' WHERE name = 'w2'")
+            db.execute("UPDATE unit SET detail = 'the last word' WHERE name = 'cp2'")
         for name in ("journal.db", "journal.db-wal"):
             shutil.copy(work / name, folder / name)
-        shutil.copy(work / "journal.db-wal", work / "kept-wal")
-    assert j.read(folder).units["nodes"][1].detail == "the last word"
-    assert version(folder) == 0
-    for name in ("journal.db-shm", "journal.db-wal"):
-        (folder / name).unlink(missing_ok=name.endswith("shm"))
-    shutil.copy(work / "kept-wal", folder / "journal.db-wal")
-    (folder / "journal.db-shm").mkdir()  # It can be read in place no more than where nothing can be written.
-    assert j.read(folder).units["nodes"][1].detail == "the last word"
-    (folder / "journal.db-shm").rmdir()
-    with closing(Journal.open(tmp_path, folder.name)) as book:
-        assert book.states("nodes")["w2"].detail == "the last word"
+    return folder
+
+
+def test_a_log_that_a_killed_process_left_is_read_too(killed):
+    assert j.read(killed).units["kube-apiserver"][1].detail == "the last word"
+    assert version(killed) == 0
+    with closing(Journal.open(killed.parent, killed.name)) as book:
+        assert book.states("kube-apiserver")["cp2"].detail == "the last word"
+
+
+def test_a_log_is_read_where_nothing_can_be_written_beside_it(killed):
+    """As on a full disk and on a read-only one: SQLite cannot make its file of shared memory, of 32 KiB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (31 << 10, before[1]))
+    try:
+        db = sqlite3.connect(f"file:{killed}/journal.db?mode=ro", uri=True)
+        with closing(db), pytest.raises(sqlite3.OperationalError):
+            db.execute("SELECT * FROM unit")
+        assert j.read(killed).units["kube-apiserver"][1].detail == "the last word"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_stage_whose_steps_were_never_named_has_numbers(tmp_path):

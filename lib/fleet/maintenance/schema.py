@@ -121,6 +121,7 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
                 shutil.copyfile(source, Path(folder) / source.name)
         db = sqlite3.connect(Path(folder) / path.name)
         try:
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")  # which needs no file beside the log
             yield db
         finally:
             db.close()
