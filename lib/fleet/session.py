@@ -27,10 +27,9 @@ from fleet.etcd import health, members
 from fleet.hosts.remote import Remote
 from fleet.k8s.client import Api, KubernetesError
 from fleet.k8s.nodes import NodeView, NoNodes
-from fleet.maintenance import advance, folders, journal, report
+from fleet.maintenance import advance, folders, journal, lost, report
 from fleet.maintenance.journal import Journal, RunInfo, RunRecord
 from fleet.maintenance.lock import ClusterLock, Holder
-from fleet.maintenance.lost import left_in
 from fleet.maintenance.model import Status, UnitState
 from fleet.maintenance.runner import STOPPED_BY_OPERATOR, Interrupted, Procedure, Runner, View
 from fleet.procedures import plan
@@ -184,8 +183,9 @@ class Session:
         try:
             return work()
         except folders.JournalError as error:
-            logger.error("The journal cannot be written any more, so nothing new is started: %s", error)
-            for line in left_in(book.folder, error) or ["Nothing is in flight or held."]:
+            why, left = lost.told(book.folder, error)
+            logger.error("The journal cannot be written any more, so nothing new is started: %s", why)
+            for line in left or ["Nothing is in flight or held."]:
                 logger.error("%s", line)
             commands = [self._command(option, run_id) for option in ("--resume", "--abort")[only_abort:]]
             logger.error("Make room there, or mend the disk. Then: %s", ", or: ".join(commands))

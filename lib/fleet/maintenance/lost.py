@@ -35,21 +35,21 @@ def left_of(stage: Stage, state: UnitState) -> str:
     return f"{state.unit.name} is {_OPEN[state.status]} at the step {step}: {how[state.phase]}{why}"
 
 
-def left_in(folder: Path, error: BaseException) -> list[str]:
-    """Return a line for each unit in flight or held when a run's journal could not be written any more.
+def told(folder: Path, error: BaseException) -> tuple[str, list[str]]:
+    """Return why a run's journal cannot be written any more, and a line for each unit in flight or held.
 
     Args:
         folder: the run's folder.
         error: what was raised.
     """
     for cause in _causes(error):
-        if isinstance(cause, JournalLost):
-            return list(cause.left)
+        if isinstance(cause, JournalLost):  # Whatever could not be written after that is no news.
+            return str(cause), list(cause.left)
     try:
         record = journal.read(folder)
     except folders.JournalError as unreadable:
-        return [f"What is in flight is not known: {unreadable}"]
-    return [
+        return str(error), [f"What is in flight is not known: {unreadable}"]
+    return str(error), [
         f"{state.unit.name} is {_OPEN[state.status]} ({stage}){f': {state.detail}' if state.detail else ''}"
         for stage, state in record.work
         if state.status in _OPEN
