@@ -291,7 +291,7 @@ def test_an_interrupt_finishes_what_is_in_flight(rehearsal):
 
 def test_what_colleagues_do_meanwhile_is_noticed(rehearsal, lab):
     # Another run watches the Lease until it is renewed: here that must not take longer than this one's drain.
-    rehearsal.change_config(lambda cluster: cluster.update(lease={"duration": "6s"}))
+    rehearsal.change_config(lambda cluster: cluster.update(lease={"duration": "10s"}))
     node = rehearsal.busiest()
     lab.inject("pod-slow-to-terminate", node, seconds=4)
     with rehearsal.in_background("--query", node) as process:
