@@ -108,7 +108,9 @@ class NodeRuns(OverApi):
         left = []
         try:
             if nodes.give_up(cluster.api, name, cluster.run.id):
-                left.append(f"its cordon (kubectl uncordon {name})")
+                left.append(
+                    f"its cordon, with which it counts as unavailable (kubectl uncordon {name}, or delete node {name})"
+                )
         except ApiError as error:
             if error.status != 404:
                 raise
