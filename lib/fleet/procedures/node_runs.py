@@ -108,9 +108,7 @@ class NodeRuns(OverApi):
         left = []
         try:
             if nodes.give_up(cluster.api, name, cluster.run.id):
-                left.append(
-                    f"its cordon, with which it counts as unavailable (kubectl uncordon {name}, or delete node {name})"
-                )
+                left.append(f"its cordon (kubectl uncordon {name}; as long as it is there it counts as unavailable)")
         except ApiError as error:
             if error.status != 404:
                 raise
