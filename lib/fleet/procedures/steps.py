@@ -21,6 +21,7 @@ from fleet.k8s.nodes import CordonOutcome, Node
 from fleet.k8s.policy import BudgetPattern, DrainPolicy
 from fleet.maintenance.model import Kind, Phase, UnitState, Verdict, done, failed, held, pending, undone, unknown
 from fleet.procedures.cluster import Cluster, NodeGone
+from fleet.text import count
 
 T = TypeVar("T")
 Verdicts = Mapping[str, Verdict]
@@ -245,8 +246,8 @@ class Drain(NodeStep):
             result = self._drain(name).once(self.cluster.cancel)
             before = state.facts.get("evicted", [])
             evicted = [*before, *(pod for pod in map(str, result.evicted) if pod not in before)]
-            if len(evicted) > len(before):
-                tell(name, f"{len(evicted)} evicted, {len(result.remaining)} still there")
+            if evicted and not before:
+                tell(name, f"evicting: {count(len(result.remaining), 'pod')} still there")
             verdict = self._of(name, result)
             return replace(verdict if verdict.kind is Kind.FAILED else done(verdict.detail), facts={"evicted": evicted})
 
