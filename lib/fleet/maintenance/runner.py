@@ -6,19 +6,17 @@ through a queue, so no unit waits for another's. Only the main thread touches th
 
 import logging
 import queue
-import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from types import FrameType
 from typing import Protocol
 
 from fleet.clock import CLOCK, THREADS, Clock, Threads
 from fleet.errors import FleetError
-from fleet.maintenance import advance
+from fleet.maintenance import advance, signals
 from fleet.maintenance import decide as decisions
 from fleet.maintenance.folders import Unwritable
 from fleet.maintenance.journal import Journal
@@ -166,7 +164,7 @@ class Runner:
             JournalLost: the journal cannot be written any more.
         """
         incomplete = ""
-        with self._signals():
+        with signals.handled(self._interrupt, self._terminate):
             try:
                 for stage in self._procedure.stages:
                     if incomplete and stage.when is not When.END:
@@ -419,36 +417,18 @@ class Runner:
     def _tell_held(self, state: UnitState) -> None:
         self._view.tell(f"{state.unit.name}: HELD: {state.detail}", level=logging.ERROR)
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Handle what may end the process: the first ^C stops orderly, everything else leaves at once.
-
-        What was ignored when the process started stays ignored: whoever did that (nohup, a shell for its jobs in the
-        background) wants the run to outlive the signal.
-        """
-
-        def on_interrupt(_number: int, _frame: FrameType | None) -> None:
-            if self._stopping:
-                self._leaving = "interrupted twice"
-                self._cancel.set()
-            self.stop(STOPPED_BY_OPERATOR)
-
-        def on_terminate(number: int, _frame: FrameType | None) -> None:
-            self._leaving = f"received {signal.Signals(number).name}"
+    def _interrupt(self) -> None:
+        """Stop orderly; the second time leave at once."""
+        if self._stopping:
+            self._leaving = "interrupted twice"
             self._cancel.set()
-            self._queue.put(None)
+        self.stop(STOPPED_BY_OPERATOR)
 
-        handlers = {signal.SIGINT: on_interrupt, signal.SIGTERM: on_terminate, signal.SIGHUP: on_terminate}
-        before = {
-            number: signal.signal(number, handler)
-            for number, handler in handlers.items()
-            if signal.getsignal(number) is not signal.SIG_IGN
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _terminate(self, name: str) -> None:
+        """Leave at once, as a signal of this name says."""
+        self._leaving = f"received {name}"
+        self._cancel.set()
+        self._queue.put(None)
 
     def _leave(self, stage: Stage) -> None:
         """Let effects in progress end, within a grace, and write down what came of them."""

@@ -30,6 +30,7 @@ from fleet.maintenance.model import (
 from fleet.maintenance.runner import Effects
 from fleet.procedures import bgp, gates, steps
 from fleet.procedures.cluster import Cluster
+from fleet.procedures.drain import Drain
 from fleet.procedures.maintenance import ABORT, Step, effects_of, proof_of, specs
 from fleet.procedures.once import Once, Settled
 from fleet.procedures.traces import EndSilences, Known, TaintPending, Untaint
@@ -99,7 +100,7 @@ def closing_steps(cluster: Cluster, *, drained: bool = True) -> tuple[Step, ...]
         drained: whether its pods have to leave.
     """
     deadlines = cluster.config.deadlines
-    drain = Step(StepSpec("drain", deadlines.drain, poll=_FAST, batch=False, releases=True), steps.Drain(cluster))
+    drain = Step(StepSpec("drain", deadlines.drain, poll=_FAST, batch=False, releases=True), Drain(cluster))
     baseline, routes = (
         StepSpec(name, deadlines.bgp, joint=True, gate=True, acceptable=True) for name in ("bgp baseline", "bgp routes")
     )

@@ -5,7 +5,6 @@ was lost.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from fleet.config import DrainConfig
@@ -14,14 +13,12 @@ from fleet.hosts import probe
 from fleet.hosts.matchers import parse_matcher
 from fleet.hosts.probe import Unreachable
 from fleet.hosts.silences import NoSuchSilenceError, Silence
-from fleet.k8s import drain, nodes
+from fleet.k8s import nodes
 from fleet.k8s.client import ApiError
-from fleet.k8s.drain import NodeDrain
 from fleet.k8s.nodes import CordonOutcome, Node
 from fleet.k8s.policy import BudgetPattern, DrainPolicy
-from fleet.maintenance.model import Kind, Phase, UnitState, Verdict, done, failed, held, pending, undone, unknown
+from fleet.maintenance.model import UnitState, Verdict, done, failed, held, pending, undone, unknown
 from fleet.procedures.cluster import Cluster, NodeGone
-from fleet.text import count
 
 T = TypeVar("T")
 Verdicts = Mapping[str, Verdict]
@@ -207,75 +204,6 @@ def drain_policy(config: DrainConfig) -> DrainPolicy:
 def has_taint(node: Node, run: str) -> bool:
     """Say whether a node carries the soft taint of a run."""
     return any(taint.key == nodes.PENDING_TAINT and taint.value == run for taint in node.taints)
-
-
-class Drain(NodeStep):
-    """No pod is left on the node that a drain has to move. Each call is a pass, and takes seconds at most."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        """Drain by the cluster's policy."""
-        super().__init__(cluster)
-        self.policy = drain_policy(cluster.config.drain)
-        self._drains: dict[str, NodeDrain] = {}
-
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """Look at the pods that are still there; a drain that begins lists them freshly and by node name."""
-
-        def judge(state: UnitState) -> Verdict:
-            name = state.unit.name
-            if state.phase is Phase.CHECK:
-                self._end(name)
-                left = drain.pods_left(self.cluster.api, name, self.policy)
-                return pending(f"{len(left)} to evict") if left else done()
-            node = self.cluster.nodes.snapshot().get(name)
-            if node is not None and not node.unschedulable:
-                self._end(name)
-                return held(UNCORDONED)
-            return self._of(name, self._drain(name).look())
-
-        return each(units, judge)
-
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
-        """Evict the pods that may go now."""
-
-        def one(state: UnitState) -> Verdict:
-            name = state.unit.name
-            node = self.cluster.node(name)
-            if not node.unschedulable:
-                return held(UNCORDONED)
-            result = self._drain(name).once(self.cluster.cancel)
-            before = state.facts.get("evicted", [])
-            evicted = [*before, *(pod for pod in map(str, result.evicted) if pod not in before)]
-            if evicted and not before:
-                tell(name, f"evicting: {count(len(result.remaining), 'pod')} still there")
-            verdict = self._of(name, result)
-            return replace(verdict if verdict.kind is Kind.FAILED else done(verdict.detail), facts={"evicted": evicted})
-
-        return each(units, one)
-
-    def _drain(self, name: str) -> NodeDrain:
-        if name not in self._drains:
-            cluster = self.cluster
-            self._drains[name] = NodeDrain(
-                cluster.api, name, self.policy, follow=cluster.follow, threads=cluster.threads
-            )
-        return self._drains[name]
-
-    def _end(self, name: str) -> None:
-        if node_drain := self._drains.pop(name, None):
-            node_drain.close()
-
-    def _of(self, name: str, result: drain.DrainResult) -> Verdict:
-        match result.status:
-            case drain.DrainStatus.DRAINED:
-                self._end(name)
-                return done(f"{len(result.evicted)} evicted")
-            case drain.DrainStatus.FAILED:
-                self._end(name)
-                return failed(result.explain())
-            case drain.DrainStatus.DUE:
-                return undone(result.explain())
-        return pending(result.explain() or "the last pods are going")
 
 
 HEARTBEAT = "heartbeat"
