@@ -3,6 +3,7 @@
 # What takes long to import (spicerack, pydantic, rich) is imported by the subcommand that needs it.
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         wrong usage.
     """
     output.guard()
+    logging.getLogger().addHandler(logging.NullHandler())  # What libraries log is no message of this command.
     args = parser().parse_args(argv)
     try:
         code = int(args.run(args))
@@ -68,7 +70,8 @@ def _add_config(commands: "argparse._SubParsersAction[arguments.Parser]") -> Non
     check.add_argument(
         "--live",
         action="store_true",
-        help="ask the clusters' APIs as well: whether they answer, in which version, and which rights are missing",
+        help="ask all that is named as well, and change nothing: the clusters' APIs (version, missing rights), hosts "
+        "over SSH, routers, Alertmanager's members, load balancers, the etcd of spicerack's lock",
     )
     check.set_defaults(run=_check_config)
 
@@ -118,7 +121,8 @@ def _check_config(args: argparse.Namespace) -> int:
         from fleet import config_live
 
         with suppress(config.ConfigError):  # which is among the mistakes
-            mistakes += config_live.check(config.load(args.path), args.path)
+            beside = config_check.spicerack_beside(args.path, args.spicerack)
+            mistakes += config_live.check(config.load(args.path), args.path, spicerack=beside)
     for mistake in mistakes:
         print(mistake, file=sys.stderr)
     if mistakes:

@@ -38,9 +38,7 @@ def check(path: Path, spicerack_config: Path | None = None) -> list[str]:
     Returns:
         A line for each mistake; none if all is well.
     """
-    if spicerack_config is None:
-        beside = path.absolute().parent.parent / "config.yaml"
-        spicerack_config = beside if beside.exists() else None
+    spicerack_config = spicerack_beside(path, spicerack_config)
     mistakes = []
     config = None
     try:
@@ -65,6 +63,12 @@ def check(path: Path, spicerack_config: Path | None = None) -> list[str]:
         except ConfigError as error:
             mistakes.append(str(error))
     return mistakes
+
+
+def spicerack_beside(path: Path, given: Path | None = None) -> Path | None:
+    """Return spicerack's configuration: the one that is given, or the one two folders up, if there is one."""
+    beside = path.absolute().parent.parent / "config.yaml"
+    return given or (beside if beside.exists() else None)
 
 
 def _state_dir(folder: Path) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from fleet import config_edges
 from fleet.clock import THREADS, Threads
 from fleet.config import ClusterConfig, Config
 from fleet.errors import FleetError
@@ -21,22 +22,26 @@ OLDEST = (1, 20)
 """The oldest release of Kubernetes whose answers are known."""
 
 
-def check(config: Config, path: Path, threads: Threads = THREADS) -> list[str]:
+def check(config: Config, path: Path, threads: Threads = THREADS, *, spicerack: Path | None = None) -> list[str]:
     """Ask all that the configuration names, at the same time.
 
     Args:
         config: this project's configuration.
         path: its file.
         threads: how to ask several at the same time.
+        spicerack: spicerack's configuration; without it only the clusters' APIs are asked.
 
     Returns:
         A line for each mistake; none if all is well.
     """
-    found = threads.map(
-        lambda item: [f"{path}: clusters.{item[0]}.{line}" for line in _run(item[1])],
-        [(name, one) for name, cluster in config.clusters.items() for one in checks(cluster)],
-        "live",
-    )
+    runner = config_edges.spicerack(spicerack) if spicerack else None
+    asked: list[tuple[str, Check]] = [(f"{path}: ", partial(config_edges.of_state_dir, config.state_dir))]
+    for name, cluster in config.clusters.items():
+        around = config_edges.checks(cluster, runner) if runner else ()
+        asked += [(f"{path}: clusters.{name}.", one) for one in (*checks(cluster), *around)]
+    if runner:
+        asked.append((f"{spicerack}: etcd_config: ", partial(config_edges.of_lock, runner)))
+    found = threads.map(lambda item: [f"{item[0]}{line}" for line in _run(item[1])], asked, "live")
     return [line for lines in found for line in lines]
 
 

@@ -4,6 +4,10 @@ Spicerack takes it before a cookbook does anything, and ends with a traceback wh
 right before, when spicerack asks how it is to be taken.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import etcd
 from spicerack import Spicerack
 from spicerack.exceptions import SpicerackError
@@ -37,9 +41,23 @@ def check(spicerack: Spicerack) -> None:
         LockStoreError: it cannot be asked.
     """
     try:
-        spicerack.lock().get("fleet:check")
+        with _quiet("etcd", "urllib3"):
+            spicerack.lock().get("fleet:check")
     except (*ERRORS, *_BROKEN) as error:
         raise LockStoreError(problem(error)) from error
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Keep libraries from telling, in words of their own, what is told here."""
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def problem(error: Exception) -> str:

@@ -1,8 +1,11 @@
 """Small words of messages: numbers with what they count, and values that may stand in a line. Pure."""
 
+import re
 from collections.abc import Collection, Sized
 
 _LONGEST = 120
+_WRAPPING = re.compile(r"(HTTPS?Connection(Pool)?\([^)]*\): |<urllib3\.[^>]*>: |\[Errno -?[0-9]+\] )")
+"""What libraries put before the cause."""
 
 
 def count(what: int | Sized, singular: str, plural: str = "") -> str:
@@ -43,3 +46,17 @@ def line(error: object) -> str:
     """Return the text of an error as one line of what shows; the name of its class where it has none."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def network(error: BaseException) -> str:
+    """Return why something could not be reached, as the system says it and not as libraries wrap it."""
+    inner: BaseException | None = error
+    seen: list[BaseException] = []
+    while inner is not None and inner not in seen:
+        seen.append(inner)
+        wrapped = [*vars(inner).values(), *inner.args] if not isinstance(inner, OSError) else []
+        inner = inner.__cause__ or next((one for one in wrapped if isinstance(one, BaseException)), None)
+    said = next((one.strerror for one in reversed(seen) if isinstance(one, OSError) and one.strerror), "")
+    if any("Timeout" in type(one).__name__ for one in seen):
+        return "it timed out"
+    return said[:1].lower() + said[1:] if said else line(_WRAPPING.sub("", str(seen[-1]))).rstrip(".")

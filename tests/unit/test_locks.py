@@ -75,6 +75,7 @@ def test_nothing_is_done_without_the_lock(tmp_path: Path, dry_run: bool) -> None
     assert line.endswith(NO_LOCKS)
     assert "Traceback" not in result.stderr
     assert "START" not in result.stderr
+    assert not [said for said in result.stderr.splitlines() if "HTTPConnectionPool" in said or "Retry" in said]
     assert operator.done == []
 
     command.insert(command.index(NAME), "--no-locks")

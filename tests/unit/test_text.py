@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +39,32 @@ def test_values_fit_into_a_line(value: object) -> None:
 def test_errors_fit_into_a_line(value: str) -> None:
     assert text.line(ValueError(value)).isprintable()
     assert text.line(ValueError(value))
+
+
+def wrapped(outer: Exception, cause: BaseException) -> Exception:
+    outer.__cause__ = cause
+    return outer
+
+
+POOL = urllib3.HTTPConnectionPool("x")
+REFUSED = ConnectionRefusedError(111, "Connection refused")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (REFUSED, "connection refused"),
+        (
+            wrapped(ValueError("HTTPConnectionPool(host='x', port=1): Max retries exceeded"), REFUSED),
+            "connection refused",
+        ),
+        (urllib3.exceptions.MaxRetryError(POOL, "/", wrapped(OSError("no"), REFUSED)), "connection refused"),
+        (urllib3.exceptions.ReadTimeoutError(POOL, "/", "Read timed out. (read timeout=10)"), "it timed out"),
+        (ValueError("HTTPSConnection(host='a', port=1): [Errno -2] it is odd."), "it is odd"),
+    ],
+)
+def test_the_cause_is_told_without_what_libraries_wrap_around_it(error: Exception, said: str) -> None:
+    assert text.network(error) == said
 
 
 PLURALS = (

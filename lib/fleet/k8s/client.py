@@ -25,6 +25,7 @@ from kubernetes.config import kube_config
 
 from fleet.clock import CLOCK, Clock
 from fleet.errors import FleetError
+from fleet.text import line, network
 
 JSON = dict[str, Any]
 Query = str | int | bool
@@ -152,10 +153,15 @@ class Api:
                 client = _with_certificates(kubernetes_client.ApiClient(configuration))
             return cls(client, timeout=timeout, patience=patience)
         except (kubernetes_config.ConfigException, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise KubernetesError(f"{path} is no usable kubeconfig: {error}") from error
+            raise KubernetesError(
+                f"{path} is no usable kubeconfig: {line(error).rstrip('.')}. Try kubectl --kubeconfig {path} version."
+            ) from error
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             # Broken certificates and oddly shaped YAML surface in the official loader as all of these.
-            raise KubernetesError(f"{path} is no usable kubeconfig: {type(error).__name__}: {error}") from error
+            raise KubernetesError(
+                f"{path} is no usable kubeconfig: its shape is wrong, or a certificate in it ({line(error)})."
+                f" Try kubectl --kubeconfig {path} version."
+            ) from error
 
     def get(self, path: str, **query: Query) -> JSON:
         """Return what is at a path, such as ``/api/v1/nodes/worker1``.
@@ -262,7 +268,7 @@ class Api:
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             if not stop.is_set():
                 self._pool.clear()
-                raise WatchBroken(f"The Kubernetes API at {self.server} broke off {call}: {error}") from error
+                raise WatchBroken(f"The Kubernetes API at {self.server} broke off {call}: {network(error)}") from error
         finally:
             finished.set()
             if stopper.is_alive():
@@ -420,7 +426,7 @@ class Api:
         self._pool.clear()
         if isinstance(error, urllib3.exceptions.SSLError) and (refusal := _untrusted(error)):
             raise UntrustedCertificate(self.server, refusal) from error
-        raise ApiUnreachable(f"The Kubernetes API at {self.server} did not answer {call}: {error}") from error
+        raise ApiUnreachable(f"The Kubernetes API at {self.server} did not answer {call}: {network(error)}") from error
 
 
 def _with_certificates(client: Any) -> Any:
