@@ -29,7 +29,7 @@ def test_missing_rights_are_named_with_their_rule() -> None:
     assert list(config_live.lacks(Role(), cluster())) == []
     lines = list(config_live.lacks(Role(("list", "volumeattachments")), cluster()))
     assert lines == [
-        "its user may not see which volumes are still attached to a node: add to its"
+        "its user may not see which volumes are attached to a node: add to its"
         " ClusterRole: {apiGroups: [storage.k8s.io], resources: [volumeattachments], verbs: [list]}"
     ]
 

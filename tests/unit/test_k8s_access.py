@@ -86,6 +86,21 @@ def test_the_role_that_is_shipped_has_all_rights() -> None:
     assert access.missing(Manifest(), rights.of_everything(LeaseConfig())) == []
 
 
+@pytest.mark.parametrize(
+    ("step", "right"),
+    [
+        ("volumes", ("list", "volumeattachments")),
+        ("workloads", ("get", "statefulsets")),
+        ("drain", ("list", "poddisruptionbudgets")),
+        ("daemons", ("get", "daemonsets")),
+    ],
+)
+def test_a_gate_needs_what_it_reads(step: str, right: tuple[str, str]) -> None:
+    for steps in ([], [step]):
+        needed = [(each.verb, each.resource) for each in rights.of_nodes(LeaseConfig(), steps) if each.vital]
+        assert (right in needed) == (step in steps)
+
+
 @pytest.mark.parametrize("steps", [(), ("drain",)])
 def test_only_a_drain_needs_to_evict(steps: tuple[str, ...]) -> None:
     asked = {(right.verb, right.resource) for right in rights.of_nodes(LeaseConfig(), steps)}

@@ -2,11 +2,16 @@
 
 import json
 import threading
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet.clock import THREADS
+from fleet.config import LeaseConfig
+from fleet.k8s import rights
 from fleet.k8s.disruption import Risk, RiskKind
 from fleet.k8s.model import Node, Taint, parse_node
 from fleet.k8s.nodes import OWNER_ANNOTATION
@@ -161,3 +166,25 @@ def test_looking_at_everything_cancels_nothing():
     cancel = threading.Event()
     assert preflight.carry_out([lambda: [note("well")]], cancel) == [note("well")]
     assert not cancel.is_set()
+
+
+class Role:
+    """An API that allows everything but one resource."""
+
+    def __init__(self, lacks: str) -> None:
+        self.lacks = lacks
+
+    def create(self, path, body):
+        return {"status": {"allowed": body["spec"]["resourceAttributes"]["resource"] != self.lacks}}
+
+
+@pytest.mark.parametrize(
+    ("lacks", "expected"),
+    [("pods", Level.STOP), ("leases", Level.STOP), ("persistentvolumes", Level.ASK), ("secrets", None)],
+)
+def test_rights_without_which_a_run_fails_stop_it_and_others_are_asked_about(lacks, expected):
+    config = SimpleNamespace(kubeconfig="/k")
+    cluster: Any = SimpleNamespace(api=Role(lacks), config=config, threads=THREADS)
+    found = preflight.of_rights(cluster, rights.of_nodes(LeaseConfig(), ["drain"]))
+    assert set(levels(found)) == ({expected} if expected else set())
+    assert all(lacks in finding.todo and finding.what.startswith("The user of /k may not ") for finding in found)

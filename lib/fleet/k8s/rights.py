@@ -16,11 +16,13 @@ def _each(verbs: str, resources: str, purpose: str, *, group: str = "", vital: b
 
 FOLLOW_NODES = _each("list watch", "nodes", "follow the nodes")
 CLOSE_NODES = _each("patch", "nodes", "cordon and taint nodes")
-DRAIN = (
+SEE_PODS = (
     *_each("list watch", "pods", "see the pods of a node"),
+    *_each("get list", "daemonsets", "tell the pods of a DaemonSet from those that one has left behind", group="apps"),
+)
+EVICT = (
     *_each("create", "pods/eviction", "evict pods"),
     *_each("list watch", "poddisruptionbudgets", "see which budgets block an eviction", group="policy"),
-    *_each("get list", "daemonsets", "tell the pods of a DaemonSet from those that one has left behind", group="apps"),
 )
 PLACEMENT = (
     *_each(
@@ -29,12 +31,9 @@ PLACEMENT = (
     *_each("list", "namespaces", "see which namespaces are being deleted", vital=False),
 )
 """What the preflight looks at beyond what a drain needs."""
-VOLUMES = _each("list", "volumeattachments", "see which volumes are still attached to a node", group="storage.k8s.io")
+VOLUMES = _each("list", "volumeattachments", "see which volumes are attached to a node", group="storage.k8s.io")
 WORKLOADS = _each(
-    "get list watch",
-    "deployments replicasets statefulsets daemonsets",
-    "see whether the owners of evicted pods are well again",
-    group="apps",
+    "get", "deployments replicasets statefulsets", "see whether the owners of evicted pods are well again", group="apps"
 )
 
 
@@ -73,8 +72,10 @@ def of_nodes(lease: LeaseConfig, steps: Collection[str]) -> Iterator[Right]:
         steps: the names of the steps that each node goes through.
     """
     yield from (*of_lease(lease), *FOLLOW_NODES, *CLOSE_NODES)
+    if "drain" in steps or "daemons" in steps:
+        yield from SEE_PODS
     if "drain" in steps:
-        yield from (*DRAIN, *PLACEMENT)
+        yield from (*EVICT, *PLACEMENT)
     if "volumes" in steps:
         yield from VOLUMES
     if "workloads" in steps:
@@ -83,6 +84,6 @@ def of_nodes(lease: LeaseConfig, steps: Collection[str]) -> Iterator[Right]:
 
 def of_everything(lease: LeaseConfig) -> Iterator[Right]:
     """Return what all cookbooks together need, but the re-initialisation, which has an administrator's kubeconfig."""
-    yield from of_nodes(lease, ("drain", "volumes", "workloads"))
+    yield from of_nodes(lease, ("drain", "daemons", "volumes", "workloads"))
     yield from of_watchdog(lease)
     yield from of_leaders(("kube-controller-manager", "kube-scheduler"))
