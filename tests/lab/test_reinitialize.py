@@ -277,7 +277,7 @@ def test_whatever_goes_wrong_is_told_and_gone_on_with_once_it_is_mended(rehearsa
     assert disabled(lab) == lab.names("control-plane")
     lab.heal("worker2")
     lab.inject("etcd-stopped", "etcd5")
-    stopped(because="cp1: HELD: new etcd: not within 10 s: etcd5 does not answer")
+    stopped(because="cp1: HELD: new etcd: not within 10 s: 1 of 3 members of etcd could not be asked: etcd5")
     lab.heal("etcd5")
     lab.inject("apiserver-bad-flag", "cp1")
     rehearsal.hurry(restart="15s", ready="15s")

@@ -22,6 +22,7 @@ from fleet.procedures.findings import Level
 from fleet.procedures.once import REPLACED
 
 ADDRESSES = {"w1": ("10.0.0.1", "fd00::1"), "w2": ("10.0.0.2", "fd00::2")}
+ONE = "1 of 2 core routers could not be asked:"
 CONFIG: dict[str, Any] = {
     "routers": {"cr1": {}, "cr2": {}},
     "username": "u",
@@ -132,7 +133,11 @@ def test_all_nodes_are_judged_by_one_round(routers):
 def test_nothing_is_noted_while_a_router_cannot_be_asked(routers):
     routers.broken["cr2"] = "refuses the connection"
     verdict = Baseline(cluster(routers), graceful=False).check(states())["w1"]
-    assert (verdict.kind, verdict.detail, verdict.facts) == (Kind.PENDING, "cr2 refuses the connection", {})
+    assert (verdict.kind, verdict.detail, verdict.facts) == (
+        Kind.PENDING,
+        f"{ONE} cr2 refuses the connection",
+        {},
+    )
 
 
 def test_a_session_that_was_lost_since_the_plan_keeps_its_node_in_service(routers):
@@ -240,7 +245,10 @@ def test_a_router_that_cannot_be_asked_keeps_the_gate_closed_until_it_is_taken_o
     routers.restarted()
     routers.broken["cr2"] = "does not answer"
     verdict = gate(routers, facts)
-    assert (verdict.kind, verdict.detail) == (Kind.PENDING, "cr2 does not answer")
+    assert (verdict.kind, verdict.detail) == (
+        Kind.PENDING,
+        f"{ONE} cr2 does not answer",
+    )
     only = cluster(routers)
     only.config.bgp = BgpConfig.model_validate({**CONFIG, "routers": {"cr1": {}}})
     only.routers = SimpleNamespace(summaries=lambda: {"cr1": routers.summaries()["cr1"]}, restarts=routers.restarts)
@@ -355,7 +363,7 @@ def test_the_preflight_names_what_is_down(routers):
 
 def test_the_preflight_stops_at_a_router_that_cannot_be_asked(routers):
     routers.broken["cr1"] = "lets fleet not in"
-    assert findings(routers) == [(Level.STOP, "cr1 lets fleet not in.")]
+    assert findings(routers) == [(Level.STOP, f"{ONE} cr1 lets fleet not in.")]
 
 
 def test_a_node_without_an_address_of_a_family_has_no_session_to_lose(routers):

@@ -207,3 +207,15 @@ def test_the_leader_is_the_last_and_hands_over_to_one_that_is_well(view: dict[st
                 if other != host and isinstance(answer, Answer) and not answer.status.is_learner
             )
             assert successor.raft_applied_index == best or not well(view, host)
+
+
+def test_all_members_that_do_not_answer_are_named_in_one_message() -> None:
+    silent = {"etcd2": NoAnswer("connection refused"), "etcd3": NoAnswer("no answer within 20 s")}
+
+    assert health.problem(silent) == (
+        "2 of 2 members of etcd could not be asked: etcd2 does not answer: connection refused; etcd3 does not answer:"
+        " no answer within 20 s"
+    )
+    assert health.restart_problem({**silent, "etcd1": NoAnswer("x")}, "etcd1").startswith(
+        "2 of 3 members of etcd could not"
+    )

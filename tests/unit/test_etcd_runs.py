@@ -196,7 +196,10 @@ def test_the_preflight_names_the_member_that_has_to_be_mended(etcd):
     assert [finding.level for finding in of_members(plane)] == [Level.NOTE]
     world.fall("etcd3")
     stop = of_members(plane)[0]
-    assert (stop.level, stop.what) == (Level.STOP, "etcd3 does not answer: connection refused.")
+    assert (stop.level, stop.what) == (
+        Level.STOP,
+        "1 of 3 members of etcd could not be asked: etcd3 does not answer: connection refused.",
+    )
 
 
 def test_the_preflight_finds_a_definition_that_systemd_has_not_loaded(etcd):

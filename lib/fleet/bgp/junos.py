@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fleet import members
 from fleet.bgp import summary
 from fleet.bgp.summary import ESTABLISHED, Address, Summary
+from fleet.bgp.verify import ROUTERS
+from fleet.clock import THREADS, Threads
 from fleet.config import BgpConfig
 from fleet.errors import FleetError
 from fleet.text import count
@@ -52,10 +55,12 @@ class Routers:
 
     Args:
         config: where they are, and how to log in.
+        threads: how to ask them at the same time.
     """
 
-    def __init__(self, config: BgpConfig) -> None:
+    def __init__(self, config: BgpConfig, *, threads: Threads = THREADS) -> None:
         self._config = config
+        self._threads = threads
         self._lock = threading.Lock()
         self._connections: dict[str, Connection] = {}
         self._rounds: dict[str, tuple[float, dict[str, Any]]] = {}
@@ -97,12 +102,12 @@ class Routers:
 
         with self._lock:
             connections = self._connect()
-            return _at_once({name: _bind(ask, connections[name]) for name in self.names})
+            return _at_once({name: _bind(ask, connections[name]) for name in self.names}, self._threads)
 
     def close(self) -> None:
         """End all connections, also those that are waited on. A question afterwards makes new ones."""
         connections, self._connections = self._connections, {}
-        _at_once({name: connection.close for name, connection in connections.items()})
+        _at_once({name: connection.close for name, connection in connections.items()}, self._threads)
 
     def _round(self, kind: str, ask: "Callable[[Connection], T]") -> dict[str, T | RouterError]:
         """Ask every router.
@@ -116,7 +121,7 @@ class Routers:
             if began < called:
                 began = time.monotonic()
                 connections = self._connect()
-                answers = _at_once({name: _bind(ask, connections[name]) for name in self.names})
+                answers = _at_once({name: _bind(ask, connections[name]) for name in self.names}, self._threads)
                 self._rounds[kind] = (began, answers)
             return dict(answers)
 
@@ -189,22 +194,17 @@ def _bind(ask: Callable[[T], Any], argument: T) -> Callable[[], Any]:
     return lambda: ask(argument)
 
 
-def _at_once(calls: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+def _at_once(calls: dict[str, Callable[[], Any]], threads: Threads) -> dict[str, Any]:
     """Make all calls at the same time; return what each returned, or the RouterError that it raised."""
-    answers: dict[str, Any] = {}
 
-    def make(name: str) -> None:
+    def make(name: str) -> Any:
         try:
-            answers[name] = calls[name]()
-        except RouterError as error:
-            answers[name] = error
+            return calls[name]()
+        except RouterError:
+            raise
         except Exception as error:
             logger.debug("%s could not be asked", name, exc_info=True)
-            answers[name] = RouterError(f"{name} could not be asked: {type(error).__name__}: {error} (a defect).")
+            raise RouterError(f"{name} could not be asked: {type(error).__name__}: {error} (a defect).") from error
 
-    threads = [threading.Thread(target=make, args=(name,), name=f"router {name}", daemon=True) for name in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return {name: answers[name] for name in calls}
+    answers = members.ask(ROUTERS, list(calls), make, threads=threads)
+    return {name: answers.failed.get(name) or answers.given[name] for name in calls}

@@ -7,6 +7,7 @@ from functools import partial
 from ipaddress import ip_interface
 from typing import Any
 
+from fleet import members
 from fleet.bgp.summary import Address, Peer, Summary
 from fleet.config import BgpConfig
 from fleet.errors import FleetError
@@ -15,6 +16,9 @@ from fleet.text import count
 
 Readings = Mapping[str, Summary | FleetError]
 """What each router said, or why it could not be asked (an error that names it), by its name."""
+
+ROUTERS = "core routers"
+"""What routers are called in messages."""
 
 ANNOTATIONS = ("projectcalico.org/IPv4Address", "projectcalico.org/IPv6Address")
 """Where Calico writes the addresses that its BGP daemon uses, with their prefix lengths."""
@@ -188,11 +192,10 @@ def unproven(
         is_certain: whether ``since`` is known without trusting a clock that may have been set.
 
     Returns:
-        A line for each session, such as ``cr1 10.64.0.121: Active``, and one for each router that cannot be asked.
+        A line for each session, such as ``cr1 10.64.0.121: Active``, and one for all routers that cannot be asked.
     """
     is_old = partial(_is_old, since=since, is_certain=is_certain)
-    left = [_unread(router, reading) for router, reading in readings.items() if isinstance(reading, FleetError)]
-    left += [_unread(router, None) for router in baseline if router not in readings]
+    left = [problem] if (problem := unread(readings, also=baseline)) else []
     for router, addresses in baseline.items():
         reading = readings.get(router)
         if isinstance(reading, Summary):
@@ -277,6 +280,18 @@ def _doubt(before: Mapping[str, Any], now: _Seen, taken: float, is_old: Callable
         return ", ".join(fewer)
     youngest = min(peer.elapsed for peer in now.up)
     return f"up for {youngest} s of {stable:g} s" if youngest < stable else ""
+
+
+def unread(readings: Mapping[str, object], *, also: Iterable[str] = ()) -> str:
+    """Return which routers could not be asked and why, without a full stop; empty if all answered.
+
+    Args:
+        readings: what they said, or why they did not.
+        also: routers that should have been asked.
+    """
+    reasons = {router: str(error) for router, error in readings.items() if isinstance(error, FleetError)}
+    reasons |= {router: _unread(router, None) for router in also if router not in readings}
+    return members.problem(ROUTERS, reasons, of=len({*readings, *also}))
 
 
 def _unread(router: str, error: FleetError | None) -> str:

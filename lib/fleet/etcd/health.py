@@ -7,6 +7,7 @@ on learners and on runtime configuration of its documentation.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fleet import members
 from fleet.text import count
 
 MAX_LAG = 1000
@@ -102,17 +103,25 @@ def order(view: View) -> list[str]:
     return sorted(view, key=lambda host: (host == last, host))
 
 
-def problem(view: View) -> str:
+def problem(view: View, *, others: int = 0) -> str:
     """Say what is wrong with the members of a view, taken together.
 
     All is well if every one of them answers, is healthy and without alarm, agrees with the others on the member list,
     the leader and the term, is in that list, is another member than the others, and is no more than :data:`MAX_LAG`
     behind. Whether there are further members, of which nothing was heard, is not looked at.
 
+    Args:
+        view: what was heard of them.
+        others: how many members there are beside.
+
     Returns:
-        What is wrong with the first of them by name, as the sentence's beginning is its host; nothing if all is well.
+        All that do not answer; else what is wrong with the first of them by name, as the sentence's beginning is its
+        host; nothing if all is well.
     """
     answers = _answers(view)
+    silent = {host: _silence(host, view[host]) for host in sorted(view) if host not in answers}
+    if silent:
+        return members.problem("members of etcd", silent, of=len(view) + others)
     for host in sorted(view):
         if why := _member_problem(host, view[host], answers):
             return why
@@ -134,7 +143,7 @@ def restart_problem(view: View, host: str) -> str:
         A sentence without its full stop; nothing if the member may be taken down.
     """
     others = _answers({other: answer for other, answer in view.items() if other != host})
-    if why := problem({other: answer for other, answer in view.items() if other != host}):
+    if why := problem({other: answer for other, answer in view.items() if other != host}, others=1):
         return why
     if not others:
         return f"{host} is the only member that is known: the cluster cannot do without it"
@@ -228,7 +237,7 @@ def _election(answers: Mapping[str, Answer]) -> tuple[int, int]:
 def _member_problem(host: str, answer: Answer | NoAnswer, answers: Mapping[str, Answer]) -> str:
     """Return what is wrong with one member, beside all those that answer."""
     if isinstance(answer, NoAnswer):
-        return f"{host} does not answer: {answer.reason}"
+        return _silence(host, answer)
     status = answer.status
     if status.errors:
         return f"{host} says: {', '.join(status.errors)}"
@@ -243,6 +252,10 @@ def _member_problem(host: str, answer: Answer | NoAnswer, answers: Mapping[str, 
             " host's own one"
         )
     return _disagreement(host, answer, answers)
+
+
+def _silence(host: str, answer: Answer | NoAnswer) -> str:
+    return f"{host} does not answer: {answer.reason}" if isinstance(answer, NoAnswer) else ""
 
 
 def _disagreement(host: str, answer: Answer, answers: Mapping[str, Answer]) -> str:

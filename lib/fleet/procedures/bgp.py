@@ -280,8 +280,9 @@ def _ask(cluster: Cluster) -> tuple[BgpConfig, Readings]:
 
 
 def _unread(readings: Mapping[str, object]) -> list[str]:
-    """Return why routers could not be asked."""
-    return [str(error).rstrip(".") for error in readings.values() if isinstance(error, FleetError)]
+    """Return in one message which routers could not be asked, and why; nothing if all answered."""
+    problem = verify.unread(readings)
+    return [problem] if problem else []
 
 
 def _join(missing: Sequence[tuple[Session, str]]) -> str:
