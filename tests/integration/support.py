@@ -165,7 +165,7 @@ class Cluster:
             yield
 
     def wait_ready(self) -> None:
-        api = self.api(patience=0)
+        api = self.api(timeout=10, patience=0)
 
         last: list[str] = []
 
@@ -181,13 +181,13 @@ class Cluster:
             return True
 
         try:
-            eventually(ready, 60)
+            eventually(ready, 180)
         except AssertionError:
             etcd = (self.directory / "etcd.log").read_text()[-500:]
             pytest.fail(f"The API server is not ready: {last}; etcd says: {etcd}")
 
-    def api(self, *, port: int | None = None, token: str = TOKEN, timeout: float = 10.0, patience: float = 10.0) -> Api:
-        """Make a client, of the cluster's API server or of what listens on another port."""
+    def api(self, *, port: int | None = None, token: str = TOKEN, timeout: float = 30.0, patience: float = 30.0) -> Api:
+        """Make a client, of the cluster's API server or of what listens on another port; a patient one."""
         path = self.write_kubeconfig(port=port or self.port, token=token)
         return Api.from_kubeconfig(path, timeout=timeout, patience=patience)
 

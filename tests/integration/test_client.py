@@ -165,24 +165,31 @@ def test_calls_go_on_after_a_restart(cluster: Cluster, api: Api, maps: str) -> N
 
 
 def test_creation_is_not_repeated_once_it_may_have_arrived(cluster: Cluster, api: Api, maps: str) -> None:
-    impatient = cluster.api(timeout=0.5)
+    impatient = cluster.api(timeout=2)
     impatient.get("/version")
     with cluster.frozen_apiserver():
         started = time.monotonic()
         with pytest.raises(ApiUnreachable):
             impatient.create(maps, {"metadata": {"name": "m5"}})
-        assert time.monotonic() - started < 8, "it is asked once, for half a second"
+        assert time.monotonic() - started < 8, "it is asked once, for two seconds"
 
 
 def test_calls_time_out(cluster: Cluster, api: Api) -> None:
-    impatient = cluster.api(timeout=0.5, patience=0)
-    impatient.get("/version")
+    impatient = cluster.api(timeout=2, patience=0)
+    eventually(lambda: answers(impatient))
     with cluster.frozen_apiserver():
         started = time.monotonic()
         with pytest.raises(ApiUnreachable, match="did not answer GET /version"):
             impatient.get("/version")
-        assert time.monotonic() - started < 8, "it is asked once, for half a second"
-    assert impatient.version()
+        assert time.monotonic() - started < 8, "it is asked once, for two seconds"
+    eventually(lambda: answers(impatient))
+
+
+def answers(impatient: Api) -> bool:
+    try:
+        return bool(impatient.version())
+    except ApiUnreachable:  # on a machine that is busy
+        return False
 
 
 def test_many_threads_share_a_client(api: Api, maps: str) -> None:
