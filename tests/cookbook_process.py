@@ -7,6 +7,7 @@ function behind the command ``cookbook``.
 import multiprocessing
 import os
 import pkgutil
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,6 +81,10 @@ def _run(arguments: list[str], environment: Mapping[str, str], output: Path) -> 
     for standard in (0, 1, 2) if is_terminal else (1, 2):
         os.dup2(descriptor, standard)
     os.close(descriptor)
+    # As a shell starts it, whatever the tests were started by: ignored signals, and streams of another kind of file.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
     if is_terminal:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - multiprocessing has given it /dev/null.
     os.environ.clear()
