@@ -117,9 +117,9 @@ def _duration(place: str, field: FieldInfo, value: Any) -> Iterator[str]:
 
 def _twice(place: str, _field: FieldInfo, value: Any) -> Iterator[str]:
     if isinstance(value, tuple):
-        for one, number in Counter(value).items():
+        words = ["{" + ", ".join(one) + "}" if isinstance(one, tuple) else str(one) for one in value]
+        for shown, number in Counter(words).items():
             if number > 1:
-                shown = "{" + ", ".join(one) + "}" if isinstance(one, tuple) else one
                 yield f"{place}: {shown} is there {count(number, 'time')}: name it once"
 
 

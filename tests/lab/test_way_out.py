@@ -129,7 +129,7 @@ def test_a_drain_that_fails_is_released_and_tried_again_after_the_others(rehears
             limits={"max_unavailable": 1, "max_domains": 1, "max_failed": 0, "attempts": 2},
         )
     )
-    rehearsal.hurry(drain="8s")
+    rehearsal.hurry(drain="10s")
     boots = {name: rehearsal.boot_id(name) for name in (node, other)}
     for name, replicas in guarded.items():
         api.patch(f"{path}/{name}", {"spec": {"minAvailable": replicas}})

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from fleet.config import Config, ConfigError, default_path, load, parse_amount, parse_duration
+from fleet.config_sense import contradictions
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "fleet.yaml"
 
@@ -366,3 +367,17 @@ def test_what_may_be_before_apiservers(tmp_path: Path, section: str) -> None:
     text = BARE + f"    control_plane: {{load_balancer: {{{section}}}}}\n"
     found = load(write(tmp_path, text)).cluster("lab").control_plane.load_balancer
     assert (found.haproxy is not None, found.conftool is not None) == ("haproxy" in section, "conftool" in section)
+
+
+def test_a_pattern_of_budgets_that_is_there_twice_is_a_mistake_like_any_other():
+    def config(*patterns):
+        cluster = {
+            "kubeconfig": "/k",
+            "hosts": {"workers": "w[1-3]", "control_plane": "cp1"},
+            "drain": {"opens_on_cordon": list(patterns)},
+        }
+        return Config.model_validate({"state_dir": "/var/lib/fleet", "clusters": {"lab": cluster}})
+
+    assert not contradictions(config({"namespace": "pg"}, {"labels": {"operator": "cnpg"}}))
+    (mistake,) = contradictions(config({"namespace": "pg"}, {"namespace": "pg"}))
+    assert "is there 2 times" in mistake

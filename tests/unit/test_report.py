@@ -87,3 +87,20 @@ def test_no_step_took_less_than_no_time():
         Event(-8990.0, "nodes", "w1", "ready", "done", ""),
     ]
     assert report.step_times(events, "nodes") == {"w1": {"drain": 10.0, "reboot": 0.0, "ready": 10.0}}
+
+
+def test_the_time_of_a_step_that_released_its_unit_is_its_own():
+    def event(at: float, kind: str, step: str = "") -> Event:
+        return Event(at, "nodes", "w1", step, kind, "")
+
+    events = [
+        event(0, "start"),
+        event(1, "done", "cordon"),
+        event(9, "releasing", "drain"),
+        event(10, "done", "uncordon"),
+        event(10, "released", "workloads"),
+        event(70, "start"),
+        event(71, "done", "cordon"),
+        event(74, "done", "drain"),
+    ]
+    assert report.step_times(events, "nodes")["w1"] == {"cordon": 2, "drain": 11, "uncordon": 1, "workloads": 0}

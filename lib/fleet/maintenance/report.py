@@ -150,6 +150,10 @@ WATCHDOG = "watchdog"
 """The kind of the events that tell, in JSON, what the API's clients noticed during a session."""
 
 
+_ENDS = ("done", "held", "releasing", "released")
+"""The kinds of events with which a unit leaves a step."""
+
+
 def step_times(events: Sequence[Event], stage: str) -> dict[str, dict[str, float]]:
     """Return how long each unit of a stage spent in each step, in seconds, over all sessions of a run.
 
@@ -164,11 +168,11 @@ def step_times(events: Sequence[Event], stage: str) -> dict[str, dict[str, float
             since = dict.fromkeys(since, event.at)
         if event.stage != stage:
             continue
-        if event.kind in ("done", "held") and event.step:
+        if event.kind in _ENDS and event.step:
             steps = times.setdefault(event.unit, {})
             spent = max(0.0, event.at - since.get(event.unit, event.at))  # older journals have times that jumped
             steps[event.step] = steps.get(event.step, 0.0) + spent
-        if event.kind in ("start", "done", "held"):
+        if event.kind in ("start", *_ENDS):
             since[event.unit] = event.at
     return times
 
