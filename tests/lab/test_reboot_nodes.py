@@ -98,7 +98,7 @@ def test_a_whole_fleet_is_rebooted_as_promised(with_puppet, lab):
     for unit in report["units"]:
         assert set(unit["steps"]) == {
             *("bgp baseline", "silence", "cordon", "drain", "bgp routes", "reboot", "puppet", "ready", "bgp"),
-            *("alerts", "uncordon", "unsilence"),
+            *("alerts", "uncordon", "unsilence", "baseline", "volumes", "daemons", "workloads"),
         }
 
 
