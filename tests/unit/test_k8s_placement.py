@@ -147,11 +147,12 @@ def test_what_a_spread_counts() -> None:
     assert why([pod("p", "a", hashed, revision="1"), *old], nodes) != {}
 
 
-def test_min_domains() -> None:
-    nodes = [node("a"), node("b", "z"), node("c", "z")]
-    rule = spread(minDomains=3)
-    assert "p" in why([pod("p", "a", rule), pod("q", "b", rule)], nodes)
-    assert why([pod("p", "a", rule)], nodes) == {}
+def test_with_too_few_domains_the_fewest_is_none() -> None:
+    nodes = [node("a"), node("a2", "a"), node("b")]
+    for least, fits in ((2, True), (3, False)):
+        rule = spread(minDomains=least)
+        pods = [pod("p", "a", rule), pod("r", "a2", rule), pod("q", "b", rule)]
+        assert (why(pods, nodes) == {}) is fits
 
 
 def test_nodes_that_the_affinity_excludes_are_no_domains() -> None:
@@ -179,6 +180,8 @@ def test_pod_affinity() -> None:
     assert why([pod("p", "a", together("db")), agent], nodes) == reason
     assert why([pod("p", "a", together("db")), agent, pod("db", "b", app="db")], nodes) == {}
     assert why([pod("p", "a", together("db")), agent, pod("db", "b", app="db", namespace="m")], nodes) == reason
+    assert why([pod("p", "a", together("db"))], nodes) == reason  # it is not one of those that it wants to be with
+    assert why([pod("p", "a", together("x"))], nodes) == {}
     anywhere = together("db", namespaces=["m"])
     assert why([pod("p", "a", anywhere), pod("db", "b", app="db", namespace="m")], nodes) == {}
     assert why([pod("p", "a", together("db", "rack")), pod("db", "b", app="db")], nodes) != {}
