@@ -5,36 +5,39 @@ forced detach takes six minutes, and a volume that is mounted twice is damaged (
 ``VolumeAttachment``; the kubelet writes ``status.volumesInUse`` as it mounts and unmounts).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from fleet.k8s.client import JSON, Api
 
 _ATTACHMENTS = "/apis/storage.k8s.io/v1/volumeattachments"
 
 
-def in_use(api: Api, node: str, staying: Iterable[JSON]) -> list[str]:
+def in_use(api: Api, node: str, staying: Callable[[], Iterable[JSON]]) -> list[str]:
     """Return what is still in use on a node, or attached to it, in lines; nothing if the node may go.
 
     Args:
         api: the cluster.
         node: the node's name.
-        staying: the pods that stay on the node, with whose volumes it goes.
+        staying: returns the pods that stay on the node, with whose volumes it goes; asked only if that matters.
 
     Raises:
         KubernetesError: the API could not be read, so that nothing is known.
     """
     status = api.get(f"/api/v1/nodes/{node}").get("status") or {}
-    mounted = list(status.get("volumesInUse") or ())
+    ours: tuple[set[str], set[str]] | None = None
+    if mounted := list(status.get("volumesInUse") or ()):
+        ours = _of(api, staying())
+        if lines := [f"{volume} is in use" for volume in mounted if volume.rpartition("^")[2] not in ours[1]]:
+            return lines  # What is mounted is attached, too: the cluster's attachments are a long list.
     attached = [
         (item["metadata"]["name"], (item["spec"].get("source") or {}).get("persistentVolumeName") or "")
         for item in api.list_all(_ATTACHMENTS)[0]
         if item["spec"].get("nodeName") == node
     ]
-    if not mounted and not attached:
+    if not attached:
         return []
-    names, handles = _of(api, staying)
-    lines = [f"{volume} is in use" for volume in mounted if volume.rpartition("^")[2] not in handles]
-    return lines + [f"{volume or name} is attached ({name})" for name, volume in attached if volume not in names]
+    names, _ = ours or _of(api, staying())
+    return [f"{volume or name} is attached ({name})" for name, volume in attached if volume not in names]
 
 
 def _of(api: Api, pods: Iterable[JSON]) -> tuple[set[str], set[str]]:

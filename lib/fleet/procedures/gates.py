@@ -27,9 +27,13 @@ def staying_pods(cluster: Cluster, node: str) -> list[JSON]:
     return _pods(cluster, node)[0]
 
 
+def _on(cluster: Cluster, node: str) -> list[JSON]:
+    return cluster.api.list_all("/api/v1/pods", fieldSelector=f"spec.nodeName={node}")[0]
+
+
 def _pods(cluster: Cluster, node: str) -> tuple[list[JSON], list[JSON]]:
     """Return the pods of a node that stay through a drain, and those that leave."""
-    found, _ = cluster.api.list_all("/api/v1/pods", fieldSelector=f"spec.nodeName={node}")
+    found = _on(cluster, node)
     existing = existing_daemonsets(cluster.api, map(parse_pod, found))
     stay: list[JSON] = []
     leave: list[JSON] = []
@@ -100,7 +104,8 @@ class DaemonsReady(NodeStep):
             wanted = state.facts.get(DAEMONS) or {}
             if not wanted:
                 return done("nothing stays there that was Ready")
-            pods = [staying.parse(item) for item in staying_pods(self.cluster, state.unit.name)]
+            # All of them: what had a pod there before is known, and what others are needs no further questions.
+            pods = [staying.parse(item) for item in _on(self.cluster, state.unit.name)]
             there = {pod.key for pod in pods}
             wanted = {key: ids for key, ids in wanted.items() if key in there or not self._is_gone(key)}
             lines = staying.missing(wanted, pods, restarted=self._rebooted in state.facts)
@@ -132,7 +137,7 @@ class VolumesDetached(NodeStep):
 
     def judge(self, node: str) -> Verdict:
         """Judge one node."""
-        lines = attached.in_use(self.cluster.api, node, staying_pods(self.cluster, node))
+        lines = attached.in_use(self.cluster.api, node, lambda: staying_pods(self.cluster, node))
         return pending("; ".join(lines[:5])) if lines else done()
 
 

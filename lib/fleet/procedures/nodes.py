@@ -142,14 +142,14 @@ def daemons_step(cluster: Cluster, *, rebooted: str = "") -> tuple[Step, ...]:
         cluster: the cluster.
         rebooted: the name under which it is remembered of a node that its host was rebooted.
     """
-    spec = StepSpec("daemons", cluster.config.deadlines.daemons, poll=0.5, gate=True, acceptable=True)
+    spec = StepSpec("daemons", cluster.config.deadlines.daemons, poll=_SLOW, gate=True, acceptable=True)
     return (Step(spec, gates.DaemonsReady(cluster, rebooted=rebooted)),) if cluster.config.gates.daemons else ()
 
 
 def workloads_step(cluster: Cluster) -> tuple[Step, ...]:
     """Return the gate that waits for the workloads whose pods had to leave, where it is wanted."""
     spec = StepSpec(
-        "workloads", cluster.config.deadlines.workloads, poll=0.5, joint=True, gate=True, acceptable=True, bars=True
+        "workloads", cluster.config.deadlines.workloads, poll=_SLOW, joint=True, gate=True, acceptable=True, bars=True
     )
     return (Step(spec, gates.WorkloadsBack(cluster)),) if cluster.config.gates.workloads else ()
 
