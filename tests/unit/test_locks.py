@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,18 +83,20 @@ def test_nothing_is_done_without_the_lock(tmp_path: Path, dry_run: bool) -> None
     assert operator.run(command).returncode == 0
 
 
+class WithoutV2(BaseHTTPRequestHandler):
+    """An etcd that knows no paths of the old API."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
 def test_an_etcd_of_another_api(tmp_path: Path) -> None:
-    def serve(server: socket.socket) -> None:
-        while True:
-            connection, _ = server.accept()
-            connection.recv(4096)
-            connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\nConnection: close\r\n\r\nnot found")
-            connection.close()
-
-    server = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=serve, args=(server,), daemon=True).start()
-
-    operator = Operator(tmp_path, locks=str(server.getsockname()[1]))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), WithoutV2)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    operator = Operator(tmp_path, locks=str(server.server_port))
 
     result = operator.run(operator.work())
 
