@@ -197,7 +197,7 @@ class Operator:
     def run(self, command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.run(command, env=self.environment, text=True, timeout=60, check=False, **(given | options))
+        return subprocess.run(command, env=self.environment, text=True, timeout=180, check=False, **(given | options))
 
     @property
     def done(self) -> list[str]:

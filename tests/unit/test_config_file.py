@@ -77,7 +77,7 @@ def test_what_is_wrong_is_said_quickly_and_in_a_line(tmp_path: Path, text: str, 
     start = time.monotonic()
 
     assert said in told(path)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 30
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
