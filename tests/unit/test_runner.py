@@ -92,6 +92,16 @@ def send(number):
     return lambda: os.kill(os.getpid(), number)
 
 
+@pytest.fixture(autouse=True)
+def as_a_terminal_starts_it():
+    """What has started the tests may have had them ignore signals, which a run that is started so ignores as well."""
+    default = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in default.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def book(tmp_path):
     book = j.Journal.create(tmp_path, j.RunInfo("r1", "p", "c", "o", "r", "", time.time(), {}), {"nodes": []})
