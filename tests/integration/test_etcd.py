@@ -92,7 +92,7 @@ def test_a_member_that_hangs_is_seen_in_time(etcd: Etcd) -> None:
 
     assert time.monotonic() - started < members.TIMEOUT
     assert isinstance(view[paused], NoAnswer)
-    assert health.restart_problem(view, other).startswith(f"{paused} does not answer: ")
+    assert f"{paused} does not answer: " in health.restart_problem(view, other)
     assert "deadline exceeded" in health.restart_problem(view, other)
     assert health.restart_problem(view, paused) == ""
 
@@ -106,7 +106,7 @@ def test_a_member_that_is_down_keeps_the_others_up(etcd: Etcd) -> None:
     view = etcd.view()
     assert health.leader(view) in rest
     for host in rest:
-        assert health.restart_problem(view, host).startswith(f"{leader} does not answer: ")
+        assert f"{leader} does not answer: " in health.restart_problem(view, host)
     assert health.restart_problem(view, leader) == ""
 
     other = next(host for host in rest if host != health.leader(view))
@@ -178,7 +178,7 @@ def test_a_learner_is_one_of_the_members_and_has_no_vote(etcd: Etcd, learner: st
     assert successor.host != learner
     etcd.pause(learner)
     try:
-        assert health.restart_problem(etcd.view(learner), "etcd1").startswith(f"{learner} does not answer: ")
+        assert f"{learner} does not answer: " in health.restart_problem(etcd.view(learner), "etcd1")
     finally:
         etcd.resume(learner)
 
