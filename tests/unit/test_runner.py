@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,11 @@ def send(number):
 @pytest.fixture(autouse=True)
 def as_a_terminal_starts_it():
     """What has started the tests may have had them ignore signals, which a run that is started so ignores as well."""
-    default = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL}
+    default: dict[int, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGHUP: signal.SIG_DFL,
+        signal.SIGTERM: signal.SIG_DFL,
+    }
     before = {number: signal.signal(number, handler) for number, handler in default.items()}
     yield
     for number, handler in before.items():
