@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from fleet.maintenance.journal import Journal
+from fleet.maintenance.protocols import Procedure
 from fleet.maintenance.report import LogView
-from fleet.maintenance.runner import Procedure, Runner
+from fleet.maintenance.runner import Runner
 from fleet.procedures.cluster import Cluster
 from hosts_world import World
 from worlds.timeline import AtOnce, Events

@@ -19,7 +19,8 @@ from fleet.k8s.reflector import Follow, follow
 from fleet.maintenance import report
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.lock import ClusterLock, Holder
-from fleet.maintenance.runner import Events, View
+from fleet.maintenance.protocols import View
+from fleet.maintenance.runner import Events
 from fleet.procedures.cluster import Cluster
 
 

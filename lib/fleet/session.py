@@ -31,7 +31,8 @@ from fleet.maintenance import advance, folders, journal, lost, report
 from fleet.maintenance.journal import Journal, RunInfo, RunRecord
 from fleet.maintenance.lock import ClusterLock, Holder
 from fleet.maintenance.model import Status, UnitState
-from fleet.maintenance.runner import STOPPED_BY_OPERATOR, Interrupted, Procedure, Runner, View
+from fleet.maintenance.protocols import Procedure, View
+from fleet.maintenance.runner import STOPPED_BY_OPERATOR, Interrupted, Runner
 from fleet.procedures import plan
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Level

@@ -137,7 +137,7 @@ def test_a_drain_that_fails_is_released_and_tried_again_after_the_others(rehears
         allowed = [f"{path}/{name}" for name in guarded]
         eventually(lambda: not any(api.request("GET", it)["status"]["disruptionsAllowed"] for it in allowed))
         with rehearsal.in_background("--query", node) as process:
-            rehearsal.wait_for_event(node, "workloads", "released", timeout=90)
+            rehearsal.wait_for_event(node, "unsilence", "released", timeout=90)
             assert not rehearsal.node(node)["spec"].get("unschedulable"), "it stays cordoned for nothing"
             for name in guarded:
                 api.patch(f"{path}/{name}", {"spec": {"minAvailable": 0}})

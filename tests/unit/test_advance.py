@@ -142,3 +142,45 @@ def test_no_unit_is_tried_more_often_than_allowed(answers, attempts):
         reboots += before.step == REBOOT and state.step > REBOOT and not state.released
     assert drains <= attempts
     assert reboots <= 1
+
+
+BARRING = (*STEPS, m.StepSpec("workloads", 60, gate=True, acceptable=True, bars=True))
+WORKLOADS = len(STEPS)
+BARRED = replace(STAGE, steps=BARRING, retry=None, limits=m.Limits(max_unavailable=1, max_domains=1, max_failed=1))
+
+
+def decide_at(states: dict[str, m.UnitState], now: float = 2000.0, **options: object) -> decide.Decision:
+    return decide.decide(BARRED, decide.Progress(states, **options), m.Observation(), now)  # type: ignore[arg-type]
+
+
+def test_what_is_held_in_service_takes_no_room_and_counts_as_failed():
+    held = at(WORKLOADS, status=m.Status.HELD)
+    waiting = {f"w{n}": m.UnitState(m.Unit(f"w{n}", "b")) for n in (2, 3)}
+    assert decide_at({"w1": held, "w2": waiting["w2"]}).actions == (decide.Start("w2"),)
+    both = {"w1": held, "w4": replace(held, unit=m.Unit("w4")), "w3": waiting["w3"]}
+    assert decide_at(both).actions == (decide.Finish(False, "2 held, and no more than 1 may fail"),)
+
+
+def test_workloads_are_waited_for_as_long_as_another_node_is_away_that_they_may_need():
+    waits = at(WORKLOADS, deadline=900.0)
+    away = replace(at(REBOOT, deadline=9000.0, due=9000.0), unit=m.Unit("w2", "a"))
+    assert decide_at({"w1": waits, "w2": away}).actions == (decide.Wait("w1"),)
+    (held,) = (it for it in decide_at({"w1": waits}).actions if isinstance(it, decide.Hold))
+    assert held.reason.startswith("workloads: not within 60 s")
+
+
+def test_a_released_unit_does_not_wait_for_workloads():
+    stage = replace(BARRED, retry=RETRY)
+    state = advance.advance(stage, at(UNSILENCE, released=True), m.Phase.VERIFY, m.done(), 1.0)
+    assert (state.status, state.attempts) == (m.Status.PENDING, 1)
+
+
+def test_a_unit_in_service_goes_on_where_it_was():
+    assert advance.resume(BARRED, at(WORKLOADS, status=m.Status.HELD), 1.0).step == WORKLOADS
+
+
+def test_nothing_is_given_back_while_a_renewal_of_it_is_under_way():
+    """It would come back: what has expired is renewed under another id."""
+    ends = at(UNSILENCE, phase=m.Phase.APPLY, deadline=9000.0)
+    assert decide_at({"w1": ends}, renewing=frozenset({"w1"})).actions == ()
+    assert decide_at({"w1": ends}).actions == (decide.Run(UNSILENCE, m.Phase.APPLY, ("w1",)),)

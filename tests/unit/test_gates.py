@@ -33,7 +33,8 @@ class FakeApi:
             "/api/v1/nodes/w1": {"metadata": {"name": "w1"}, "status": {}},
         }
         self.pods = [pod("storage", "csi-x", DAEMONSET), pod("shop", "cart-1-x", REPLICASET)]
-        self.lists: dict[str, list[dict[str, Any]]] = {ATTACHMENTS: []}
+        daemonsets = [{"metadata": {"uid": "d1"}}]
+        self.lists: dict[str, list[dict[str, Any]]] = {ATTACHMENTS: [], "/apis/apps/v1/daemonsets": daemonsets}
 
     def get(self, path: str) -> dict[str, Any]:
         if path not in self.objects:
@@ -86,7 +87,7 @@ def ask(step: Any, **facts: Any) -> m.Verdict:
 
 
 def test_the_baseline_is_what_is_ready_before_anything_is_taken(cluster):
-    found = ask(gates.Baseline(cluster))
+    found = ask(gates.Baseline(cluster, workloads=True))
     assert found.kind is m.Kind.DONE
     assert found.facts == {
         "daemons": {"DaemonSet storage/csi": ["c://csi-x/1"]},
@@ -96,12 +97,12 @@ def test_the_baseline_is_what_is_ready_before_anything_is_taken(cluster):
 
 def test_a_baseline_is_not_taken_twice(cluster, api):
     api.pods.clear()
-    assert ask(gates.Baseline(cluster), daemons={"DaemonSet storage/csi": []}).facts == {}
+    assert ask(gates.Baseline(cluster, workloads=True), daemons={"DaemonSet storage/csi": []}).facts == {}
 
 
 def test_a_workload_without_any_ready_pod_is_no_baseline(cluster, api):
     api.objects[CART]["status"] = {}
-    assert ask(gates.Baseline(cluster)).facts["workloads"] == {}
+    assert ask(gates.Baseline(cluster, workloads=True)).facts["workloads"] == {}
 
 
 def test_daemons_have_to_be_ready_with_other_containers_once_the_host_was_rebooted(cluster):
@@ -191,3 +192,34 @@ def test_no_further_unit_starts_while_one_waits_for_its_workloads():
     assert (decision.actions, decision.blocked) == ((), "w1: workloads: 1 of 2 Ready")
     over = decide.decide(stage, decide.Progress({"w2": states["w2"]}), m.Observation(), 10.0)
     assert over.actions == (decide.Start("w2"),)
+
+
+def test_without_a_drain_no_workload_is_asked_for(cluster, api):
+    del api.objects["/apis/apps/v1/namespaces/shop/replicasets/cart-1"]
+    assert "workloads" not in ask(gates.Baseline(cluster, workloads=False)).facts
+
+
+def test_a_replicaset_of_another_projects_controller_is_its_own_workload(cluster, api):
+    path = "/apis/apps/v1/namespaces/shop/replicasets/cart-1"
+    rollout = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": "cart", "controller": True}
+    api.objects[path] = {"metadata": {"ownerReferences": [rollout]}, "status": {"readyReplicas": 3}}
+    assert ask(gates.Baseline(cluster, workloads=True)).facts["workloads"] == {"ReplicaSet shop/cart-1": 3}
+
+
+def test_a_daemonset_of_another_group_is_never_taken_for_deleted(cluster, api):
+    wanted = {"DaemonSet.apps.kruise.io storage/csi": ["c://1"]}
+    api.pods.clear()
+    api.objects.clear()
+    found = ask(gates.DaemonsReady(cluster), daemons=wanted)
+    assert (found.kind, found.detail) == (m.Kind.PENDING, "DaemonSet.apps.kruise.io storage/csi has no pod there")
+
+
+def test_containers_that_were_restarted_since_the_baseline_are_no_proof_either(cluster, api):
+    """A stale status shows what ran right before the reboot, and not what ran when the run came to the node."""
+    before = {"DaemonSet storage/csi": ["c://csi-x/0"]}
+    noted = gates.with_containers_of_now(cluster, state(daemons=before))
+    assert noted == {"daemons": {"DaemonSet storage/csi": ["c://csi-x/0", "c://csi-x/1"]}}
+    step = gates.DaemonsReady(cluster, rebooted="new_boot_id")
+    assert ask(step, **noted, new_boot_id="b2").kind is m.Kind.PENDING
+    api.pods[0]["status"]["containerStatuses"][0]["containerID"] = "c://csi-x/2"
+    assert ask(step, **noted, new_boot_id="b2").kind is m.Kind.DONE

@@ -64,7 +64,9 @@ def test_a_pod_that_fits_nowhere_is_named_with_the_schedulers_words():
 
 def test_the_controller_among_several_owners_counts():
     item = {
-        "metadata": {"ownerReferences": [{"kind": "X", "name": "x"}, {"kind": "RS", "name": "r", "controller": True}]}
+        "metadata": {
+            "ownerReferences": [{"kind": "X", "name": "x"}, {"kind": "ReplicaSet", "name": "r", "controller": True}]
+        }
     }
-    assert owners.owner_of(item) == ("RS", "r")
+    assert owners.owner_of(item) == ("ReplicaSet", "r")
     assert owners.owner_of({"metadata": {}}) is None

@@ -89,8 +89,17 @@ def test_the_cordon_of_a_node_that_was_given_up_is_anybodys():
     nodes.cordon(api, "w1", first)
     assert not nodes.give_up(api, "w1", "run-2"), "it is not that run's"
     assert nodes.give_up(api, "w1", "run-1")
-    assert nodes.uncordon(api, "w1", "run-1") is nodes.UncordonOutcome.NOT_OURS
-    assert api.unschedulable
     assert nodes.cordon(api, "w1", second) is nodes.CordonOutcome.FOUND_CORDONED
     assert nodes.uncordon(api, "w1", "run-2") is nodes.UncordonOutcome.LEFT_CORDONED
     assert api.unschedulable
+
+
+def test_a_run_that_was_killed_before_it_wrote_down_that_a_node_is_given_up_can_go_on():
+    api: Any = FakeApi([])
+    owner = nodes.Owner("run-1", "ann", "why")
+    nodes.cordon(api, "w1", owner)
+    nodes.give_up(api, "w1", "run-1")
+    assert nodes.cordon(api, "w1", owner) is nodes.CordonOutcome.ALREADY_OURS
+    assert '"given_up": false' in api.annotations[nodes.OWNER_ANNOTATION]
+    nodes.give_up(api, "w1", "run-1")
+    assert nodes.uncordon(api, "w1", "run-1") is nodes.UncordonOutcome.UNCORDONED

@@ -250,3 +250,24 @@ def test_a_stage_that_had_no_such_act_before_starts_over(book):
     procedure = FakeProcedure(["a"], {name: Fake(log, name) for name in ("drain", "reboot")})
     assert run(procedure, book) == ""
     assert log == [("drain", "a"), ("reboot", "a"), ("tidy", "all")]
+
+
+class Stubborn(Fake):
+    """A step that has to act again and again, as a drain whose budgets allow one eviction after the other."""
+
+    def check(self, units):
+        again = {s.unit.name: m.undone("more to do") for s in units}
+        return again if len(self.log) < 20 else {s.unit.name: m.done() for s in units}
+
+    def apply(self, units, tell):
+        self.log += [(self.name, s.unit.name) for s in units]
+        return {s.unit.name: m.done() for s in units}
+
+
+def test_a_step_that_acts_again_and_again_is_written_down_once(book):
+    log: list[tuple[str, str]] = []
+    assert run(FakeProcedure(["a"], {"drain": Stubborn(log, "drain")}), book) == ""
+    assert log.count(("drain", "a")) == 20
+    kinds = [event.kind for event in book.events() if (event.unit, event.step) == ("a", "drain")]
+    assert kinds.count("intent") == 1
+    assert len(kinds) < 6, kinds

@@ -84,3 +84,12 @@ def test_a_line_for_the_admin_log():
     assert way_out.describe() == ", w1 given up, bgp of w2 accepted: why"
     assert not NOTHING
     assert NOTHING.describe() == ""
+
+
+def test_a_word_is_for_what_is_in_question_and_not_for_stages_to_come():
+    found = states(w1=m.Status.HELD) | {"later": {"w1": m.UnitState(m.Unit("w1"))}}
+    way_out = WayOut("ann@here", "why", accept=(("w1", "bgp"),))
+    both = STEPS | {"later": STEPS["nodes"]}
+    assert [stage for stage, _ in changes(way_out, found, both, HOSTS)] == ["nodes"]
+    waiting = {"nodes": {"w1": m.UnitState(m.Unit("w1"))}}
+    assert [stage for stage, _ in changes(way_out, waiting, both, HOSTS)] == ["nodes"]

@@ -175,14 +175,14 @@ def cordon(api: Api, node_name: str, owner: Owner) -> CordonOutcome:
 
     def change(node: Node) -> tuple[JSON | None, CordonOutcome]:
         found = ownership(node)
-        if found and found.given_up:
+        if found and found.given_up and found.run != owner.run:
             found = None  # Its cordon is anybody's.
         if found and found.run != owner.run and node.unschedulable:
             return None, CordonOutcome.OTHER_RUN
         if found and found.run == owner.run:
             was_cordoned = found.was_cordoned
             outcome = CordonOutcome.FOUND_CORDONED if was_cordoned else CordonOutcome.ALREADY_OURS
-            if node.unschedulable:
+            if node.unschedulable and not found.given_up:
                 return None, outcome
         else:
             was_cordoned = node.unschedulable
@@ -203,7 +203,7 @@ def uncordon(api: Api, node_name: str, run_id: str) -> UncordonOutcome:
 
     def change(node: Node) -> tuple[JSON | None, UncordonOutcome]:
         found = ownership(node)
-        if found is None or found.run != run_id or found.given_up:
+        if found is None or found.run != run_id:
             return None, UncordonOutcome.NOT_OURS
         patch: JSON = {"metadata": {"annotations": {OWNER_ANNOTATION: None}}}
         if found.was_cordoned:

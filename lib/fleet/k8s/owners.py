@@ -58,10 +58,11 @@ def standing(workload: JSON) -> Standing:
 
 
 def owner_of(item: JSON) -> tuple[str, str] | None:
-    """Return the kind and name of an object's controller, if it has one."""
+    """Return the kind and name of an object's controller, if it is one of Kubernetes' own workloads."""
     for owner in item["metadata"].get("ownerReferences") or ():
-        if owner.get("controller"):
-            return str(owner["kind"]), str(owner["name"])
+        if owner.get("controller") and owner.get("kind") in RESOURCES:
+            group = str(owner.get("apiVersion") or "apps/v1").partition("/")[0]
+            return (str(owner["kind"]), str(owner["name"])) if group == "apps" else None
     return None
 
 

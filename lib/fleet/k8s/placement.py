@@ -21,8 +21,6 @@ from fleet.text import count
 
 __all__ = ["Misfit", "admits", "placement", "tolerates"]
 
-_FULL = "has not enough free CPU, memory or pods"
-
 
 @dataclass(frozen=True, slots=True)
 class Misfit:

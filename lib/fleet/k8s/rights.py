@@ -15,7 +15,7 @@ def _each(verbs: str, resources: str, purpose: str, *, group: str = "", vital: b
 
 
 FOLLOW_NODES = _each("list watch", "nodes", "follow the nodes")
-CLOSE_NODES = _each("patch", "nodes", "cordon and taint nodes")
+CLOSE_NODES = _each("get patch", "nodes", "cordon and taint nodes")
 SEE_PODS = (
     *_each("list watch", "pods", "see the pods of a node"),
     *_each("get list", "daemonsets", "tell the pods of a DaemonSet from those that one has left behind", group="apps"),

@@ -38,7 +38,9 @@ class StayingPod:
         """What the pod is an instance of: its controller, or the static pod itself."""
         if self.pod.mirror or self.pod.controller is None:
             return f"static pod {self.pod.ref.namespace}/{self.pod.ref.name}"
-        return f"{self.pod.controller.kind} {self.pod.ref.namespace}/{self.pod.controller.name}"
+        controller = self.pod.controller
+        kind = controller.kind if controller.group == "apps" else f"{controller.kind}.{controller.group}"
+        return f"{kind} {self.pod.ref.namespace}/{controller.name}"
 
 
 def parse(data: JSON) -> StayingPod:
@@ -68,6 +70,20 @@ def baseline(pods: Iterable[StayingPod], ignored: Sequence[str]) -> dict[str, li
         name = staying.key.rpartition(" ")[2]
         if staying.pod.ready and not staying.pod.deleting and not any(fnmatch.fnmatchcase(name, it) for it in ignored):
             found[staying.key] = list(staying.containers)
+    return found
+
+
+def renewed(wanted: Baseline, pods: Iterable[StayingPod]) -> dict[str, list[str]]:
+    """Return what has to be Ready again, with the containers that run now: they may have been restarted since.
+
+    Args:
+        wanted: what was Ready before.
+        pods: the node's pods that stay, as they are now.
+    """
+    found = {key: list(containers) for key, containers in wanted.items()}
+    for staying in pods:
+        if staying.key in found:
+            found[staying.key] = sorted({*found[staying.key], *staying.containers})
     return found
 
 

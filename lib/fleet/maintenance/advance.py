@@ -48,7 +48,7 @@ def enter(stage: Stage, state: UnitState, step: int, now: float, phase: Phase = 
     A proof that an operator has accepted is passed over. A unit that was released waits for its next attempt when it
     has been given back.
     """
-    while step < len(stage.steps) and is_accepted(stage, state, step):
+    while step < len(stage.steps) and (is_accepted(stage, state, step) or (state.released and stage.steps[step].bars)):
         step, phase = step + 1, Phase.CHECK
     if step >= len(stage.steps):
         if state.released:
@@ -82,7 +82,7 @@ def resume(stage: Stage, state: UnitState, now: float) -> UnitState:
     pivot = stage.pivot()
     if pivot is None:
         return enter(stage, state, 0, now)
-    if state.step > stage.last_give_back():
+    if is_given_back(stage, state):
         return enter(stage, state, state.step, now)  # It is in service again.
     if state.step > pivot:
         return enter(stage, state, min(pivot + 1, len(stage.steps) - 1), now)
@@ -116,6 +116,11 @@ def translate(state: UnitState, before: Sequence[str], now: Sequence[str], pivot
 def is_accepted(stage: Stage, state: UnitState, step: int) -> bool:
     """Return whether an operator has given their word for the proof that a step asks for."""
     return stage.steps[step].acceptable and stage.steps[step].name in state.accepted
+
+
+def is_given_back(stage: Stage, state: UnitState) -> bool:
+    """Return whether all that was taken from a unit was given back: it is in service while it waits, or is held."""
+    return any(step.gives_back for step in stage.steps) and state.step > stage.last_give_back()
 
 
 def may_release(stage: Stage, state: UnitState) -> bool:

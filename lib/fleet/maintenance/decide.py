@@ -8,7 +8,7 @@ changes its arguments.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fleet.maintenance.advance import before_pivot, may_release
+from fleet.maintenance.advance import before_pivot, is_given_back, may_release
 from fleet.maintenance.model import (
     Limits,
     Observation,
@@ -67,6 +67,13 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """Let a unit's step have its whole time anew: what it waits for may need what another unit still keeps away."""
+
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
 class Withdraw:
     """Send a unit back that was about to be taken out of service, and may not be now: it starts again later."""
 
@@ -82,7 +89,7 @@ class Finish:
     reason: str = ""
 
 
-Action = Start | Run | Renew | Hold | Release | Withdraw | Finish
+Action = Start | Run | Renew | Hold | Release | Wait | Withdraw | Finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +115,13 @@ class Progress:
         units: the state of every unit, in the order of the plan.
         blocked_since: when the stage began to wait with nothing in flight; None if it does not.
         stopping: why nothing new is to start (an operator's wish); empty if there is no such wish.
+        renewing: the units for which a renewal is under way: what it extends must not be given back meanwhile.
     """
 
     units: Mapping[str, UnitState]
     blocked_since: float | None = None
     stopping: str = ""
+    renewing: frozenset[str] = frozenset()
 
 
 def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> Decision:
@@ -135,12 +144,12 @@ def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> D
     running = [state for state in running if state.unit.name not in withdrawn]
     actions += _holds(stage, running, seen, now)
     just_held = {action.unit for action in actions if isinstance(action, Hold)}
-    overdue = {action.unit for action in actions if isinstance(action, Hold | Release)}
+    overdue = {action.unit for action in actions if isinstance(action, Hold | Release | Wait)}
     going = [state for state in running if state.unit.name not in overdue]
-    actions += _runs(stage, going, seen, now)
+    actions += _runs(stage, going, seen, now, progress.renewing)
     actions += _renewals(stage, [*running, *held], now)
 
-    occupied = [state.unit for state in [*running, *held]]
+    occupied = [state.unit for state in [*running, *held] if not is_given_back(stage, state)]
     barring = _barring(stage, going)
     starts, reason = _startable(stage, progress, seen, waiting, occupied, len(held) + len(just_held), now, barring)
     actions += starts
@@ -150,18 +159,23 @@ def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> D
         if not waiting:
             failures = len(held) + len(just_held)
             return Decision((*actions, Finish(failures == 0, f"{failures} held" if failures else "")))
-        if seen.hopeless or _is_final(stage, progress, waiting, occupied, now):
+        if seen.hopeless or _is_final(stage, progress, waiting, occupied, len(held) + len(just_held), now):
             return Decision((*actions, Finish(False, reason or _first_problem(stage, waiting, occupied))), reason)
     return Decision(tuple(actions), "" if starts or not waiting else reason, _next_due(stage, progress, in_flight))
 
 
-def _holds(stage: Stage, running: Sequence[UnitState], seen: Observation, now: float) -> Iterator[Hold | Release]:
+def _holds(
+    stage: Stage, running: Sequence[UnitState], seen: Observation, now: float
+) -> Iterator[Hold | Release | Wait]:
     """End the wait of units whose step did not come true in time, and of units that may never be rebooted any more."""
     for state in running:
         step = stage.steps[state.step]
         late = now - state.deadline
         if late >= (OVERDUE if state.busy else 0.0):
             why = "its call does not return" if state.busy else state.detail or "it never became true"
+            if step.bars and not state.busy and any(_is_closed(stage, other) for other in running):
+                yield Wait(state.unit.name)
+                continue
             end = Release if may_release(stage, state) and not state.busy else Hold
             yield end(state.unit.name, f"{step.name}: not within {step.timeout:.0f} s: {why}")
         elif seen.hopeless and not state.busy and _is_closed(stage, state) and before_pivot(stage, state):
@@ -187,7 +201,9 @@ def _withdrawals(
                 room.take(state.unit)
 
 
-def _runs(stage: Stage, running: Sequence[UnitState], seen: Observation, now: float) -> list[Run]:
+def _runs(
+    stage: Stage, running: Sequence[UnitState], seen: Observation, now: float, renewing: frozenset[str]
+) -> list[Run]:
     """Return the calls that are due, and with each the units that are asked along with it.
 
     Units at the same step and phase share one call, unless each call takes as long as its unit needs.
@@ -196,6 +212,8 @@ def _runs(stage: Stage, running: Sequence[UnitState], seen: Observation, now: fl
     for state in running:
         step = stage.steps[state.step]
         if state.busy or ((step.pivot or step.closes) and state.phase is Phase.APPLY and seen.blocked):
+            continue
+        if step.gives_back and state.unit.name in renewing:
             continue
         shared = "" if step.batch else state.unit.name
         calls.setdefault((state.step, state.phase, shared), []).append(state)
@@ -210,6 +228,8 @@ def _runs(stage: Stage, running: Sequence[UnitState], seen: Observation, now: fl
 def _is_closed(stage: Stage, state: UnitState) -> bool:
     """Say whether a unit in flight is, or may be, out of service already."""
     closing = next((index for index, step in enumerate(stage.steps) if step.closes), 0)
+    if is_given_back(stage, state):
+        return False
     applied = state.step == closing and (state.phase is Phase.VERIFY or (state.phase is Phase.APPLY and state.busy))
     return state.step > closing or applied or state.status is Status.HELD
 
@@ -274,10 +294,11 @@ def _first_problem(stage: Stage, waiting: list[UnitState], occupied: list[Unit])
     return _starts(stage.limits, waiting, occupied, Observation())[1]
 
 
-def _is_final(stage: Stage, progress: Progress, waiting: list[UnitState], occupied: list[Unit], now: float) -> bool:
+def _is_final(
+    stage: Stage, progress: Progress, waiting: list[UnitState], occupied: list[Unit], failures: int, now: float
+) -> bool:
     """Say whether waiting for others is of no use: nothing is in flight and nothing can start."""
-    held = len(occupied)  # Nothing is running: what occupies a place is held.
-    if progress.stopping or _too_many_failed(stage.limits, held):
+    if progress.stopping or _too_many_failed(stage.limits, failures):
         return True
     starts, _ = _starts(stage.limits, waiting, occupied, Observation())
     if not starts:

@@ -8,11 +8,10 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
 from fleet.clock import CLOCK, THREADS, Clock, Threads
 from fleet.errors import FleetError
@@ -23,7 +22,6 @@ from fleet.maintenance.journal import Journal
 from fleet.maintenance.lost import JournalLost, left_of
 from fleet.maintenance.model import (
     Kind,
-    Observation,
     Phase,
     Stage,
     Status,
@@ -34,6 +32,7 @@ from fleet.maintenance.model import (
     pending,
     unknown,
 )
+from fleet.maintenance.protocols import Procedure, View
 
 logger = logging.getLogger(__name__)
 
@@ -50,47 +49,6 @@ LONGEST_WAIT = 5.0
 
 class Interrupted(FleetError):
     """The run was told to leave; what was in flight stands in its journal."""
-
-
-class Effects(Protocol):
-    """What a step does. Both calls may come from any thread, and answer for each unit by name.
-
-    Raising a :class:`~fleet.errors.FleetError` means that the question could not be answered, or the act not done: it
-    is tried again until the step's deadline.
-    """
-
-    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
-        """Say, without changing anything, whether the step's promise is true."""
-
-    def apply(self, units: Sequence[UnitState], tell: Callable[[str, str], None]) -> Mapping[str, Verdict]:
-        """Make it true, or set in motion what will; ``tell(unit, line)`` reports progress meanwhile."""
-
-
-class Procedure(Protocol):
-    """What a run carries out: stages, the effects of their steps, and the world around them."""
-
-    @property
-    def stages(self) -> Iterable[Stage]:
-        """The stages, in order; each is asked for when its turn has come, so that it may look at the world first."""
-
-    def effects(self, stage: str, step: str) -> Effects:
-        """Return what a step does."""
-
-    def observe(self) -> Observation:
-        """Say what the world looks like, at once and without I/O: from what watches have brought."""
-
-    def renew(self, stage: str, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
-        """Extend what expires by itself on units in flight."""
-
-
-class View(Protocol):
-    """Shows a run to the operator."""
-
-    def show(self, stage: Stage, states: Mapping[str, UnitState], blocked: str) -> None:
-        """Show where the units stand, and why nothing can start if so. Called often."""
-
-    def tell(self, message: str, *, level: int = logging.INFO) -> None:
-        """Tell the operator one thing that happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +105,8 @@ class Runner:
         self._stop_told = False
         self._leaving = ""
         self._told_at: dict[str, float] = {}
+        self._renewing: set[str] = set()
+        self._ordered: dict[str, int] = {}  # the step of each unit whose intent is written
 
     def stop(self, reason: str) -> None:
         """Start nothing new; what is in flight goes on to its end."""
@@ -196,7 +156,7 @@ class Runner:
         while True:
             now = self._clock.monotonic()
             seen = self._procedure.observe()
-            progress = decisions.Progress(self._states, blocked_since, self._stopping)
+            progress = decisions.Progress(self._states, blocked_since, self._stopping, frozenset(self._renewing))
             decision = decisions.decide(stage, progress, seen, now)
             finish = self._carry_out(stage, decision, now)
             self._view.show(stage, self._states, decision.blocked)
@@ -235,7 +195,15 @@ class Runner:
         states = (known.get(state.unit.name, state) for state in fresh)
         self._states = {state.unit.name: advance.resume(stage, state, now) for state in states}
         self._told_at = dict.fromkeys(self._states, now)
+        self._renewing.clear()
+        self._ordered.clear()
         self._journal.put(stage.name, {**kept, **self._states}.values(), names)
+        for name, state in known.items():
+            after = self._states.get(name)
+            if after is not None and state.status in (Status.RUNNING, Status.HELD):
+                pivot = stage.pivot()
+                first = -1 if pivot is None or after.step <= pivot else pivot
+                self._tell_accepted(stage, replace(after, step=first), after)
 
     def _carry_out(self, stage: Stage, decision: decisions.Decision, now: float) -> decisions.Finish | None:
         finish = None
@@ -250,6 +218,9 @@ class Runner:
                 case decisions.Release(unit, reason):
                     before = self._states[unit]
                     self._release(stage, before, advance.release(stage, replace(before, detail=reason), now), reason)
+                case decisions.Wait(unit):
+                    state = self._states[unit]
+                    self._states[unit] = replace(state, deadline=now + stage.steps[state.step].timeout)
                 case decisions.Withdraw(unit, reason):
                     state = self._states[unit]
                     back = replace(state, status=Status.PENDING, step=0, phase=Phase.CHECK, detail=reason, due=0.0)
@@ -260,6 +231,7 @@ class Runner:
                 case decisions.Renew(units):
                     for unit in units:
                         self._states[unit] = replace(self._states[unit], renew_at=now + stage.renew)
+                        self._renewing.add(unit)
                     asked = {unit: self._states[unit] for unit in units}
                     renew = partial(self._procedure.renew, stage.name)
                     self._spawn(_Result(stage.name, 0, None, asked, {}), renew)
@@ -274,8 +246,11 @@ class Runner:
         asked = {unit: self._states[unit] for unit in units}
         effects = self._procedure.effects(stage.name, spec.name)
         if phase is Phase.APPLY:
+            # Once a step, where doing it again is no other act: a drain asks for evictions as long as a budget wants.
+            new = [state for unit, state in asked.items() if spec.pivot or self._ordered.get(unit) != step]
+            self._ordered |= dict.fromkeys(units, step)
             try:
-                self._journal.record(stage.name, asked.values(), step=spec.name, kind="intent")
+                self._journal.record(stage.name, new, step=spec.name, kind="intent")
             except Unwritable:  # Then it is not done.
                 self._states |= {unit: replace(state, busy=False) for unit, state in asked.items()}
                 raise
@@ -338,6 +313,7 @@ class Runner:
             if result.stage != stage.name or before is None:
                 continue
             if result.phase is None:
+                self._renewing.discard(unit)
                 self._renewed(stage, before, verdict, now)
                 continue
             if (before.status, before.step, before.phase) != (Status.RUNNING, result.step, result.phase):
@@ -361,6 +337,7 @@ class Runner:
             self._view.tell(f"{after.unit.name}: {step}: {verdict.detail}: starting over")
             self._told_at[after.unit.name] = self._clock.monotonic()
         elif (after.step, after.status) != (before.step, before.status):
+            self._ordered.pop(after.unit.name, None)
             self._set(stage, [after], kind="done", step=step)
             self._told_at[after.unit.name] = self._clock.monotonic()
             ended = "all done" if after.status is Status.DONE else f"{step}: done"
@@ -369,7 +346,8 @@ class Runner:
             # Why a unit waits, for those who have no table before them: now and then.
             quiet = self._clock.monotonic() - self._told_at[after.unit.name] < WAITING_TOLD
             self._told(stage, after, after.detail, level=logging.DEBUG if quiet else logging.INFO)
-            if after.phase is not before.phase or after.facts != before.facts:
+            again = self._ordered.get(after.unit.name) == before.step and not stage.steps[before.step].pivot
+            if after.facts != before.facts or (after.phase is not before.phase and not again):
                 kind = "applied" if before.phase is Phase.APPLY and verdict.kind is Kind.DONE else verdict.kind.value
                 self._set(stage, [after], kind=kind, step=step)
 

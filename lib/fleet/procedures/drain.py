@@ -26,7 +26,7 @@ class Drain(NodeStep):
         def judge(state: UnitState) -> Verdict:
             name = state.unit.name
             if state.phase is Phase.CHECK:
-                self._end(name)
+                self._end_stray(name)
                 left = drain.pods_left(self.cluster.api, name, self.policy)
                 return pending(f"{len(left)} to evict") if left else done()
             node = self.cluster.nodes.snapshot().get(name)
@@ -62,6 +62,13 @@ class Drain(NodeStep):
                 cluster.api, name, self.policy, follow=cluster.follow, threads=cluster.threads
             )
         return self._drains[name]
+
+    def _end_stray(self, name: str) -> None:
+        """End what is left of an earlier drain of this node, and of nodes that were given back since."""
+        known = self.cluster.nodes.snapshot()
+        for other in list(self._drains):
+            if other == name or other not in known or not known[other].unschedulable:
+                self._end(other)
 
     def _end(self, name: str) -> None:
         if node_drain := self._drains.pop(name, None):

@@ -20,8 +20,8 @@ from fleet.maintenance import journal
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import StepSpec
+from fleet.maintenance.protocols import Procedure
 from fleet.maintenance.report import WATCHDOG
-from fleet.maintenance.runner import Procedure
 from fleet.procedures import hosts, preflight, stacked, units
 from fleet.procedures.balancing import REPOOL, Repool, forget_put_back
 from fleet.procedures.cluster import Cluster

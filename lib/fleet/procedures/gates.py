@@ -1,11 +1,11 @@
 """Gates that look one layer deeper than a node's own condition: pods that stay, volumes, and workloads elsewhere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fleet.k8s import attached, owners, staying
 from fleet.k8s.client import JSON, ApiError
-from fleet.k8s.daemons import existing_daemonsets
+from fleet.k8s.daemons import all_daemonsets, existing_daemonsets
 from fleet.k8s.owners import Standing, Workload
 from fleet.k8s.pods import STAYING, PodClass, classify, parse_pod
 from fleet.maintenance.model import UnitState, Verdict, done, pending
@@ -18,69 +18,102 @@ WORKLOADS = "workloads"
 """The name under which the workloads are remembered whose pods leave, with how many of theirs were Ready."""
 
 
+def _on(cluster: Cluster, node: str) -> list[JSON]:
+    return cluster.api.list_all("/api/v1/pods", fieldSelector=f"spec.nodeName={node}")[0]
+
+
 def staying_pods(cluster: Cluster, node: str) -> list[JSON]:
     """Return the pods of a node that a drain leaves there, finished ones aside.
 
     Raises:
         KubernetesError: the API could not be read.
     """
-    return _pods(cluster, node)[0]
-
-
-def _on(cluster: Cluster, node: str) -> list[JSON]:
-    return cluster.api.list_all("/api/v1/pods", fieldSelector=f"spec.nodeName={node}")[0]
-
-
-def _pods(cluster: Cluster, node: str) -> tuple[list[JSON], list[JSON]]:
-    """Return the pods of a node that stay through a drain, and those that leave."""
     found = _on(cluster, node)
-    existing = existing_daemonsets(cluster.api, map(parse_pod, found))
+    return _split(cluster, found, existing_daemonsets(cluster.api, map(parse_pod, found)))[0]
+
+
+def _split(cluster: Cluster, pods: Sequence[JSON], existing: Collection[str]) -> tuple[list[JSON], list[JSON]]:
+    """Return the pods that stay through a drain, and those that leave; finished ones do neither."""
     stay: list[JSON] = []
     leave: list[JSON] = []
-    for item in found:
+    for item in pods:
         kind = classify(parse_pod(item), existing, cluster.config.drain.daemon_kinds)
         if kind is not PodClass.FINISHED:
             (stay if kind in STAYING else leave).append(item)
     return stay, leave
 
 
+def with_containers_of_now(cluster: Cluster, state: UnitState) -> dict[str, Any]:
+    """Return what has to be Ready again on a node, with the containers that run right before it is rebooted.
+
+    Raises:
+        KubernetesError: the API could not be read.
+    """
+    wanted = state.facts.get(DAEMONS)
+    if not wanted:
+        return {}
+    return {DAEMONS: staying.renewed(wanted, map(staying.parse, _on(cluster, state.unit.name)))}
+
+
 class Baseline(NodeStep):
     """What has to be Ready again is remembered, before anything is taken from the node."""
 
+    def __init__(self, cluster: Cluster, *, workloads: bool) -> None:
+        """Look at nodes of a cluster.
+
+        Args:
+            cluster: the cluster.
+            workloads: whether the workloads are remembered as well whose pods will have to leave.
+        """
+        super().__init__(cluster)
+        self._workloads = workloads
+
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Remember it once: what a resumed run has taken away already is no baseline."""
+        new = [state.unit.name for state in units if DAEMONS not in state.facts]
+        lists = self.cluster.threads.map(lambda name: _on(self.cluster, name), new, "baseline")
+        pods = dict(zip(new, lists, strict=True))
+        everything = [parse_pod(item) for found in lists for item in found]
+        existing = all_daemonsets(self.cluster.api, everything).uids if new else frozenset()
+        known: dict[Workload, JSON | None] = {}
 
         def judge(state: UnitState) -> Verdict:
-            if DAEMONS in state.facts:
+            if state.unit.name not in pods:
                 return done()
-            gates = self.cluster.config.gates
-            stay, leave = _pods(self.cluster, state.unit.name)
-            facts: dict[str, Any] = {DAEMONS: staying.baseline(map(staying.parse, stay), gates.ignore)}
-            if gates.workloads:
-                facts[WORKLOADS] = self._ready(leave)
+            stay, leave = _split(self.cluster, pods[state.unit.name], existing)
+            ignored = self.cluster.config.gates.ignore
+            facts: dict[str, Any] = {DAEMONS: staying.baseline(map(staying.parse, stay), ignored)}
+            if self._workloads:
+                facts[WORKLOADS] = self._ready(leave, known)
             return done(**facts)
 
         return each(units, judge)
 
-    def _ready(self, leaving: Sequence[JSON]) -> dict[str, int]:
-        found = {workload: self._standing(workload) for workload in sorted(self._owners(leaving))}
-        return {str(workload): its.ready for workload, its in found.items() if its is not None and its.ready}
+    def _ready(self, leaving: Sequence[JSON], known: dict[Workload, JSON | None]) -> dict[str, int]:
+        """Return how many pods of each workload are Ready whose pods will have to leave."""
+        ready = {}
+        for workload in sorted(self._owners(leaving, known)):
+            item = self._read(workload, known)
+            standing = owners.standing(item) if item else None
+            if standing and standing.ready:
+                ready[str(workload)] = standing.ready
+        return ready
 
-    def _owners(self, pods: Sequence[JSON]) -> set[Workload]:
+    def _owners(self, pods: Sequence[JSON], known: dict[Workload, JSON | None]) -> set[Workload]:
         """Return the workloads of pods; that of a ReplicaSet which a Deployment has made is the Deployment."""
         found = set()
         for namespace, (kind, name) in {(p["metadata"]["namespace"], o) for p in pods if (o := owners.owner_of(p))}:
             workload = Workload(kind, namespace, name)
-            if kind == "ReplicaSet" and (item := _read(self.cluster, workload)):
-                above = owners.owner_of(item)
-                workload = Workload(above[0], namespace, above[1]) if above else workload
-            if workload.kind in owners.RESOURCES:
-                found.add(workload)
+            item = self._read(workload, known) if kind == "ReplicaSet" else None
+            above = owners.owner_of(item) if item else None
+            found.add(Workload(above[0], namespace, above[1]) if above else workload)
         return found
 
-    def _standing(self, workload: Workload) -> Standing | None:
-        item = _read(self.cluster, workload)
-        return None if item is None else owners.standing(item)
+    def _read(self, workload: Workload, known: dict[Workload, JSON | None]) -> JSON | None:
+        """Return a workload, which is read once for all nodes."""
+        if workload not in known:
+            known[workload] = _read(self.cluster, workload)
+        return known[workload]
 
 
 class DaemonsReady(NodeStep):

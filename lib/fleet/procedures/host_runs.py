@@ -14,7 +14,7 @@ from fleet.maintenance import advance, journal
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import Stage, Unit, UnitState
-from fleet.maintenance.runner import Procedure
+from fleet.maintenance.protocols import Procedure
 from fleet.procedures import plan, preflight
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding
@@ -91,8 +91,10 @@ class HostRuns(OverApi, ABC):
         """Return the steps of each stage."""
         return {work.name: work.steps for work in self.works(cluster)}
 
-    def left_on(self, cluster: Cluster, state: UnitState) -> Sequence[str]:  # noqa: ARG002
+    def left_on(self, cluster: Cluster, state: UnitState) -> Sequence[str]:
         """Return what is left on a host, by what the run remembers of it."""
+        if state.unit.name not in cluster.hosts:
+            raise FleetError(f"{state.unit.name} is no host: what is done there is needed by all that comes after it.")
         left = {
             "puppet_off": "Puppet disabled (enable-puppet with its reason)",
             "pooled_at": "perhaps out of the load balancer",

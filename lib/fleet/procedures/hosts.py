@@ -22,7 +22,7 @@ from fleet.maintenance.model import (
     done,
     pending,
 )
-from fleet.maintenance.runner import Effects
+from fleet.maintenance.protocols import Effects
 from fleet.procedures import steps, units
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.maintenance import ABORT, Step, effects_of, proof_of, specs
@@ -97,7 +97,7 @@ def after_steps(cluster: Cluster) -> tuple[Step, ...]:
     on = Step(StepSpec("puppet on", API_DEADLINE), PuppetOn(cluster))
     return (
         *((on,) if cluster.config.puppet.enabled else ()),
-        Step(StepSpec("unsilence", API_DEADLINE), steps.Unsilence(cluster)),
+        Step(StepSpec("unsilence", API_DEADLINE, gives_back=True), steps.Unsilence(cluster)),
     )
 
 

@@ -13,7 +13,7 @@ from fleet.errors import FleetError
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import StepSpec, UnitState, Verdict, done
-from fleet.maintenance.runner import Effects, Procedure
+from fleet.maintenance.protocols import Effects, Procedure
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding
 

@@ -20,12 +20,13 @@ from fleet.maintenance import advance, journal, planner
 from fleet.maintenance.journal import Journal
 from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import Limits, Stage, Status, UnitState
-from fleet.maintenance.runner import Procedure
+from fleet.maintenance.protocols import Procedure
 from fleet.procedures import inventory, plan, preflight
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, note
 from fleet.procedures.maintenance import Nothing, OverApi, Proposal, Steps, specs
 from fleet.procedures.nodes import ABORT_NODES, NODES, Abort, NodeMaintenance, NodeProcedure, unit_of
+from fleet.procedures.steps import silences_of
 from fleet.text import count, verb
 
 
@@ -113,7 +114,11 @@ class NodeRuns(OverApi):
             if error.status != 404:
                 raise
             left.append("nothing in Kubernetes, which does not know it any more")
-        if "silence" in state.facts:
+        try:
+            silenced = name in silences_of(cluster)
+        except FleetError:
+            silenced = "silence" in state.facts  # Nobody can be asked now.
+        if silenced:
             left.append("its silence, which expires by itself")
         return left
 

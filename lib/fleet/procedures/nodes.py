@@ -27,7 +27,7 @@ from fleet.maintenance.model import (
     When,
     done,
 )
-from fleet.maintenance.runner import Effects
+from fleet.maintenance.protocols import Effects
 from fleet.procedures import bgp, gates, steps
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.drain import Drain
@@ -107,9 +107,10 @@ def closing_steps(cluster: Cluster, *, drained: bool = True) -> tuple[Step, ...]
     has_routers = cluster.config.bgp is not None
     wanted = cluster.config.gates
     pods = StepSpec("baseline", _API_DEADLINE, poll=_SLOW, gate=True)
+    workloads = wanted.workloads and drained
     return (
         *((Step(baseline, bgp.Baseline(cluster, graceful=not drained)),) if has_routers else ()),
-        *((Step(pods, gates.Baseline(cluster)),) if wanted.daemons or wanted.workloads else ()),
+        *((Step(pods, gates.Baseline(cluster, workloads=workloads)),) if wanted.daemons or workloads else ()),
         Step(StepSpec("silence", _API_DEADLINE, poll=_SLOW), steps.SilenceNode(cluster)),
         Step(StepSpec("cordon", _API_DEADLINE, poll=_FAST, closes=True), steps.Cordon(cluster)),
         *((drain,) if drained else ()),
@@ -280,7 +281,7 @@ def _retry(cluster: Cluster) -> Retry | None:
     config = cluster.config
     if config.drain.failed == "hold":
         return None
-    return Retry(config.limits.attempts, config.drain.retry, keeps=frozenset({"evicted"}))
+    return Retry(config.limits.attempts, config.drain.retry, keeps=frozenset({"evicted", "alerts_before", bgp.DOWN}))
 
 
 def _ending(cluster: Cluster, known: Known) -> dict[str, list[Step]]:

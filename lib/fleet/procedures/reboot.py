@@ -36,8 +36,9 @@ class Reboot(NodeOnce):
         return {host: _boot(answer) if isinstance(answer, HostState) else answer for host, answer in answers.items()}
 
     def noted(self, state: UnitState) -> Facts:
-        """Remember the node's last heartbeat of the boot that is to end."""
-        return {HEARTBEAT: heartbeat(self.cluster.node(state.unit.name))}
+        """Remember the node's last heartbeat, and the containers, of the boot that is to end."""
+        containers = gates.with_containers_of_now(self.cluster, state)
+        return {HEARTBEAT: heartbeat(self.cluster.node(state.unit.name)), **containers}
 
     def safe(self, state: UnitState) -> Verdict:
         """Look whether the node is closed, empty, and has no volume any more."""

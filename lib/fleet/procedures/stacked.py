@@ -13,7 +13,7 @@ from fleet.hosts import processes
 from fleet.hosts.probe import Unreachable
 from fleet.load_balancer.model import LoadBalancer
 from fleet.maintenance.model import StepSpec, UnitState, Verdict, done
-from fleet.maintenance.runner import Effects
+from fleet.maintenance.protocols import Effects
 from fleet.procedures.balancing import Connections, Depool, Pool, Watched
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.control_plane import Calm, Serving

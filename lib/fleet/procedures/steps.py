@@ -35,7 +35,7 @@ def each(units: Sequence[UnitState], judge: Callable[[UnitState], Verdict]) -> V
         except NodeGone as error:
             verdicts[state.unit.name] = held(str(error))
         except ApiError as error:
-            gone = error.status == 404
+            gone = error.status == 404 and f"/api/v1/nodes/{state.unit.name} " in str(error)
             verdicts[state.unit.name] = held("Kubernetes does not know it any more") if gone else unknown(str(error))
         except FleetError as error:
             verdicts[state.unit.name] = unknown(str(error))
@@ -286,7 +286,7 @@ class Uncordon(NodeStep):
             owner = nodes.ownership(node)
             if owner and owner.run == self.cluster.run.id:
                 return pending("still marked by this run")
-            if has_taint(node, self.cluster.run.id):
+            if has_taint(node, self.cluster.run.id) and not state.released:
                 # The cluster's own controllers write the whole list of taints, at times from what they read before.
                 return undone("still has this run's taint")
             return done("left cordoned, as it was found" if node.unschedulable else "")
@@ -295,7 +295,8 @@ class Uncordon(NodeStep):
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Remove the taint, then the cordon, each only if it is this run's."""
-        names = [state.unit.name for state in units]
+        # One that is tried again is still to be done: evicted pods rather go elsewhere.
+        names = [state.unit.name for state in units if not state.released]
         nodes.clear_pending_taint(self.cluster.api, names, self.cluster.run.id, threads=self.cluster.threads)
 
         def uncordon(state: UnitState) -> Verdict:
@@ -311,7 +312,7 @@ class Unsilence(NodeStep):
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look for silences of this run that are still active."""
         active = silences_of(self.cluster)
-        return each(units, lambda state: pending("still silenced") if state.unit.name in active else done())
+        return each(units, lambda state: undone("still silenced") if state.unit.name in active else done())
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Expire them."""

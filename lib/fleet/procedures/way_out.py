@@ -90,6 +90,8 @@ def changes(
             found[stage, state.unit.name] = replace(state, status=Status.GIVEN_UP, detail=detail, given_up=given_up)
     for given, gate in way_out.accept:
         of = [(stage, state) for stage, state in open_states(given) if state.status is not Status.GIVEN_UP]
+        # The word is for what is in question now, not for stages that are still to come.
+        of = [it for it in of if it[1].status is not Status.PENDING] or of
         fitting = [(stage, state) for stage, state in of if any(s.acceptable and s.name == gate for s in steps[stage])]
         if of and not fitting:
             allowed = dict.fromkeys(step.name for stage, _ in of for step in steps[stage] if step.acceptable)
@@ -105,7 +107,9 @@ def changes(
 def carry_out(
     way_out: WayOut, cluster: Cluster, book: Journal, steps: Mapping[str, Sequence[StepSpec]], left_on: LeftOn
 ) -> list[str]:
-    """Record what an operator has decided about units of a run; all of it, or nothing.
+    """Record what an operator has decided about units of a run; that of a stage at once.
+
+    What is noted on the units themselves is noted before, and may be noted again: the journal decides.
 
     Returns:
         What was recorded, a line for each unit.
@@ -113,6 +117,7 @@ def carry_out(
     Raises:
         FleetError: something of it cannot be done; nothing was recorded.
     """
+    found: dict[str, list[UnitState]] = {}
     lines = []
     for stage, state in changes(way_out, {stage: book.states(stage) for stage in steps}, steps, cluster.hosts):
         name, closed = state.unit.name, state
@@ -121,6 +126,14 @@ def carry_out(
             closed = replace(state, given_up=replace(state.given_up, left=left), released=False)
             lines.append(f"{name} is given up; left on it: {', '.join(left) or 'nothing'}.")
         else:
-            lines.append(f"{name}: accepted by {way_out.operator}: {', '.join(state.accepted)}.")
-        book.record(stage, [closed], step="", kind="given up" if state.given_up else "accepted by word")
+            own = {name, cluster.hosts.get(name, name)}
+            gates = ", ".join(gate for unit, gate in way_out.accept if unit in own)
+            lines.append(f"{name}: {gates} accepted by {way_out.operator}: {way_out.reason}.")
+        found.setdefault(stage, []).append(closed)
+    for stage, states in found.items():
+        for kind, closed_ones in (
+            ("given up", [state for state in states if state.given_up]),
+            ("accepted by word", [state for state in states if not state.given_up]),
+        ):
+            book.record(stage, closed_ones, step="", kind=kind)
     return lines

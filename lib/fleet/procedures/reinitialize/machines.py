@@ -11,7 +11,7 @@ from fleet.hosts.remote import Result, failures
 from fleet.hosts.services import ServiceState
 from fleet.hosts.textfile import TextFile
 from fleet.maintenance.model import Kind, UnitState, Verdict, done, failed, pending, undone, unknown
-from fleet.maintenance.runner import Effects
+from fleet.maintenance.protocols import Effects
 from fleet.procedures.puppet import puppet_reason
 from fleet.procedures.reinitialize.world import Store, World
 from fleet.procedures.steps import NodeStep, Tell, Verdicts, each

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fleet.discovery import Discovery
 from fleet.load_balancer.model import LoadBalancer
 from fleet.maintenance.model import StepSpec
-from fleet.maintenance.runner import Effects
+from fleet.maintenance.protocols import Effects
 from fleet.procedures.hosts import API_DEADLINE, POLL
 from fleet.procedures.maintenance import ABORT, Step
 from fleet.procedures.puppet import PuppetOff

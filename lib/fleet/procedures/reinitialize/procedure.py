@@ -21,7 +21,7 @@ from fleet.maintenance.model import (
     done,
     undone,
 )
-from fleet.maintenance.runner import Effects
+from fleet.maintenance.protocols import Effects
 from fleet.procedures.hosts import API_DEADLINE
 from fleet.procedures.maintenance import Question, Step, effects_of, specs
 from fleet.procedures.reinitialize.data import Say, Silenced, WorldStep

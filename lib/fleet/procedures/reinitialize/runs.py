@@ -23,7 +23,7 @@ from fleet.maintenance.journal import Journal
 from fleet.maintenance.lock import ClusterLock
 from fleet.maintenance.model import Status, Unit, UnitState
 from fleet.maintenance.planner import natural
-from fleet.maintenance.runner import Procedure
+from fleet.maintenance.protocols import Procedure
 from fleet.procedures import plan
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding

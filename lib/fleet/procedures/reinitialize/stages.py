@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fleet.maintenance.model import StepSpec
-from fleet.maintenance.runner import Effects
+from fleet.maintenance.protocols import Effects
 from fleet.procedures import etcd
 from fleet.procedures.hosts import API_DEADLINE
 from fleet.procedures.maintenance import Step
