@@ -1,91 +1,174 @@
-"""Alertmanager in memory: silences, and alerts that fire for hosts."""
+"""Two Alertmanagers in a mesh, in memory, behind the real :class:`fleet.hosts.silences.Silences`.
 
-from collections.abc import Callable, Sequence
+The mesh gossips silences, never alerts. Each member goes by a clock of its own. Facts: ``silence/silence.go`` and
+``api/v2/api.go`` of Alertmanager.
+"""
+
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fleet.hosts.silences import Alert, NoSuchSilenceError, Silence, SilenceError
+from fleet.hosts.alertmanager import Reply, SilenceError, timestamp
+from fleet.hosts.alertmanager import epoch as parse
 from worlds.timeline import Time
+
+URLS = ("http://am1:9093", "http://am2:9093")
+OTHERS = "bob"
+"""The author of silences of others."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A silence, with its end by the world's time."""
+
+    id: str
+    host: str
+    comment: str
+    author: str
+    matchers: tuple[Any, ...]
+    ends_at: float
 
 
 @dataclass
-class Alertmanager:
-    """Silences and alerts; stands for :class:`fleet.hosts.silences.Silences`.
+class Member:
+    """One Alertmanager.
+
+    Attributes:
+        ahead: seconds that its clock is ahead.
+        silences: those that it has, by id.
+        firing: the alerts that Prometheus sent it, by host.
+    """
+
+    is_up: bool = True
+    ahead: float = 0.0
+    silences: dict[str, Kept] = field(default_factory=dict)
+    firing: dict[str, set[str]] = field(default_factory=dict)
+
+
+@dataclass
+class Alertmanagers:
+    """The members; a :class:`fleet.hosts.alertmanager.Transport`.
 
     Attributes:
         moment: called before and after each change.
-        on_expire: called with a silence that is about to be ended by us.
-        silenced: all silences there ever were, by id, with the host.
-        firing: the alerts that fire, by host.
-        is_up: whether it answers.
+        on_change: called with a silence that is about to be created, extended or ended by us, and its end.
+        is_meshed: whether the members tell each other of silences.
     """
 
     time: Time
     moment: Callable[[], None]
-    on_expire: Callable[[Silence], None]
-    silenced: dict[str, tuple[str, Silence]] = field(default_factory=dict)
-    firing: dict[str, set[str]] = field(default_factory=dict)
-    is_up: bool = True
+    on_change: Callable[[Kept, float], None]
+    members: dict[str, Member] = field(default_factory=lambda: {url: Member() for url in URLS})
+    is_meshed: bool = True
+    numbers: int = 0
 
-    def of(self, host: str) -> list[Silence]:
-        """Return the silences of a host that are in force."""
-        return [silence for of, silence in self.silenced.values() if of == host and silence.ends_at > self.time.now]
+    def in_force(self, member: Member) -> list[Kept]:
+        return [silence for silence in member.silences.values() if silence.ends_at > self.time.now]
 
-    def find(self, *, comment_contains: str) -> list[Silence]:
-        self._ask()
+    def loud(self, host: str) -> list[str]:
+        """Return the members that would page for a host."""
         return [
-            silence
-            for _, silence in self.silenced.values()
-            if silence.ends_at > self.time.now and comment_contains in silence.comment
+            url
+            for url, member in self.members.items()
+            if member.is_up and not any(silence.host == host for silence in self.in_force(member))
         ]
 
-    def create(
-        self, hosts: Sequence[str], *, comment: str, author: str, duration: float, matchers: Sequence[Any] = ()
-    ) -> str:
-        self.moment()
-        self._ask()
-        number = f"s{len(self.silenced)}"
-        now = self.time.now
-        self.silenced[number] = hosts[0], Silence(number, "active", comment, author, now, now + duration, ())
-        self.moment()
-        return number
+    def ours(self) -> list[Kept]:
+        """Return the silences of the run that are in force at any member, down or not."""
+        found = (self.in_force(member) for member in self.members.values())
+        return [silence for silences in found for silence in silences if silence.author != OTHERS]
 
-    def extend(self, silence_id: str, duration: float) -> str:
-        self.moment()
-        self._ask()
-        if silence_id not in self.silenced:
-            raise NoSuchSilenceError("No Alertmanager knows it.")
-        host, silence = self.silenced[silence_id]
-        if silence.ends_at <= self.time.now:
-            return self.create([host], comment=silence.comment, author=silence.author, duration=duration)
-        ends_at = max(silence.ends_at, self.time.now + duration)
-        self.silenced[silence_id] = host, replace(silence, ends_at=ends_at)
-        self.moment()
-        return silence_id
+    def add(self, silence: Kept, to: str = "") -> None:
+        """Keep a silence at a member, or at all, and at those that it tells."""
+        for url, member in self.members.items():
+            if to in ("", url) or (self.is_meshed and member.is_up):
+                member.silences[silence.id] = silence
 
-    def expire(self, silence_id: str) -> None:
-        self.moment()
-        self._ask()
-        if silence_id in self.silenced:
-            self.on_expire(self.silenced[silence_id][1])
-            self.end(silence_id)
-        self.moment()
-
-    def end(self, silence_id: str) -> None:
+    def end(self, silence_id: str, at: str = "") -> None:
         """End a silence, whoever wants that."""
-        host, silence = self.silenced[silence_id]
-        if silence.ends_at > self.time.now:
-            self.silenced[silence_id] = host, replace(silence, ends_at=self.time.now)
+        for url, member in self.members.items():
+            found = member.silences.get(silence_id)
+            if found is not None and (at in ("", url) or (self.is_meshed and member.is_up)):
+                member.silences[silence_id] = replace(found, ends_at=min(found.ends_at, self.time.now))
 
-    def alerts(self, hosts: Sequence[str]) -> list[Alert]:
-        self._ask()
-        return [
-            Alert(host, name, host, "page", self.time.now, True)
-            for host in hosts
-            for name in sorted(self.firing.get(host, ()))
-        ]
+    def gossip(self) -> None:
+        """Let members that see each other again exchange what they have: of each silence the latest word."""
+        if self.is_meshed:
+            together: dict[str, Kept] = {}
+            for member in self.members.values():
+                together |= member.silences if member.is_up else {}
+            for member in self.members.values():
+                if member.is_up:
+                    member.silences = {**together, **member.silences}
 
-    def _ask(self) -> None:
-        if not self.is_up:
-            self.time.advance(5.0)
-            raise SilenceError("Alertmanager could not be asked")
+    def __call__(self, method: str, url: str, *, params: Mapping[str, str] | None = None, json: Any = None) -> Reply:
+        if method == "GET":
+            return self._answer(method, url, json)
+        self.moment()
+        reply = self._answer(method, url, json)
+        self.moment()
+        return reply
+
+    def _answer(self, method: str, url: str, json: Any) -> Reply:
+        base, _, path = url.partition("/api/v2/")
+        member = self.members[base]
+        if not member.is_up:
+            self.time.advance(3.0)
+            raise SilenceError("connection refused")
+        status, data = self._handle(base, member, method, path, json)
+        return Reply(status, data, "" if status < 400 else str(data), float(int(self.time.now + member.ahead)))
+
+    def _handle(self, base: str, member: Member, method: str, path: str, json: Any) -> tuple[int, Any]:
+        if path == "alerts":
+            return 200, [
+                {
+                    "labels": {"instance": f"{host}:9100", "alertname": name, "severity": "page"},
+                    "startsAt": timestamp(self.time.now + member.ahead),
+                    "status": {"state": "suppressed" if host not in self.loud(host) else "active"},
+                }
+                for host, names in sorted(member.firing.items())
+                for name in sorted(names)
+            ]
+        if (method, path) == ("GET", "silences"):
+            return 200, [self._shown(silence, member) for silence in member.silences.values()]
+        if (method, path) == ("POST", "silences"):
+            return self._post(base, member, json)
+        found = member.silences.get(path.removeprefix("silence/"))
+        if found is None:
+            return 404, f"silence {path} not found"
+        if method == "DELETE":
+            if found.ends_at <= self.time.now:
+                return 500, "silence is already expired"
+            self.on_change(found, self.time.now)
+            self.end(found.id, base)
+            return 200, None
+        return 200, self._shown(found, member)
+
+    def _post(self, base: str, member: Member, json: Any) -> tuple[int, Any]:
+        ends_at = parse(json["endsAt"]) - member.ahead
+        if ends_at <= self.time.now:
+            return 400, "invalid silence: end time can't be in the past"
+        host = re.findall(r"w\d", json["matchers"][0]["value"])[0]
+        before = member.silences.get(json.get("id", ""))
+        if json.get("id") and before is None:
+            return 404, "silence not found"
+        self.numbers += 1
+        is_new = before is None or before.ends_at <= self.time.now
+        number = f"s{self.numbers}" if before is None or is_new else before.id
+        silence = Kept(number, host, json["comment"], json["createdBy"], tuple(json["matchers"]), ends_at)
+        self.on_change(silence, ends_at)
+        self.add(silence, base)
+        return 200, {"silenceID": number}
+
+    def _shown(self, silence: Kept, member: Member) -> dict[str, Any]:
+        state = "active" if silence.ends_at > self.time.now else "expired"
+        return {
+            "id": silence.id,
+            "status": {"state": state},
+            "comment": silence.comment,
+            "createdBy": silence.author,
+            "startsAt": timestamp(self.time.now + member.ahead - 1),
+            "endsAt": timestamp(silence.ends_at + member.ahead),
+            "matchers": list(silence.matchers),
+        }

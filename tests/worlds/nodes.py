@@ -15,6 +15,7 @@ from rich.console import Console
 
 from fleet.config import ClusterConfig, Config
 from fleet.errors import FleetError
+from fleet.hosts.silences import Silences
 from fleet.maintenance import journal
 from fleet.maintenance.lock import ClusterLock, Holder
 from fleet.maintenance.model import Stage, Status, UnitState
@@ -24,7 +25,7 @@ from fleet.procedures.node_runs import NodeRuns, Selection
 from fleet.procedures.reboot import REBOOT
 from fleet.session import Request, Session
 from worlds import watches
-from worlds.alertmanager import Alertmanager
+from worlds.alertmanager import URLS, Alertmanagers
 from worlds.components import App, Components
 from worlds.kubernetes import Kubernetes
 from worlds.machines import UNIT, Machine, Machines
@@ -145,6 +146,7 @@ class World(Time):
         self.run, self.verb = "", ""
         self.is_dead = False
         self.lost_after = 50.0
+        self.held_silence = self.config.cluster("lab").alerts.held_silence
         self.kubernetes = Kubernetes(self)
         booted = self.now - 1e6
         known = {name: Machine(name, index, booted=booted, started=booted) for index, name in enumerate(NAMES)}
@@ -154,7 +156,7 @@ class World(Time):
         apps = (App("web", 3, 2), App("db", 2, 1), App("batch", 2), App("agent", None))
         self.components = Components(self, self.kubernetes, known, apps, lambda: self.grace)
         self.network = Routers(self, ("cr1", "cr2"), {name: f"10.0.0.{m.index + 1}" for name, m in known.items()})
-        self.alertmanager = Alertmanager(self, self.moment, self.rules.expired)
+        self.alertmanagers = Alertmanagers(self, self.moment, self.rules.silenced)
         self.kubernetes.listeners.append(self.rules.changed)
         self.kubernetes.by_us.append(self.rules.asked)
         self.advance(5.0)
@@ -273,8 +275,9 @@ class Edges:
     def routers(self, config: Any) -> Routers:
         return self._world.network
 
-    def silences(self, config: Any) -> Alertmanager:
-        return self._world.alertmanager
+    def silences(self, config: Any) -> Silences:
+        world = self._world
+        return Silences(URLS, transport=world.alertmanagers, clock=world, threads=self.threads)
 
     def lock(self, cluster: Cluster, holder: Holder, on_change: Callable[[], None]) -> ClusterLock:
         # Known to the world before anything is touched.

@@ -3,11 +3,10 @@
 from collections import Counter
 from typing import Protocol
 
-from fleet.hosts.silences import Silence
 from fleet.k8s.client import JSON
 from fleet.k8s.model import parse_node
 from fleet.k8s.nodes import PENDING_TAINT, ownership
-from worlds.alertmanager import Alertmanager
+from worlds.alertmanager import OTHERS, Alertmanagers, Kept
 from worlds.components import ZONE
 from worlds.kubernetes import NODES, PODS, Kubernetes, is_ready
 from worlds.machines import Machines
@@ -30,7 +29,8 @@ class Seen(Protocol):
     kubernetes: Kubernetes
     machines: Machines
     network: Routers
-    alertmanager: Alertmanager
+    alertmanagers: Alertmanagers
+    held_silence: float
     is_reboot: bool
 
 
@@ -112,7 +112,8 @@ class Rules:
         """Rules 1 and 9, at the moment when a node is taken out of service."""
         world = self._world
         self.closed_by_us[name] = node["metadata"]["uid"]
-        self.before.setdefault(name, set(world.alertmanager.firing.get(name, ())))
+        fired = (member.firing.get(name, set()) for member in world.alertmanagers.members.values())
+        self.before.setdefault(name, set()).update(*fired)
         self._has_lock(f"{name} is cordoned")
         known = {each["metadata"]["name"]: each for each in world.kubernetes.all(NODES)}
         ours = {
@@ -153,7 +154,7 @@ class Rules:
             new = {
                 alert
                 for (host, alert), begins in self.fires_since.items()
-                if host == name and begins < world.now - FRESH and alert not in self.before.get(name, ())
+                if host == name and begins < world.now - FRESH and alert.split()[0] not in self.before.get(name, ())
             }
             rule(f"{name} is uncordoned while {sorted(new)} fire", holds=not new)
 
@@ -188,12 +189,16 @@ class Rules:
             if pod["spec"].get("nodeName") == host and pod["metadata"]["ownerReferences"][0]["kind"] != "DaemonSet"
         ]
         rule(f"{host} is acted on with {left} on it", holds=not left)
-        rule(f"{host} is acted on, and is not silenced", holds=bool(world.alertmanager.of(host)))
+        loud = world.alertmanagers.loud(host)
+        rule(f"{host} is acted on, and is not silenced at {loud}", holds=not loud)
         rule(f"{host} is acted on once more", holds=not world.machines.acts[host])
         self.orders[host] += 1
 
-    def expired(self, silence: Silence) -> None:
-        rule(f"a silence of others is ended: {silence.comment}", holds=f"run {self._world.run} " in silence.comment)
+    def silenced(self, silence: Kept, ends_at: float) -> None:
+        """Rules 4 and 10, at the moment when a silence is created, extended or ended."""
+        rule(f"a silence of others is changed: {silence.comment}", holds=silence.author != OTHERS)
+        lasts = ends_at - self._world.now
+        rule(f"a silence lasts for {lasts:.0f} s", holds=lasts <= self._world.held_silence + FRESH)
 
     def fires(self, host: str, alert: str, *, firing: bool) -> None:
         """Note an alert."""
@@ -213,11 +218,7 @@ class Rules:
             rule(f"{why}: {node.name} is still marked", holds=owner is None or owner.run != world.run)
             tainted = any(taint.value == world.run for taint in node.taints)
             rule(f"{why}: {node.name} is still tainted", holds=not tainted)
-        left = [
-            silence.comment
-            for _, silence in world.alertmanager.silenced.values()
-            if silence.ends_at > world.now and silence.author != "bob"
-        ]
+        left = [silence.comment for silence in world.alertmanagers.ours()]
         rule(f"{why}: still silenced: {left}", holds=not left)
         lease = world.kubernetes.find(*LEASE)
         holder = "" if lease is None else lease["spec"].get("holderIdentity")

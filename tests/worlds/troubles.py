@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fleet.hosts.silences import Silence
 from fleet.k8s.model import parse_node
 from fleet.k8s.nodes import ownership
+from worlds.alertmanager import OTHERS, URLS, Kept
 from worlds.kubernetes import BUDGETS, NODES, PODS
 from worlds.machines import Machine
 from worlds.nodes import NAMES, World
@@ -73,14 +73,18 @@ def _close_budgets(world: World, node: str, lasts: float) -> None:
 
 
 def _expire(world: World, node: str, lasts: float) -> None:
-    for silence in world.alertmanager.of(node):
-        world.alertmanager.end(silence.id)
+    for member in world.alertmanagers.members.values():
+        for silence in world.alertmanagers.in_force(member):
+            if silence.host == node:
+                world.alertmanagers.end(silence.id)
 
 
 def _silence(world: World, node: str, lasts: float) -> None:
-    number = f"other{len(world.alertmanager.silenced)}"
-    mine = Silence(number, "active", f"see run {world.run}", "bob", world.now, world.now + lasts, ())
-    world.alertmanager.silenced[number] = node, mine
+    alertmanagers = world.alertmanagers
+    alertmanagers.numbers += 1
+    matcher = {"name": "instance", "value": f"{node}.*", "isRegex": True, "isEqual": True}
+    number, comment = f"s{alertmanagers.numbers}", f"see run {world.run}"
+    alertmanagers.add(Kept(number, node, comment, OTHERS, (matcher,), world.now + lasts))
 
 
 def _take_lease(world: World, node: str, lasts: float) -> None:
@@ -138,20 +142,42 @@ def _flap(world: World, node: str, lasts: float) -> None:
     world.at(lasts, lambda: world.network.come_up(node, "cr1") if world.machines.machines[node].is_up else None)
 
 
-def _alert(world: World, node: str, lasts: float) -> None:
-    world.alertmanager.firing.setdefault(node, set()).add("DiskFull")
-    world.rules.fires(node, "DiskFull", firing=True)
+def _alert(url: str) -> "Act":
+    def fire(world: World, node: str, lasts: float) -> None:
+        member = world.alertmanagers.members[url]
+        member.firing.setdefault(node, set()).add("DiskFull")
+        world.rules.fires(node, f"DiskFull at {url}", firing=True)
 
-    def clear() -> None:
-        world.alertmanager.firing[node].discard("DiskFull")
-        world.rules.fires(node, "DiskFull", firing=False)
+        def clear() -> None:
+            member.firing[node].discard("DiskFull")
+            world.rules.fires(node, f"DiskFull at {url}", firing=False)
 
-    world.at(lasts, clear)
+        world.at(lasts, clear)
+
+    return fire
 
 
-def _alertmanager(world: World, node: str, lasts: float) -> None:
-    world.alertmanager.is_up = False
-    world.at(lasts, lambda: setattr(world.alertmanager, "is_up", True))
+def _member(url: str, name: str, value: object, back: object) -> "Act":
+    def act(world: World, node: str, lasts: float) -> None:
+        setattr(world.alertmanagers.members[url], name, value)
+
+        def over() -> None:
+            setattr(world.alertmanagers.members[url], name, back)
+            world.alertmanagers.gossip()
+
+        world.at(lasts, over)
+
+    return act
+
+
+def _cut(world: World, node: str, lasts: float) -> None:
+    world.alertmanagers.is_meshed = False
+
+    def back() -> None:
+        world.alertmanagers.is_meshed = True
+        world.alertmanagers.gossip()
+
+    world.at(lasts, back)
 
 
 def _outage(world: World, node: str, lasts: float) -> None:
@@ -201,8 +227,12 @@ TROUBLES: dict[str, Act] = {
     "router does not answer": _silent_router,
     "router lies": _lying_router,
     "session flaps": _flap,
-    "alert": _alert,
-    "Alertmanager is away": _alertmanager,
+    "alert": _alert(URLS[0]),
+    "alert at one member": _alert(URLS[1]),
+    "Alertmanager is away": _member(URLS[0], "is_up", False, True),
+    "the other Alertmanager is away": _member(URLS[1], "is_up", False, True),
+    "Alertmanager's clock is ahead": _member(URLS[0], "ahead", 3600.0, 0.0),
+    "the mesh is cut": _cut,
     "API is away": _outage,
     "finalizer": _finalizer,
 }

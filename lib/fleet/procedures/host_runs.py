@@ -132,7 +132,7 @@ class HostRuns(OverApi, ABC):
             lambda: preflight.of_rights(cluster, (*rights.of_lease(cluster.config.lease), *rights.FOLLOW_NODES)),
             *self.checks(cluster),
         ]
-        return preflight.carry_out(checks, cluster.cancel)
+        return preflight.carry_out(checks, cluster.cancel, cluster.threads)
 
 
 def _seconds(state_dir: Path, cluster: Cluster, orders: Mapping[str, Sequence[str]]) -> float | None:

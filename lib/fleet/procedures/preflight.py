@@ -3,13 +3,15 @@
 All of it is read-only, and all findings are told at once.
 """
 
+import queue
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
+from fleet.clock import Threads
 from fleet.errors import FleetError
 from fleet.hosts import probe, services
 from fleet.hosts.probe import HostState
@@ -95,29 +97,40 @@ def examine(
     if config.bgp and "restart" in node_steps:
         unit = config.bgp.unit
         checks.append(lambda: of_unit(cluster, unit))
-    return Found(tuple(carry_out(checks, cluster.cancel)), evictions, facts)
+    return Found(tuple(carry_out(checks, cluster.cancel, cluster.threads)), evictions, facts)
 
 
-def carry_out(checks: Sequence[Check], cancel: threading.Event) -> list[Finding]:
+def carry_out(checks: Sequence[Check], cancel: threading.Event, threads: Threads) -> list[Finding]:
     """Look at everything at the same time; what could not be looked at is a finding as well.
 
     Args:
         checks: what to look at.
         cancel: set if the operator does not wait for the end: looks that take long heed it.
+        threads: where to look.
     """
+    answers: queue.SimpleQueue[tuple[int, list[Finding] | BaseException]] = queue.SimpleQueue()
 
-    def run(check: Check) -> list[Finding]:
+    def look(number: int) -> None:
         try:
-            return check()
+            answers.put((number, checks[number]()))
         except FleetError as error:
-            return [stop(f"Not everything could be looked at: {error}", "Mend that, then try again.")]
+            answers.put((number, [stop(f"Not everything could be looked at: {error}", "Mend that, then try again.")]))
+        except Exception as error:
+            answers.put((number, error))
 
-    with ThreadPoolExecutor(len(checks), "preflight") as pool:
-        try:
-            return [finding for found in pool.map(run, checks) for finding in found]
-        except BaseException:
-            cancel.set()
-            raise
+    found: dict[int, list[Finding]] = {}
+    try:
+        for number in range(len(checks)):
+            threads.start(partial(look, number), "preflight")
+        while len(found) < len(checks):
+            number, answer = answers.get()
+            if isinstance(answer, BaseException):
+                raise answer
+            found[number] = answer
+    except BaseException:
+        cancel.set()
+        raise
+    return [finding for number in sorted(found) for finding in found[number]]
 
 
 def of_api(api: Api, nodes_known: int) -> list[Finding]:

@@ -141,7 +141,9 @@ class ReinitializeRuns:
         if wish.from_stage and wish.from_stage not in {part.number for part in found}:
             numbers = ", ".join(str(part.number) for part in found)
             raise FleetError(f"There is no stage {wish.from_stage} for this cluster: there are {numbers}.")
-        findings = carry_out(preflight.checks(seen, edges, found, wish.from_stage, state_dir), cluster.cancel)
+        findings = carry_out(
+            preflight.checks(seen, edges, found, wish.from_stage, state_dir), cluster.cancel, cluster.threads
+        )
         shown = ReinitializePlan(plan.title(cluster.run), found, wish.from_stage, worst_first(findings))
         return Proposal(cluster, shown, {part.name: _states(part, wish.from_stage) for part in found})
 
