@@ -41,6 +41,7 @@ class Story:
     calico: bool
     most: int
     max_failed: int
+    releases: bool
     acts: tuple[Act, ...]
     end: str
 
@@ -64,6 +65,7 @@ STORY = st.builds(
     calico=st.booleans(),
     most=st.integers(1, 2),
     max_failed=st.integers(0, 1),
+    releases=st.booleans(),
     acts=st.lists(ACT, min_size=1, max_size=3).map(tuple),
     end=st.sampled_from(["resume", "abort"]),
 )
@@ -71,7 +73,14 @@ STORY = st.builds(
 
 def play(story: Story, folder: Path, *, tells: bool = False) -> World:
     """Play a story to its end; the world itself judges what happens in it."""
-    world = World(folder, calico=story.calico, most=story.most, max_failed=story.max_failed, tells=tells)
+    world = World(
+        folder,
+        calico=story.calico,
+        most=story.most,
+        max_failed=story.max_failed,
+        releases=story.releases,
+        tells=tells,
+    )
     for number, act in enumerate(story.acts):
         for trouble in act.troubles:
             schedule(world, trouble)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fleet.k8s.client import JSON
 from fleet.k8s.nodes import PENDING_TAINT
-from worlds.kubernetes import BUDGETS, NODES, PODS, Kubernetes, covers, is_ready, stamp
+from worlds.kubernetes import ATTACHMENTS, BUDGETS, NODES, PODS, Kubernetes, covers, is_ready, stamp
 from worlds.machines import Machine
 from worlds.timeline import Time
 
@@ -17,11 +17,15 @@ _HEARTBEAT = 300.0
 
 @dataclass(frozen=True)
 class App:
-    """A workload: a ReplicaSet with so many pods, and a budget over them; a DaemonSet where ``replicas`` is None."""
+    """A workload: a ReplicaSet with so many pods, and a budget over them; a DaemonSet where ``replicas`` is None.
+
+    Its pods may have volumes, which are attached where they are.
+    """
 
     name: str
     replicas: int | None
     min_available: int | None = None
+    volumes: bool = False
 
 
 class Components:
@@ -47,6 +51,10 @@ class Components:
         self._kubelets: dict[str, int] = {}
         """The boot in which a node's kubelet runs; none while it does not."""
         self._is_due = False
+        self.detaches = 1.0
+        """Seconds until a volume is detached whose pod has gone."""
+        self.breaks: set[str] = set()
+        """Nodes on which no pod becomes Ready any more."""
         for app in apps:
             kind = "daemonsets" if app.replicas is None else "replicasets"
             metadata = {"namespace": "default", "name": app.name, "uid": f"app-{app.name}"}
@@ -99,18 +107,22 @@ class Components:
         number = self._kubelets[node] = machine.number
         self._report(node, "False")
         for pod in self._of_node(node):
-            self._set_ready(pod, ready=False)
-            if "deletionTimestamp" in pod["metadata"]:
+            if _is_deleted(pod):
                 self._end_soon(pod)
-            else:
-                self._start(pod)
 
         def ready() -> None:
             if self._kubelets.get(node) == number:
                 self._report(node, "True")
                 self._time.at(_HEARTBEAT, lambda: self._beat(node, number))
 
+        def start() -> None:
+            # Until now the API has shown them as they were.
+            for pod in self._of_node(node) if self._kubelets.get(node) == number else ():
+                self._set_ready(pod, ready=False)
+                self._start(pod)
+
         self._time.at(2.0, ready)
+        self._time.at(3.0, start)
 
     def _report(self, node: str, ready: str) -> None:
         machine = self._machines[node]
@@ -135,18 +147,29 @@ class Components:
     def _of_node(self, node: str) -> list[JSON]:
         return [pod for pod in self._api.all(PODS) if pod["spec"].get("nodeName") == node]
 
-    def _start(self, pod: JSON) -> None:
+    def _start(self, pod: JSON, seconds: float = 0.6) -> None:
         uid = pod["metadata"]["uid"]
-        self._time.at(0.6, lambda: self._be_ready(uid))
+        self._time.at(seconds, lambda: self._be_ready(uid))
 
     def _be_ready(self, uid: str) -> None:
         found = next((pod for pod in self._api.all(PODS) if pod["metadata"]["uid"] == uid), None)
-        if found is not None and found["spec"].get("nodeName") in self._kubelets:
+        node = "" if found is None else found["spec"].get("nodeName", "")
+        if found is not None and node in self.breaks:
+            self._start(found, 5.0)
+        elif found is not None and node in self._kubelets:
             self._set_ready(found, ready=True)
 
     def _set_ready(self, pod: JSON, *, ready: bool) -> None:
         metadata = pod["metadata"]
-        status = {"phase": "Running", "conditions": [{"type": "Ready", "status": str(ready)}]}
+        node = pod["spec"].get("nodeName", "")
+        boot = self._kubelets.get(node)
+        before = pod["status"].get("containerStatuses")
+        containers = before if boot is None else [{"name": "main", "containerID": f"c://{metadata['uid']}-{boot}"}]
+        status = {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": str(ready)}],
+            "containerStatuses": containers or [],
+        }
         now = self._api.find(PODS, metadata["name"], metadata["namespace"])
         if now is not None and now["metadata"]["uid"] == metadata["uid"] and now["status"] != status:
             self._api.patch(PODS, metadata["name"], {"status": status}, metadata["namespace"])
@@ -163,6 +186,8 @@ class Components:
     def _changed(self, resource: str, before: JSON | None, after: JSON | None) -> None:
         if resource == PODS and after is not None and _is_deleted(after) and not _is_deleted(before):
             self._end_soon(after)
+        if resource == PODS and after is None and before is not None and before["spec"].get("nodeName"):
+            self._detach(before)
         if resource == NODES and after is None and before is not None:
             self._kubelets.pop(before["metadata"]["name"], None)
             for pod in self._of_node(before["metadata"]["name"]):
@@ -171,12 +196,23 @@ class Components:
             self._is_due = True
             self._time.at(0.2, self.reconcile)
 
+    def _attach(self, pod: JSON) -> None:
+        if any(app.volumes and app.name == pod["metadata"]["labels"]["app"] for app in self._apps):
+            node, name = pod["spec"]["nodeName"], f"csi-{pod['metadata']['uid']}"
+            spec = {"nodeName": node, "source": {"persistentVolumeName": f"pv-{pod['metadata']['labels']['app']}"}}
+            self._api.put(ATTACHMENTS, {"metadata": {"name": name}, "spec": spec})
+
+    def _detach(self, pod: JSON) -> None:
+        name = f"csi-{pod['metadata']['uid']}"
+        if self._api.find(ATTACHMENTS, name) is not None:
+            self._time.at(self.detaches, lambda: self._api.remove(ATTACHMENTS, name))
+
     def reconcile(self) -> None:
         """Bring pods up where they are missing, schedule them, and count for the budgets."""
         self._is_due = False
         for app in self._apps:
             own = [pod for pod in self._api.all(PODS) if pod["metadata"]["labels"]["app"] == app.name]
-            alive = [pod for pod in own if "deletionTimestamp" not in pod["metadata"]]
+            alive = [pod for pod in own if not _is_deleted(pod)]
             if app.replicas is not None:
                 for _ in range(app.replicas - len(alive)):
                     self._create(app, "")
@@ -187,7 +223,7 @@ class Components:
                     if node["metadata"]["name"] not in there:
                         self._create(app, node["metadata"]["name"])
         for pod in self._api.all(PODS):
-            if not pod["spec"].get("nodeName") and "deletionTimestamp" not in pod["metadata"]:
+            if not pod["spec"].get("nodeName") and not _is_deleted(pod):
                 self._schedule(pod)
         self._of_budgets()
 
@@ -213,12 +249,19 @@ class Components:
             name = min(fit, key=cost)["metadata"]["name"]
             metadata = pod["metadata"]
             self._api.patch(PODS, metadata["name"], {"spec": {"nodeName": name}}, metadata["namespace"])
+            self._attach({**pod, "spec": {"nodeName": name}})
             self._start(pod)
 
     def _of_budgets(self) -> None:
+        for item in self._api.all("replicasets"):
+            name = item["metadata"]["name"]
+            own = [pod for pod in self._api.all(PODS) if pod["metadata"]["labels"]["app"] == name]
+            ready = sum(is_ready(pod) and not _is_deleted(pod) for pod in own)
+            if item["status"].get("readyReplicas") != ready:
+                self._api.patch("replicasets", name, {"status": {"readyReplicas": ready}}, "default")
         for budget in self._api.all(BUDGETS):
             pods = [pod for pod in self._api.all(PODS) if covers(budget, pod)]
-            healthy = sum(is_ready(pod) and "deletionTimestamp" not in pod["metadata"] for pod in pods)
+            healthy = sum(is_ready(pod) and not _is_deleted(pod) for pod in pods)
             desired = budget["spec"]["minAvailable"]
             status = {
                 "disruptionsAllowed": max(0, healthy - desired),

@@ -20,7 +20,7 @@ from worlds.timeline import Time
 
 Key = tuple[str, str]
 """An object's namespace, perhaps empty, and its name."""
-NODES, PODS, BUDGETS = "nodes", "pods", "poddisruptionbudgets"
+NODES, PODS, BUDGETS, ATTACHMENTS = "nodes", "pods", "poddisruptionbudgets", "volumeattachments"
 
 
 @dataclass(frozen=True)

@@ -38,13 +38,13 @@ LONGEST = 4 * 3600.0
 """Seconds after which a session that has not ended never will: all waits have deadlines."""
 
 
-def config(*, most: int = 2, max_failed: int = 0) -> ClusterConfig:
+def config(*, most: int = 2, max_failed: int = 0, releases: bool = False) -> ClusterConfig:
     """Return the cluster's configuration."""
     return ClusterConfig.model_validate(
         {
             "kubeconfig": "/etc/kubernetes/lab.config",
             "hosts": {"workers": "w[1-3]", "control_plane": "cp1"},
-            "limits": {"max_unavailable": most, "max_failed": max_failed},
+            "limits": {"max_unavailable": most, "max_failed": max_failed, "attempts": 2},
             "deadlines": {
                 "blocked": "120s",
                 "drain": "90s",
@@ -54,7 +54,11 @@ def config(*, most: int = 2, max_failed: int = 0) -> ClusterConfig:
                 "ready": "400s",
                 "alerts": "120s",
                 "bgp": "120s",
+                "volumes": "60s",
+                "daemons": "60s",
+                "workloads": "60s",
             },
+            "drain": {"failed": "release" if releases else "hold", "retry": "60s"},
             "lease": {"duration": "60s"},
             "bgp": {
                 "routers": {"cr1": {}, "cr2": {}},
@@ -123,6 +127,7 @@ class World(Time):
         calico: whether calico-node is restarted; otherwise nodes are rebooted.
         most: how many nodes may be unavailable.
         max_failed: how many may be held.
+        releases: whether nodes are released whose drain failed.
         lag: seconds that watches are late.
         tells: whether sessions print what they do.
     """
@@ -134,6 +139,7 @@ class World(Time):
         calico: bool = False,
         most: int = 2,
         max_failed: int = 0,
+        releases: bool = False,
         lag: float = 0.2,
         tells: bool = False,
     ) -> None:
@@ -141,7 +147,9 @@ class World(Time):
         self.folder, self.most, self.lag, self.tells = folder, most, lag, tells
         self.is_reboot = not calico
         self.procedure = RESTART_CALICO if calico else REBOOT
-        self.config = Config(state_dir=folder, clusters={"lab": config(most=most, max_failed=max_failed)})
+        self.config = Config(
+            state_dir=folder, clusters={"lab": config(most=most, max_failed=max_failed, releases=releases)}
+        )
         self.began = self.session_began = self.now
         self.run, self.verb = "", ""
         self.is_dead = False
@@ -153,7 +161,7 @@ class World(Time):
         self.rules = Rules(self)
         self.machines = Machines(self, known, self.moment, self.rules.ordered, self._down, self._up, self._restarted)
         self.grace = 0.5
-        apps = (App("web", 3, 2), App("db", 2, 1), App("batch", 2), App("agent", None))
+        apps = (App("web", 3, 2), App("db", 2, 1, volumes=True), App("batch", 2), App("agent", None))
         self.components = Components(self, self.kubernetes, known, apps, lambda: self.grace)
         self.network = Routers(self, ("cr1", "cr2"), {name: f"10.0.0.{m.index + 1}" for name, m in known.items()})
         self.alertmanagers = Alertmanagers(self, self.moment, self.rules.silenced)

@@ -8,7 +8,7 @@ from fleet.k8s.model import parse_node
 from fleet.k8s.nodes import PENDING_TAINT, ownership
 from worlds.alertmanager import OTHERS, Alertmanagers, Kept
 from worlds.components import ZONE
-from worlds.kubernetes import NODES, PODS, Kubernetes, is_ready
+from worlds.kubernetes import ATTACHMENTS, NODES, PODS, Kubernetes, is_ready
 from worlds.machines import Machines
 from worlds.network import Routers
 from worlds.timeline import rule
@@ -151,12 +151,22 @@ class Rules:
             told, up_since = world.network.proven.get((router, name), (0.0, 0.0))
             rule(f"{name} is uncordoned without proof of {router}", holds=told > since and up_since >= since - 1.0)
         if world.verb != "abort":
+            self._of_daemons(name)
             new = {
                 alert
                 for (host, alert), begins in self.fires_since.items()
                 if host == name and begins < world.now - FRESH and alert.split()[0] not in self.before.get(name, ())
             }
             rule(f"{name} is uncordoned while {sorted(new)} fire", holds=not new)
+
+    def _of_daemons(self, name: str) -> None:
+        world = self._world
+        for pod in world.kubernetes.all(PODS):
+            if pod["spec"].get("nodeName") == name and pod["metadata"]["ownerReferences"][0]["kind"] == "DaemonSet":
+                boot = pod["status"].get("containerStatuses", [{}])[0].get("containerID", "").rpartition("-")[2]
+                rule(f"{name} is uncordoned while a DaemonSet's pod there is not Ready", holds=is_ready(pod))
+                now = str(world.machines.machines[name].number)
+                rule(f"{name} is uncordoned before its pods were started", holds=not world.is_reboot or boot == now)
 
     def _of_eviction(self, pod: JSON) -> None:
         name = pod["spec"].get("nodeName", "")
@@ -189,6 +199,12 @@ class Rules:
             if pod["spec"].get("nodeName") == host and pod["metadata"]["ownerReferences"][0]["kind"] != "DaemonSet"
         ]
         rule(f"{host} is acted on with {left} on it", holds=not left)
+        attached = [
+            each["metadata"]["name"]
+            for each in world.kubernetes.all(ATTACHMENTS)
+            if each["spec"]["nodeName"] == host and world.is_reboot
+        ]
+        rule(f"{host} is rebooted with {attached} attached", holds=not attached)
         loud = world.alertmanagers.loud(host)
         rule(f"{host} is acted on, and is not silenced at {loud}", holds=not loud)
         rule(f"{host} is acted on once more", holds=not world.machines.acts[host])

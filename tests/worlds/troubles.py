@@ -203,6 +203,16 @@ def _finalizer(world: World, node: str, lasts: float) -> None:
             world.at(lasts, free)
 
 
+def _volumes(world: World, node: str, lasts: float) -> None:
+    world.components.detaches = lasts
+    world.at(lasts, lambda: setattr(world.components, "detaches", 1.0))
+
+
+def _break(world: World, node: str, lasts: float) -> None:
+    world.components.breaks.add(node)
+    world.at(lasts, lambda: world.components.breaks.discard(node))
+
+
 Act = Callable[[World, str, float], None]
 TROUBLES: dict[str, Act] = {
     "cordon": _cordon,
@@ -235,6 +245,8 @@ TROUBLES: dict[str, Act] = {
     "the mesh is cut": _cut,
     "API is away": _outage,
     "finalizer": _finalizer,
+    "volumes stay attached": _volumes,
+    "pods do not become Ready": _break,
 }
 
 
