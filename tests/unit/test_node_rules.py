@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fleet.maintenance import journal
+from fleet.procedures.way_out import NOTHING, WayOut
 from worlds.nodes import World
 from worlds.timeline import rule
 from worlds.troubles import TROUBLES, Trouble, heal, schedule
@@ -24,12 +25,14 @@ class Act:
     Attributes:
         verb: ``resume`` or ``abort``; the first session starts the run.
         kill: after how many moments it is killed; negative for never.
+        way_out: what an operator decides about the first node that is held: to give it up, or to accept a proof.
         pause: seconds after it, until the next one.
         troubles: what happens meanwhile.
     """
 
     verb: str
     kill: int
+    way_out: str
     pause: float
     troubles: tuple[Trouble, ...]
 
@@ -57,6 +60,7 @@ ACT = st.builds(
     Act,
     verb=st.sampled_from(["resume", "resume", "abort"]),
     kill=st.one_of(st.just(-1), st.integers(1, 40), st.integers(20, 400)),
+    way_out=st.sampled_from(["", "", "", "give up", "accept"]),
     pause=st.sampled_from([0.0, 30.0, 1200.0]),
     troubles=st.lists(TROUBLE, max_size=3).map(tuple),
 )
@@ -87,7 +91,8 @@ def play(story: Story, folder: Path, *, tells: bool = False) -> World:
         if _is_over(world):
             break
         verb = act.verb if number else "start"
-        code = world.abort(kill=act.kill) if verb == "abort" and world.run else world.resume(kill=act.kill)
+        again = world.abort if verb == "abort" and world.run else world.resume
+        code = again(kill=act.kill, way_out=_way_out(world, act.way_out))
         _judge(world, code)
         world.advance(act.pause)
     heal(world)
@@ -99,6 +104,22 @@ def play(story: Story, folder: Path, *, tells: bool = False) -> World:
         world.advance(400.0)
     rule(f"it never comes to its end: {world.held() if world.run else 'not even started'}", holds=_is_over(world))
     return world
+
+
+def _way_out(world: World, what: str) -> WayOut:
+    """Return what an operator decides about the first node that is held, and what its detail names."""
+    held = world.held() if world.run else {}
+    if not what or not held:
+        return NOTHING
+    name, why = next(iter(held.items()))
+    gate = why.partition(":")[0]
+    if what == "give up":
+        world.rules.given_up.add(name)
+        return WayOut(reason="it is broken", give_up=(name,))
+    if gate not in ("ready", "bgp", "daemons", "alerts", "volumes"):
+        return NOTHING
+    world.rules.accepted.add((name, gate))
+    return WayOut(reason="it is fine", accept=((name, gate),))
 
 
 def _is_over(world: World) -> bool:

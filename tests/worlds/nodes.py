@@ -23,6 +23,7 @@ from fleet.procedures.calico import RESTART_CALICO
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.node_runs import NodeRuns, Selection
 from fleet.procedures.reboot import REBOOT
+from fleet.procedures.way_out import NOTHING, WayOut
 from fleet.session import Request, Session
 from worlds import watches
 from worlds.alertmanager import URLS, Alertmanagers
@@ -147,14 +148,13 @@ class World(Time):
         self.folder, self.most, self.lag, self.tells = folder, most, lag, tells
         self.is_reboot = not calico
         self.procedure = RESTART_CALICO if calico else REBOOT
-        self.config = Config(
-            state_dir=folder, clusters={"lab": config(most=most, max_failed=max_failed, releases=releases)}
-        )
+        lab = config(most=most, max_failed=max_failed, releases=releases)
+        self.config = Config(state_dir=folder, clusters={"lab": lab})
         self.began = self.session_began = self.now
         self.run, self.verb = "", ""
         self.is_dead = False
         self.lost_after = 50.0
-        self.held_silence = self.config.cluster("lab").alerts.held_silence
+        self.held_silence = lab.alerts.held_silence
         self.kubernetes = Kubernetes(self)
         booted = self.now - 1e6
         known = {name: Machine(name, index, booted=booted, started=booted) for index, name in enumerate(NAMES)}
@@ -215,13 +215,13 @@ class World(Time):
         """Start a run; return the exit code, None if the process was killed."""
         return self._session("start", kill, dry_run=dry_run)
 
-    def resume(self, *, kill: int = -1) -> int | None:
+    def resume(self, *, kill: int = -1, way_out: WayOut = NOTHING) -> int | None:
         """Resume the run, which is started anew if it was killed before there was one."""
-        return self._session("resume" if self.run else "start", kill)
+        return self._session("resume" if self.run else "start", kill, way_out=way_out)
 
-    def abort(self, *, kill: int = -1) -> int | None:
+    def abort(self, *, kill: int = -1, way_out: WayOut = NOTHING) -> int | None:
         """Abort the run."""
-        return self._session("abort", kill)
+        return self._session("abort", kill, way_out=way_out)
 
     def states(self) -> dict[str, UnitState]:
         """Return the states of nodes, by the journal."""
@@ -231,7 +231,7 @@ class World(Time):
         """Return the held nodes, and why."""
         return {name: state.detail for name, state in self.states().items() if state.status is Status.HELD}
 
-    def _session(self, verb: str, kill: int, *, dry_run: bool = False) -> int | None:
+    def _session(self, verb: str, kill: int, *, dry_run: bool = False, way_out: WayOut = NOTHING) -> int | None:
         self.is_dead, self.moments_left, self.verb, self.session_began = False, kill, verb, self.now
         edges: Any = Edges(self)
         spicerack: Any = SimpleNamespace(username="ann", current_hostname="here", dry_run=dry_run)
@@ -240,7 +240,8 @@ class World(Time):
         try:
             if verb == "start":
                 return session.start(Request("lab", "kernel", "T1"))
-            return session.resume(self.run, None) if verb == "resume" else session.abort(self.run, None)
+            again = session.resume if verb == "resume" else session.abort
+            return again(self.run, None, way_out)
         except Killed:
             return None
         except FleetError as error:

@@ -1,6 +1,5 @@
 """The rules that never bend, judged by what a world of nodes records at the moment that counts."""
 
-from collections import Counter
 from typing import Protocol
 
 from fleet.k8s.client import JSON
@@ -50,7 +49,10 @@ class Rules:
         """The alerts that fired when a node was first cordoned, by host."""
         self.lease_gone: float | None = None
         """Since when somebody else has the lock."""
-        self.orders: Counter[str] = Counter()
+        self.given_up: set[str] = set()
+        """The nodes that an operator has given up."""
+        self.accepted: set[tuple[str, str]] = set()
+        """The proofs that an operator has accepted, by node and step."""
 
     # What changes in the API, whoever does it.
 
@@ -103,6 +105,7 @@ class Rules:
         if owner is not None and before["spec"].get("unschedulable"):
             rule(f"what run {owner.run} wrote on {name} is changed", holds=owner.run == self._world.run)
         was, is_ = (bool(each["spec"].get("unschedulable")) for each in (before, after))
+        rule(f"{name} is changed, which was given up", holds=name not in self.given_up or is_ == was)
         if is_ and not was:
             self._closing(name, before)
         elif was and not is_:
@@ -137,19 +140,19 @@ class Rules:
         world = self._world
         uid = node["metadata"]["uid"]
         rule(f"{name} is uncordoned, which others cordoned", holds=self.closed_by_us.get(name) == uid)
-        rule(
-            f"{name} is uncordoned while it is not Ready",
-            holds=self.down_since.get(name, world.now) > world.now - FRESH,
-        )
+        ready = self.down_since.get(name, world.now) > world.now - FRESH
+        self._proof(name, "ready", "while it is not Ready", holds=ready)
         machine = world.machines.machines[name]
         if not world.machines.acts[name]:
             return
         boot = node["status"]["nodeInfo"]["bootID"]
-        rule(f"{name} is uncordoned before its kubelet reports", holds=boot == machine.boot_id or not machine.is_up)
+        reports = boot == machine.boot_id or not machine.is_up
+        self._proof(name, "ready", "before its kubelet reports", holds=reports)
         since = machine.booted if world.is_reboot else machine.started
         for router in world.network.names:
             told, up_since = world.network.proven.get((router, name), (0.0, 0.0))
-            rule(f"{name} is uncordoned without proof of {router}", holds=told > since and up_since >= since - 1.0)
+            proven = told > since and up_since >= since - 1.0
+            self._proof(name, "bgp", f"without proof of {router}", holds=proven)
         if world.verb != "abort":
             self._of_daemons(name)
             new = {
@@ -157,16 +160,19 @@ class Rules:
                 for (host, alert), begins in self.fires_since.items()
                 if host == name and begins < world.now - FRESH and alert.split()[0] not in self.before.get(name, ())
             }
-            rule(f"{name} is uncordoned while {sorted(new)} fire", holds=not new)
+            self._proof(name, "alerts", f"while {sorted(new)} fire", holds=not new)
+
+    def _proof(self, name: str, gate: str, what: str, *, holds: bool) -> None:
+        rule(f"{name} is uncordoned {what}", holds=holds or (name, gate) in self.accepted)
 
     def _of_daemons(self, name: str) -> None:
         world = self._world
         for pod in world.kubernetes.all(PODS):
             if pod["spec"].get("nodeName") == name and pod["metadata"]["ownerReferences"][0]["kind"] == "DaemonSet":
                 boot = pod["status"].get("containerStatuses", [{}])[0].get("containerID", "").rpartition("-")[2]
-                rule(f"{name} is uncordoned while a DaemonSet's pod there is not Ready", holds=is_ready(pod))
-                now = str(world.machines.machines[name].number)
-                rule(f"{name} is uncordoned before its pods were started", holds=not world.is_reboot or boot == now)
+                self._proof(name, "daemons", "while a DaemonSet's pod there is not Ready", holds=is_ready(pod))
+                is_new = boot == str(world.machines.machines[name].number)
+                self._proof(name, "daemons", "before its pods were started", holds=not world.is_reboot or is_new)
 
     def _of_eviction(self, pod: JSON) -> None:
         name = pod["spec"].get("nodeName", "")
@@ -204,11 +210,11 @@ class Rules:
             for each in world.kubernetes.all(ATTACHMENTS)
             if each["spec"]["nodeName"] == host and world.is_reboot
         ]
-        rule(f"{host} is rebooted with {attached} attached", holds=not attached)
+        accepted = (host, "volumes") in self.accepted
+        rule(f"{host} is rebooted with {attached} attached", holds=not attached or accepted)
         loud = world.alertmanagers.loud(host)
         rule(f"{host} is acted on, and is not silenced at {loud}", holds=not loud)
         rule(f"{host} is acted on once more", holds=not world.machines.acts[host])
-        self.orders[host] += 1
 
     def silenced(self, silence: Kept, ends_at: float) -> None:
         """Rules 4 and 10, at the moment when a silence is created, extended or ended."""
@@ -231,10 +237,11 @@ class Rules:
         for each in world.kubernetes.all(NODES):
             node = parse_node(each)
             owner = ownership(node)
-            rule(f"{why}: {node.name} is still marked", holds=owner is None or owner.run != world.run)
+            ours = owner is not None and owner.run == world.run and not owner.given_up
+            rule(f"{why}: {node.name} is still marked", holds=not ours)
             tainted = any(taint.value == world.run for taint in node.taints)
             rule(f"{why}: {node.name} is still tainted", holds=not tainted)
-        left = [silence.comment for silence in world.alertmanagers.ours()]
+        left = [silence.comment for silence in world.alertmanagers.ours() if silence.host not in self.given_up]
         rule(f"{why}: still silenced: {left}", holds=not left)
         lease = world.kubernetes.find(*LEASE)
         holder = "" if lease is None else lease["spec"].get("holderIdentity")
