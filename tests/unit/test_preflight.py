@@ -158,13 +158,13 @@ def test_an_operator_who_leaves_does_not_wait_for_the_longest_look():
         return []
 
     with pytest.raises(KeyboardInterrupt):
-        preflight.carry_out([leaves, watches], cancel)
+        preflight.carry_out([leaves, watches], cancel, THREADS)
     assert cancel.is_set()
 
 
 def test_looking_at_everything_cancels_nothing():
     cancel = threading.Event()
-    assert preflight.carry_out([lambda: [note("well")]], cancel) == [note("well")]
+    assert preflight.carry_out([lambda: [note("well")]], cancel, THREADS) == [note("well")]
     assert not cancel.is_set()
 
 
