@@ -106,7 +106,7 @@ def test_a_workload_without_any_ready_pod_is_no_baseline(cluster, api):
 
 
 def test_daemons_have_to_be_ready_with_other_containers_once_the_host_was_rebooted(cluster):
-    step = gates.DaemonsReady(cluster, rebooted="new_boot_id")
+    step = gates.DaemonsReady(cluster)
     wanted = {"DaemonSet storage/csi": ["c://csi-x/1"]}
     assert ask(step, daemons=wanted).kind is m.Kind.DONE, "it was not rebooted"
     stale = ask(step, daemons=wanted, new_boot_id="b2")
@@ -115,12 +115,13 @@ def test_daemons_have_to_be_ready_with_other_containers_once_the_host_was_reboot
         "DaemonSet storage/csi is shown with its containers of before the reboot",
     )
     assert ask(step, daemons={"DaemonSet storage/csi": ["c://csi-x/0"]}, new_boot_id="b2").kind is m.Kind.DONE
+    assert ask(step, daemons=wanted, new_invocation="1" * 32).kind is m.Kind.DONE, "a unit was restarted, not the host"
 
 
 def test_a_daemonset_that_was_deleted_is_not_waited_for(cluster, api):
     api.pods.clear()
     wanted = {"DaemonSet storage/csi": ["c://1"]}
-    step = gates.DaemonsReady(cluster, rebooted="new_boot_id")
+    step = gates.DaemonsReady(cluster)
     assert ask(step, daemons=wanted).detail == "DaemonSet storage/csi has no pod there"
     del api.objects["/apis/apps/v1/namespaces/storage/daemonsets/csi"]
     assert ask(step, daemons=wanted).kind is m.Kind.DONE

@@ -10,7 +10,7 @@ from fleet.k8s.owners import Standing, Workload
 from fleet.k8s.pods import STAYING, PodClass, classify, parse_pod
 from fleet.maintenance.model import UnitState, Verdict, done, pending
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.steps import NodeStep, Verdicts, each
+from fleet.procedures.steps import NEW_BOOT, NodeStep, Verdicts, each
 
 DAEMONS = "daemons"
 """The name under which the pods are remembered that stay on a node and were Ready."""
@@ -117,18 +117,7 @@ class Baseline(NodeStep):
 
 
 class DaemonsReady(NodeStep):
-    """Every pod that stayed on the node and was Ready before is Ready again."""
-
-    def __init__(self, cluster: Cluster, *, rebooted: str = "") -> None:
-        """Look at nodes of a cluster.
-
-        Args:
-            cluster: the cluster.
-            rebooted: the name under which it is remembered of a unit that its host was rebooted: then all containers
-                must be others than before.
-        """
-        super().__init__(cluster)
-        self._rebooted = rebooted
+    """Every pod that stayed on the node and was Ready before is Ready again, with other containers after a reboot."""
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """List the pods of each node."""
@@ -141,7 +130,7 @@ class DaemonsReady(NodeStep):
             pods = [staying.parse(item) for item in _on(self.cluster, state.unit.name)]
             there = {pod.key for pod in pods}
             wanted = {key: ids for key, ids in wanted.items() if key in there or not self._is_gone(key)}
-            lines = staying.missing(wanted, pods, restarted=self._rebooted in state.facts)
+            lines = staying.missing(wanted, pods, restarted=NEW_BOOT in state.facts)
             return pending("; ".join(lines)) if lines else done()
 
         return each(units, judge)

@@ -136,15 +136,10 @@ def volumes_step(cluster: Cluster) -> tuple[Step, ...]:
     return (Step(spec, gates.VolumesDetached(cluster)),) if cluster.config.gates.volumes else ()
 
 
-def daemons_step(cluster: Cluster, *, rebooted: str = "") -> tuple[Step, ...]:
-    """Return the gate that waits for the pods that stay on a node, where it is wanted.
-
-    Args:
-        cluster: the cluster.
-        rebooted: the name under which it is remembered of a node that its host was rebooted.
-    """
+def daemons_step(cluster: Cluster) -> tuple[Step, ...]:
+    """Return the gate that waits for the pods that stay on a node, where it is wanted."""
     spec = StepSpec("daemons", cluster.config.deadlines.daemons, poll=_SLOW, gate=True, acceptable=True)
-    return (Step(spec, gates.DaemonsReady(cluster, rebooted=rebooted)),) if cluster.config.gates.daemons else ()
+    return (Step(spec, gates.DaemonsReady(cluster)),) if cluster.config.gates.daemons else ()
 
 
 def workloads_step(cluster: Cluster) -> tuple[Step, ...]:
@@ -241,7 +236,7 @@ class Abort:
         accepted: Mapping[str, Mapping[str, Accepted]],
     ) -> None:
         cluster = act.cluster
-        proofs = (ready_step(cluster), *bgp_steps(cluster), *daemons_step(cluster, rebooted=f"new_{act.fact}"))
+        proofs = (ready_step(cluster), *bgp_steps(cluster), *daemons_step(cluster))
         patience = _ABORT_DEADLINE + (cluster.config.bgp.stable if cluster.config.bgp else 0.0)
         settled = Settled(act, ordered)
 

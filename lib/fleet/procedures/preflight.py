@@ -115,7 +115,7 @@ def carry_out(checks: Sequence[Check], cancel: threading.Event, threads: Threads
             answers.put((number, checks[number]()))
         except FleetError as error:
             answers.put((number, [stop(f"Not everything could be looked at: {error}", "Mend that, then try again.")]))
-        except Exception as error:
+        except BaseException as error:
             answers.put((number, error))
 
     found: dict[int, list[Finding]] = {}

@@ -108,7 +108,7 @@ def reboot_steps(cluster: Cluster) -> tuple[Step, ...]:
         *((puppet_run,) if cluster.config.puppet.enabled else ()),
         ready_step(cluster),
         *bgp_steps(cluster),
-        *daemons_step(cluster, rebooted=f"new_{Reboot.fact}"),
+        *daemons_step(cluster),
         alerts_step(cluster),
         *giving_steps(cluster),
         *workloads_step(cluster),

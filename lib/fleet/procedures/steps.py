@@ -206,6 +206,8 @@ def has_taint(node: Node, run: str) -> bool:
     return any(taint.key == nodes.PENDING_TAINT and taint.value == run for taint in node.taints)
 
 
+NEW_BOOT = "new_boot_id"
+"""The name under which the boot is remembered in which a host runs since this run rebooted it."""
 HEARTBEAT = "heartbeat"
 """The name under which a node's last heartbeat before its reboot is remembered."""
 
@@ -231,13 +233,13 @@ class Ready(NodeStep):
             node = self.cluster.node(state.unit.name)
             if not node.ready:
                 return pending("NotReady")
-            if "new_boot_id" not in state.facts:
+            if NEW_BOOT not in state.facts:
                 return done()
             if node.boot_id and node.boot_id == state.facts.get("boot_id"):
                 return pending("the kubelet still reports the old boot id")
             if heartbeat(node) in ("", state.facts.get(HEARTBEAT)):
                 return pending("no heartbeat since the boot")
-            if node.boot_id in ("", state.facts["new_boot_id"]):
+            if node.boot_id in ("", state.facts[NEW_BOOT]):
                 return done()
             return self._booted_again(node)
 
