@@ -241,7 +241,6 @@ TROUBLES: dict[str, Act] = {
     "alert at one member": _alert(URLS[1]),
     "Alertmanager is away": _member(URLS[0], "is_up", False, True),
     "the other Alertmanager is away": _member(URLS[1], "is_up", False, True),
-    "Alertmanager's clock is ahead": _member(URLS[0], "ahead", 3600.0, 0.0),
     "the mesh is cut": _cut,
     "API is away": _outage,
     "finalizer": _finalizer,
