@@ -18,11 +18,12 @@ LAB_RUNS := 3
 TOOLS := $(VENV)/debian
 export PATH := $(CURDIR)/$(TOOLS)/usr/bin:$(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo test lint unit integration lab rehearsals steady bench packages clean
+.PHONY: help demo test lint unit mutants integration lab rehearsals steady bench packages clean
 
 help:
 	@echo "make demo   as root: boot a fleet on this machine and reboot its nodes, first as a dry run, then for real"
 	@echo "make test   run all tests; without root, all but those that need the lab"
+	@echo "make mutants  break lines that carry a rule, one by one, and see that a test notices; part of make test"
 	@echo "make rehearsals  as root: run the lab's tests that make test leaves out, as they take minutes each"
 	@echo "make steady run all tests again and again on a busy machine, and count what fails"
 	@echo "make bench  run the benchmarks"
@@ -74,7 +75,7 @@ else
 	@echo "    $(BIN)/fleet-lab down"
 endif
 
-test: lint unit integration lab
+test: lint unit mutants integration lab
 
 lint: $(BIN)/.installed
 	@echo "== Lint: ruff, mypy, import-linter"
@@ -101,6 +102,10 @@ else
 	@echo "#     sudo make lab                                                        #"
 	@echo "############################################################################"
 endif
+
+mutants: $(BIN)/.installed
+	@echo "== Mutants: lines that carry a rule are broken, one by one, and a test has to notice"
+	@$(BIN)/python tests/mutants/run.py
 
 rehearsals: $(BIN)/.installed
 	@echo "== Lab tests that take minutes each"

@@ -15,6 +15,7 @@ from fleet.maintenance import journal as j
 from fleet.maintenance import model as m
 from fleet.maintenance.report import LogView
 from fleet.maintenance.runner import Interrupted, Runner
+from worlds.timeline import AtOnce, Events, Time
 
 AGAIN = "^C again leaves at once"
 
@@ -271,3 +272,53 @@ def test_a_step_that_acts_again_and_again_is_written_down_once(book):
     kinds = [event.kind for event in book.events() if (event.unit, event.step) == ("a", "drain")]
     assert kinds.count("intent") == 1
     assert len(kinds) < 6, kinds
+
+
+class Slow(AtOnce):
+    """Threads of which the first one hangs for a while."""
+
+    def __init__(self, clock, seconds):
+        super().__init__(clock)
+        self._seconds, self._clock = seconds, clock
+
+    def start(self, call, name):
+        if seconds := self._seconds:
+            self._seconds = 0.0
+            self._clock.at(seconds, call)
+        else:
+            call()
+
+
+class Gates:
+    """Two steps that ask about one unit at a time; the second one is true after a while."""
+
+    def __init__(self, clock):
+        self._clock, self._true = clock, clock.now + 300.0
+        steps = (m.StepSpec("ask", 10.0, batch=False), m.StepSpec("wait", 1000.0, batch=False, gate=True))
+        self.stages = (m.Stage("nodes", (m.Unit("a"), m.Unit("b")), steps, m.Limits(2, 2, 2)),)
+
+    def effects(self, stage, step):
+        self._step = step
+        return self
+
+    def check(self, units):
+        verdict = m.done() if self._step == "ask" or self._clock.now > self._true else m.pending("not yet")
+        return {state.unit.name: verdict for state in units}
+
+    def observe(self):
+        return m.Observation()
+
+    def renew(self, stage, units):
+        return {}
+
+
+def test_an_answer_that_comes_too_late_is_none(book):
+    clock = Time()
+    procedure = Gates(clock)
+    events: Any = Events(clock)
+    runner = Runner(procedure, book, LogView(), threading.Event(), events, clock=clock, threads=Slow(clock, 200.0))
+
+    assert runner.run() == "1 held"
+
+    states = book.states("nodes")
+    assert [states[name].status for name in "ab"] == [m.Status.HELD, m.Status.DONE]

@@ -29,6 +29,7 @@ class Machine:
         refuses: whether reboot-host fails.
         puppet: why Puppet is disabled.
         ran: when Puppet last ended well, by the host's own clock.
+        can_reboot: whether there is a reboot-host.
         starts: how often the unit was started in this boot.
         started: when it was the last time.
     """
@@ -50,6 +51,7 @@ class Machine:
     starts: int = 1
     started: float = 0.0
     is_moving: bool = False
+    can_reboot: bool = True
 
     @property
     def boot_id(self) -> str:
@@ -117,8 +119,8 @@ class Machines:
             f"fleet-boot-id={machine.boot_id}",
             f"fleet-uptime={now - machine.booted:.2f}",
             f"fleet-now={now + machine.ahead:.3f}",
-            "fleet-reboot-host=yes",
             "fleet-puppet=installed",
+            *(["fleet-reboot-host=yes"] if machine.can_reboot else []),
         ]
         if machine.puppet is not None:
             lines.append(f"fleet-puppet-lock={json.dumps({'disabled_message': machine.puppet})}")

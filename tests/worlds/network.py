@@ -79,6 +79,7 @@ class Routers:
     def lie(self, router: str) -> None:
         """Let a router answer from now on with what it has at this moment."""
         self.liars[router] = self._summary(router)
+        self._note(router)  # What it shows for ever was true once.
 
     def summaries(self) -> dict[str, Summary | RouterError]:
         answers: dict[str, Summary | RouterError] = {}
@@ -89,12 +90,15 @@ class Routers:
                 answers[router] = Summary(self.liars[router].peers, self.time.now)
             else:
                 answers[router] = self._summary(router)
-                for (name, node), peering in self.peerings.items():
-                    if name == router and peering.is_up:
-                        self.proven[router, node] = (self.time.now, peering.since)
+                self._note(router)
         if self.silent:
             self.time.advance(5.0)
         return answers
+
+    def _note(self, router: str) -> None:
+        for (name, node), peering in self.peerings.items():
+            if name == router and peering.is_up:
+                self.proven[router, node] = (self.time.now, peering.since)
 
     def restarts(self, addresses: Collection[Address] | None = None) -> dict[str, Restarts | RouterError]:
         return {

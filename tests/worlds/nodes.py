@@ -17,6 +17,7 @@ from fleet.config import ClusterConfig, Config
 from fleet.errors import FleetError
 from fleet.hosts.silences import Silences
 from fleet.maintenance import journal
+from fleet.maintenance.journal import RunInfo
 from fleet.maintenance.lock import ClusterLock, Holder
 from fleet.maintenance.model import Stage, Status, UnitState
 from fleet.procedures.calico import RESTART_CALICO
@@ -222,6 +223,28 @@ class World(Time):
     def abort(self, *, kill: int = -1, way_out: WayOut = NOTHING) -> int | None:
         """Abort the run."""
         return self._session("abort", kill, way_out=way_out)
+
+    def cluster(self, *hosts: str) -> Cluster:
+        """Return the cluster as a run over some hosts sees it, for tests of single steps."""
+        self.is_dead, self.moments_left, self.run, self.verb = False, -1, "r1", "resume"
+        edges: Any = Edges(self)
+        run = RunInfo("r1", self.procedure.name, "lab", "ann@here", "kernel", "T1", self.now, {})
+        lab = self.config.cluster("lab")
+        api = edges.api(lab.kubeconfig)
+        return Cluster(
+            "lab",
+            lab,
+            api,
+            edges.nodes(api, lambda: None),
+            edges.remote(),
+            edges.silences(lab.alerts),
+            {host: host for host in hosts},
+            run,
+            edges.routers(lab.bgp),
+            clock=self,
+            threads=edges.threads,
+            follow=edges.follow,
+        )
 
     def states(self) -> dict[str, UnitState]:
         """Return the states of nodes, by the journal."""

@@ -1,0 +1,322 @@
+"""Lines that carry a rule, each with what it must not become, and the test that notices."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A line that is broken.
+
+    Attributes:
+        file: from the top of the tree.
+        line: a piece of the file that is there once.
+        mutated: what it becomes.
+        test: the node id of the test that has to fail.
+    """
+
+    file: str
+    line: str
+    mutated: str
+    test: str
+
+
+_LIB = "lib/fleet"
+_UNIT = "tests/unit"
+_STEPS = f"{_UNIT}/test_node_steps.py"
+
+
+def _of(file: str, line: str, mutated: str, test: str) -> Mutant:
+    return Mutant(f"{_LIB}/{file}", line, mutated, test if test.startswith("tests/") else f"{_UNIT}/{test}")
+
+
+MUTANTS = (
+    # The last guard before a reboot.
+    _of(
+        "procedures/once.py",
+        "if not node.unschedulable or owner is None or owner.run != self.cluster.run.id:",
+        "if owner is None or owner.run != self.cluster.run.id:",
+        f"{_STEPS}::TestTheLastGuard::test_it_asks_for_the_cordon",
+    ),
+    _of(
+        "procedures/once.py",
+        "if not node.unschedulable or owner is None or owner.run != self.cluster.run.id:",
+        "if not node.unschedulable:",
+        f"{_STEPS}::TestTheLastGuard::test_it_asks_whose_cordon_it_is",
+    ),
+    _of(
+        "procedures/once.py",
+        "if not node.unschedulable or owner is None or owner.run != self.cluster.run.id:",
+        "if not node.unschedulable or owner is None:",
+        f"{_STEPS}::TestTheLastGuard::test_a_cordon_of_another_run_is_none_of_ours",
+    ),
+    _of(
+        "procedures/once.py",
+        "if left := drain.pods_left(self.cluster.api, name, drain_policy(self.cluster.config.drain)):",
+        "if left := []:",
+        f"{_STEPS}::TestTheLastGuard::test_it_asks_for_pods",
+    ),
+    _of(
+        "procedures/once.py",
+        "        self.silence_again(units)\n",
+        "",
+        f"{_STEPS}::TestTheLastGuard::test_it_silences_what_somebody_has_made_loud_again",
+    ),
+    _of(
+        "procedures/once.py",
+        "elif result.exit_code != 0:",
+        "elif False:",
+        f"{_STEPS}::TestTheLastGuard::test_a_host_that_refuses_is_held",
+    ),
+    _of(
+        "procedures/once.py",
+        "unconfirmed=True)",
+        "unconfirmed=False)",
+        f"{_STEPS}::TestTheLastGuard::test_an_order_that_is_not_confirmed_is_remembered",
+    ),
+    _of(
+        "procedures/once.py",
+        "if problem := self.problem(state, life):",
+        "if problem := '':",
+        "test_once.py::test_a_host_that_is_not_the_nodes_machine_is_never_rebooted",
+    ),
+    _of(
+        "procedures/once.py",
+        "if over and not life.moving else pending(",
+        "if True else pending(",
+        "test_once.py::test_an_order_that_may_be_on_its_way_is_waited_for",
+    ),
+    _of(
+        "hosts/reboot.py",
+        "    {pattern}) reboot-host ;;",
+        "    *) reboot-host ;;",
+        "test_reboot.py::test_only_the_boot_that_is_named_ends",
+    ),
+    # Cordons and drains.
+    _of(
+        "k8s/nodes.py",
+        "        if found and found.run != owner.run and node.unschedulable:\n",
+        "        if False:\n",
+        f"{_STEPS}::TestCordon::test_a_node_of_another_run_is_left_alone",
+    ),
+    _of(
+        "k8s/nodes.py",
+        "if found is None or found.run != run_id or found.given_up:",
+        "if found is None or found.given_up:",
+        "test_ownership.py::test_runs_put_back_what_they_found",
+    ),
+    _of(
+        "k8s/nodes.py",
+        "        if found.was_cordoned:\n",
+        "        if False:\n",
+        f"{_STEPS}::TestCordon::test_what_others_cordoned_stays_cordoned",
+    ),
+    _of(
+        "procedures/steps.py",
+        "if node.unschedulable and owner and owner.run == self.cluster.run.id:",
+        "if node.unschedulable:",
+        f"{_STEPS}::TestCordon::test_only_a_cordon_in_the_name_of_the_run_counts",
+    ),
+    _of(
+        "procedures/drain.py",
+        'return pending(f"{len(left)} to evict") if left else done()',
+        "return done()",
+        f"{_STEPS}::TestDrain::test_pods_that_are_there_are_no_drained_node",
+    ),
+    _of(
+        "procedures/drain.py",
+        "            if not node.unschedulable:\n",
+        "            if False:\n",
+        f"{_STEPS}::TestDrain::test_nothing_is_evicted_from_a_node_that_somebody_has_opened",
+    ),
+    _of(
+        "procedures/drain.py",
+        "if node is not None and not node.unschedulable:",
+        "if False:",
+        f"{_STEPS}::TestDrain::test_a_drain_ends_when_its_node_was_opened",
+    ),
+    # Gates.
+    _of(
+        "procedures/steps.py",
+        'if heartbeat(node) in ("", state.facts.get(HEARTBEAT)):',
+        "if False:",
+        "test_ready.py::test_a_heartbeat_from_before_the_reboot_does_not_count",
+    ),
+    _of(
+        "procedures/steps.py",
+        "            if not node.ready:\n",
+        "            if False:\n",
+        "test_ready.py::test_a_node_that_was_not_rebooted_has_to_be_ready",
+    ),
+    _of(
+        "procedures/steps.py",
+        'if node.boot_id and node.boot_id == state.facts.get("boot_id"):',
+        "if False:",
+        "test_ready.py::test_a_heartbeat_of_the_old_boot_does_not_count_however_late_it_is",
+    ),
+    _of(
+        "procedures/steps.py",
+        """return pending(f"firing: {', '.join(firing)}") if firing else done()""",
+        "return done()",
+        f"{_STEPS}::TestSilences::test_alerts_that_fired_before_keep_nobody_and_others_do",
+    ),
+    _of(
+        "procedures/gates.py",
+        "restarted=NEW_BOOT in state.facts",
+        "restarted=True",
+        "test_gates.py::test_daemons_have_to_be_ready_with_other_containers_once_the_host_was_rebooted",
+    ),
+    _of(
+        "procedures/gates.py",
+        'return pending("; ".join(lines[:5])) if lines else done()',
+        "return done()",
+        "test_gates.py::test_a_volume_keeps_the_node",
+    ),
+    _of(
+        "procedures/reboot.py",
+        "            if host.puppet_disabled is not None:\n",
+        "            if False:\n",
+        f"{_STEPS}::TestPreflight::test_a_disabled_puppet_holds_a_node",
+    ),
+    _of(
+        "bgp/verify.py",
+        "        if now.accepted.get(rib, 0) < prefixes\n",
+        "        if False\n",
+        "test_bgp_verify.py",
+    ),
+    _of(
+        "bgp/verify.py",
+        'return f"up for {youngest} s of {stable:g} s" if youngest < stable else ""',
+        'return ""',
+        "test_bgp_verify.py",
+    ),
+    _of(
+        "procedures/bgp.py",
+        "return self._if_closed(self._ask(units))",
+        "return self._ask(units)",
+        "test_bgp_gate.py::test_a_node_that_somebody_has_opened_is_not_waited_for",
+    ),
+    # What is given back.
+    _of(
+        "procedures/steps.py",
+        "            if owner and owner.run == self.cluster.run.id:\n                return pending(",
+        "            if False:\n                return pending(",
+        f"{_STEPS}::TestWayBack::test_a_node_that_is_still_marked_is_not_given_back",
+    ),
+    _of(
+        "procedures/steps.py",
+        "            if has_taint(node, self.cluster.run.id):\n",
+        "            if False:\n",
+        f"{_STEPS}::TestWayBack::test_the_taint_goes_too",
+    ),
+    _of(
+        "k8s/nodes.py",
+        "if (taint.key, taint.value) != (PENDING_TAINT, run_id)]",
+        "if taint.key != PENDING_TAINT]",
+        f"{_STEPS}::TestWayBack::test_taints_of_other_runs_stay",
+    ),
+    _of(
+        "procedures/traces.py",
+        "if state.status is Status.DONE}",
+        "if False}",
+        f"{_STEPS}::TestWayBack::test_nodes_that_are_done_are_not_tainted_again",
+    ),
+    _of(
+        "procedures/steps.py",
+        'if before.endswith(f" - run {cluster.run.id}"):',
+        "if True:",
+        f"{_STEPS}::TestSilences::test_silences_of_others_are_not_ended",
+    ),
+    _of(
+        "procedures/traces.py",
+        "            if name not in held:\n",
+        "            if True:\n",
+        f"{_STEPS}::TestSilences::test_those_of_held_nodes_last",
+    ),
+    _of(
+        "procedures/steps.py",
+        '        if "alerts_before" in state.facts:\n',
+        "        if False:\n",
+        f"{_STEPS}::TestSilences::test_what_fires_later_did_not_fire_before",
+    ),
+    # The preflight and the plan.
+    _of(
+        "procedures/preflight.py",
+        'if "reboot" in node_steps and not answer.can_reboot:',
+        "if False:",
+        f"{_STEPS}::TestPreflight::test_a_host_without_reboot_host_is_named",
+    ),
+    _of(
+        "procedures/preflight.py",
+        "        elif puppet and answer.puppet_disabled is not None:\n",
+        "        elif False:\n",
+        f"{_STEPS}::TestPreflight::test_a_host_whose_puppet_is_disabled_is_named",
+    ),
+    _of(
+        "procedures/preflight.py",
+        'if record.info.cluster == cluster.name and record.status == "interrupted" and record.info.id',
+        'if record.status == "interrupted" and record.info.id',
+        f"{_STEPS}::TestPreflight::test_a_run_that_was_interrupted_is_in_the_way_on_its_own_cluster",
+    ),
+    _of(
+        "procedures/plan.py",
+        "if (record.info.procedure, record.info.cluster) != (procedure, cluster):",
+        "if record.info.procedure != procedure:",
+        f"{_STEPS}::test_a_plan_goes_by_the_runs_of_its_own_cluster",
+    ),
+    # The engine.
+    _of(
+        "maintenance/runner.py",
+        "if (before.status, before.step, before.phase) != (Status.RUNNING, result.step, result.phase):",
+        "if False:",
+        f"{_UNIT}/test_runner.py::test_an_answer_that_comes_too_late_is_none",
+    ),
+    _of(
+        "maintenance/room.py",
+        "return len(self._taken) + (unit.name not in self._taken) > self._limits.max_unavailable",
+        "return False",
+        "test_decide.py::test_rules_hold_in_every_history",
+    ),
+    _of(
+        "maintenance/room.py",
+        "return len(self._domains) + (unit.domain not in self._domains) > self._limits.max_domains",
+        "return False",
+        "test_decide.py::test_rules_hold_in_every_history",
+    ),
+    _of(
+        "maintenance/decide.py",
+        "    if failures <= limits.max_failed:\n",
+        "    if True:\n",
+        "test_decide.py::test_rules_hold_in_every_history",
+    ),
+    _of(
+        "maintenance/decide.py",
+        "if problem := seen.blocked or room.problem(state.unit):",
+        "if problem := seen.blocked:",
+        "test_decide.py::test_a_unit_is_not_closed_when_others_took_its_room_meanwhile",
+    ),
+    _of(
+        "maintenance/advance.py",
+        "return enter(stage, state, pivot, now, Phase.PROBE)",
+        "return enter(stage, state, 0, now)",
+        "test_decide.py::test_resume_goes_by_the_pivot",
+    ),
+    # The lock and the journal.
+    _of(
+        "maintenance/lock.py",
+        "if age > self._config.duration * _DEADLINE:",
+        "if False:",
+        "test_lock.py::test_a_holder_that_cannot_renew_stops_before_others_may_take_it",
+    ),
+    _of(
+        "maintenance/lock.py",
+        "return self._lose(str(error))",
+        "return True",
+        "test_lock.py::test_it_is_lost_to_whoever_took_it",
+    ),
+    _of(
+        "maintenance/folders.py",
+        "fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "pass",
+        "test_journal.py::test_a_living_run_is_not_opened_twice",
+    ),
+)
