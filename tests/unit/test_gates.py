@@ -220,7 +220,7 @@ def test_containers_that_were_restarted_since_the_baseline_are_no_proof_either(c
     before = {"DaemonSet storage/csi": ["c://csi-x/0"]}
     noted = gates.with_containers_of_now(cluster, state(daemons=before))
     assert noted == {"daemons": {"DaemonSet storage/csi": ["c://csi-x/0", "c://csi-x/1"]}}
-    step = gates.DaemonsReady(cluster, rebooted="new_boot_id")
+    step = gates.DaemonsReady(cluster)
     assert ask(step, **noted, new_boot_id="b2").kind is m.Kind.PENDING
     api.pods[0]["status"]["containerStatuses"][0]["containerID"] = "c://csi-x/2"
     assert ask(step, **noted, new_boot_id="b2").kind is m.Kind.DONE
