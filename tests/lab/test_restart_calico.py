@@ -13,7 +13,10 @@ from rehearsal import DEADLINES, RESTART_CALICO, Rehearsal, RouterWatcher, Watch
 
 WORKERS = [f"worker{number}" for number in range(1, 7)]
 SHORT = {**DEADLINES, "bgp": "8s", "restart": "8s"}
-STEPS = ("silence", "cordon", "drain", "restart", "active", "bgp", "ready", "alerts", "uncordon", "unsilence")
+STEPS = (
+    *("baseline", "silence", "cordon", "drain", "restart", "active", "bgp", "ready", "daemons", "alerts"),
+    *("uncordon", "unsilence", "workloads"),
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
