@@ -90,7 +90,7 @@ unit: $(BIN)/.installed
 
 integration: $(BIN)/.installed $(TOOLS)/.unpacked
 	@echo "== Integration tests: real etcd, kube-apiserver, sshd, Alertmanager"
-	@$(BIN)/python -m pytest $(PARALLEL) tests/integration
+	@$(BIN)/python -m pytest $(PARALLEL) --no-loadscope-reorder tests/integration
 
 lab: $(BIN)/.installed
 ifeq ($(ROOT),yes)
