@@ -141,10 +141,27 @@ class TestUnproven:
             assert doubts(reading(peer(elapsed=5000)), reading(peer(elapsed=age))) == [], "it is younger than it was"
         assert doubts(reading(peer(elapsed=10)), reading(peer(elapsed=58))) == []
 
+    def test_one_that_went_up_clearly_later_than_that_of_the_baseline_is_another_one(self):
+        """A peer that is made anew has no count that tells it, and grows older than it was when it is waited for."""
+        sessions = verify.expected([V4], ["cr1"])
+        for earlier, left in ((1.0, 1), (2.9, 1), (3.5, 0), (300.0, 0)):
+            noted = verify.baseline(sessions, {"cr1": reading(peer(elapsed=5), taken=SINCE - earlier + 5)}, ASN)
+            now = {"cr1": reading(peer(elapsed=60))}
+            assert len(verify.unproven(noted, now, ASN, since=SINCE, stable=10)) == left, earlier
+
+    @given(st.floats(0, 3600), st.floats(0, 1), st.floats(0, 1), st.floats(0, 300))
+    def test_the_same_session_is_never_taken_for_another_one(self, age, first, second, later):
+        """Ages are rounded down, and each answer takes up to a second."""
+        sessions = verify.expected([V4], ["cr1"])
+        up = SINCE - 1
+        noted = verify.baseline(sessions, {"cr1": reading(peer(elapsed=int(age)), taken=up + age + first)}, ASN)
+        now = {"cr1": reading(peer(elapsed=int(age + later)), taken=up + age + later + second)}
+        assert verify.unproven(noted, now, ASN, since=SINCE, stable=0)
+
     def test_a_baseline_of_an_older_version_tells_no_age(self):
         sessions = verify.expected([V4], ["cr1"])
         noted = verify.baseline(sessions, {"cr1": reading(peer())}, ASN)
-        del noted["cr1"][str(V4)]["age"]
+        del noted["cr1"][str(V4)]["age"], noted["cr1"][str(V4)]["began"]
         for age, left in ((58, 0), (60, 1)):
             now = {"cr1": reading(peer(elapsed=age))}
             assert len(verify.unproven(noted, now, ASN, since=SINCE, stable=10)) == left

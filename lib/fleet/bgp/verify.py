@@ -118,17 +118,20 @@ def baseline(sessions: Iterable[Session], readings: Readings, asn: int) -> dict[
 
     Returns:
         Plain JSON: for every router and address how many sessions are up (one, or one for each routing instance that
-        has that peer), their flaps, the age of the youngest one in seconds, and the accepted prefixes by table:
-        ``{"cr1": {"10.64.0.121": {"up": 1, "flaps": 2, "age": 86400, "accepted": {"inet.0": 3}}}}``.
+        has that peer), their flaps, the age of the youngest one in seconds, when that one went up by this host's
+        monotonic clock, and the accepted prefixes by table:
+        ``{"cr1": {"10.64.0.121": {"up": 1, "flaps": 2, "age": 86400, "began": 5021.5, "accepted": {"inet.0": 3}}}}``.
     """
     remembered: dict[str, Any] = {}
     for session in sessions:
         reading = readings.get(session.router)
         seen = _see(session, reading, asn) if isinstance(reading, Summary) else _Seen((), ())
+        age = min((peer.elapsed for peer in seen.up), default=0)
         remembered.setdefault(session.router, {})[str(session.address)] = {
             "up": len(seen.up),
             "flaps": seen.flaps,
-            "age": min((peer.elapsed for peer in seen.up), default=0),
+            "age": age,
+            "began": reading.taken - age if isinstance(reading, Summary) else 0.0,
             "accepted": dict(seen.accepted),
         }
     return remembered
@@ -176,8 +179,8 @@ def unproven(
 
     A router tells ages in whole seconds, rounded down, so that a session looks younger than it is by up to one, and by
     the time that the answer took. So one that is only just young enough must be another one than that of the baseline:
-    its flap count is another one, or it is younger than that one was. A session that went up after the restart is
-    never mistaken for an older one.
+    its flap count is another one, it is younger than that one was, or it went up clearly later than that one did. A
+    session that went up after the restart is never mistaken for an older one.
 
     Where this host was booted since, it knows only by its clock how long ago the restart was. Then either will do: a
     session that is another one than that of the baseline, or one that is clearly younger than the restart.
@@ -251,7 +254,9 @@ def _is_old(before: Mapping[str, Any], now: _Seen, taken: float, *, since: float
         return ""
     began = taken - max(peer.elapsed for peer in now.up)
     moved_on = not before["flaps"] <= now.flaps < before["flaps"] + before["up"]
-    is_another = moved_on or max(peer.elapsed for peer in now.up) < before.get("age", 0)
+    # Nothing is compared with a monotonic clock of another boot of this host, nor with what older journals do not tell.
+    later = is_certain and "began" in before and began > before["began"] + _CLEARLY + _SLACK
+    is_another = moved_on or later or max(peer.elapsed for peer in now.up) < before.get("age", 0)
     if not is_certain:
         return "" if is_another or began >= since + _DRIFT else "nothing tells that it has gone down"
     if began < since - _SLACK:
