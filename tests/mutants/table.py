@@ -56,6 +56,18 @@ MUTANTS = (
         f"{_STEPS}::TestTheLastGuard::test_it_asks_for_pods",
     ),
     _of(
+        "procedures/reboot.py",
+        "return volumes if volumes.kind is Kind.DONE else failed(",
+        "return volumes if True else failed(",
+        f"{_STEPS}::TestTheLastGuard::test_it_asks_for_volumes",
+    ),
+    _of(
+        "procedures/reboot.py",
+        """not self.cluster.config.gates.volumes or "volumes" in state.accepted:""",
+        "True:",
+        f"{_STEPS}::TestTheLastGuard::test_it_asks_for_volumes",
+    ),
+    _of(
         "procedures/once.py",
         "        self.silence_again(units)\n",
         "",
@@ -100,8 +112,8 @@ MUTANTS = (
     ),
     _of(
         "k8s/nodes.py",
-        "if found is None or found.run != run_id or found.given_up:",
-        "if found is None or found.given_up:",
+        "if found is None or found.run != run_id:\n            return None, UncordonOutcome.NOT_OURS",
+        "if found is None:\n            return None, UncordonOutcome.NOT_OURS",
         "test_ownership.py::test_runs_put_back_what_they_found",
     ),
     _of(
@@ -204,7 +216,7 @@ MUTANTS = (
     ),
     _of(
         "procedures/steps.py",
-        "            if has_taint(node, self.cluster.run.id):\n",
+        "            if has_taint(node, self.cluster.run.id) and not state.released:\n",
         "            if False:\n",
         f"{_STEPS}::TestWayBack::test_the_taint_goes_too",
     ),
@@ -216,7 +228,7 @@ MUTANTS = (
     ),
     _of(
         "procedures/traces.py",
-        "if state.status is Status.DONE}",
+        "if state.status in (Status.DONE, Status.GIVEN_UP)}",
         "if False}",
         f"{_STEPS}::TestWayBack::test_nodes_that_are_done_are_not_tainted_again",
     ),
@@ -299,6 +311,18 @@ MUTANTS = (
         "return enter(stage, state, pivot, now, Phase.PROBE)",
         "return enter(stage, state, 0, now)",
         "test_decide.py::test_resume_goes_by_the_pivot",
+    ),
+    _of(
+        "maintenance/advance.py",
+        "if state.status in (Status.PENDING, Status.DONE, Status.GIVEN_UP):",
+        "if state.status in (Status.PENDING, Status.DONE):",
+        "test_advance.py::test_a_given_up_unit_is_left_alone_and_keeps_nobody",
+    ),
+    _of(
+        "maintenance/advance.py",
+        "return stage.steps[step].acceptable and stage.steps[step].name in state.accepted",
+        "return stage.steps[step].name in state.accepted",
+        "test_advance.py::test_an_accepted_proof_is_passed_over_and_no_other_step_is",
     ),
     # The lock and the journal.
     _of(

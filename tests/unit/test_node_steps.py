@@ -102,6 +102,14 @@ class TestTheLastGuard:
 
         assert "pods are on it again" in act(step, noted(step)).detail
 
+    def test_it_asks_for_volumes(self, world: World, cluster: Cluster) -> None:
+        step = drained(world, cluster)
+        world.kubernetes.put("volumeattachments", {"metadata": {"name": "csi-1"}, "spec": {"nodeName": "w1"}})
+
+        verdict = act(step, noted(step))
+
+        assert (verdict.kind, verdict.detail) == (Kind.FAILED, "csi-1 is attached (csi-1); it was not rebooted")
+
     def test_it_silences_what_somebody_has_made_loud_again(self, world: World, cluster: Cluster) -> None:
         step = drained(world, cluster)
         TROUBLES["expire silences"](world, "w1", 0.0)
@@ -180,6 +188,7 @@ class TestWayBack:
     def test_taints_of_other_runs_stay(self, world: World, cluster: Cluster) -> None:
         nodes.set_pending_taint(cluster.api, ["w1"], "r2")
 
+        act(Uncordon(cluster))
         act(Untaint(cluster))
 
         assert [taint.value for taint in nodes.read_node(cluster.api, "w1").taints] == ["r2"]

@@ -289,6 +289,17 @@ class Slow(AtOnce):
             call()
 
 
+class Gate:
+    def __init__(self, is_true):
+        self._is_true = is_true
+
+    def check(self, units):
+        return {state.unit.name: m.done() if self._is_true() else m.pending("not yet") for state in units}
+
+    def apply(self, units, tell):
+        return {}
+
+
 class Gates:
     """Two steps that ask about one unit at a time; the second one is true after a while."""
 
@@ -298,12 +309,7 @@ class Gates:
         self.stages = (m.Stage("nodes", (m.Unit("a"), m.Unit("b")), steps, m.Limits(2, 2, 2)),)
 
     def effects(self, stage, step):
-        self._step = step
-        return self
-
-    def check(self, units):
-        verdict = m.done() if self._step == "ask" or self._clock.now > self._true else m.pending("not yet")
-        return {state.unit.name: verdict for state in units}
+        return Gate(lambda: step == "ask" or self._clock.now > self._true)
 
     def observe(self):
         return m.Observation()

@@ -83,7 +83,7 @@ def _silence(world: World, node: str, lasts: float) -> None:
     alertmanagers = world.alertmanagers
     alertmanagers.numbers += 1
     matcher = {"name": "instance", "value": f"{node}.*", "isRegex": True, "isEqual": True}
-    number, comment = f"s{alertmanagers.numbers}", f"see run {world.run}"
+    number, comment = f"s{alertmanagers.numbers}", f"see run {world.run} - {node}"
     alertmanagers.add(Kept(number, node, comment, OTHERS, (matcher,), world.now + lasts))
 
 
@@ -256,11 +256,12 @@ def heal(world: World) -> None:
         _set(answers=True, lasts=20.0, lies=0.0, ahead=0.0, delay=0.5, refuses=False, puppet=None, puppet_fails=False)(
             machine
         )
-        if not machine.is_up:
+        if machine.is_up:
+            world.network.come_up(name)
+        else:
             world.machines.come_up_after(name, 20.0)
         if world.kubernetes.find(NODES, name) is None:
             world.components.register(name)
-        world.network.come_up(name)
         if (node := world.kubernetes.find(NODES, name)) and ownership(parse_node(node)) is None:
             _uncordon(world, name, 0.0)
     world.advance(700.0)
