@@ -15,7 +15,7 @@ from worlds.timeline import RuleBroken, rule
 from worlds.troubles import TROUBLES, Trouble, heal, schedule
 
 MEMORY = Path("/dev/shm")  # where there is such a folder, as a disk is what takes long
-STORIES = int(os.environ.get("FLEET_STORIES", "150"))
+STORIES = int(os.environ.get("FLEET_STORIES", "450"))
 
 
 @dataclass(frozen=True)
