@@ -11,7 +11,7 @@ import pytest
 
 from fleet.hosts.silences import Silences
 from fleet_lab.lab import Lab
-from fleet_lab.roles.alertmanager import MESH_CUT, PORT
+from fleet_lab.roles.alertmanager import PORT
 from rehearsal import Rehearsal, eventually
 
 
@@ -75,7 +75,7 @@ def test_what_only_the_second_one_knows_holds_the_node_and_so_does_its_absence(r
     first, second = lab.names("alertmanager")
     rehearsal.hurry(alerts="5s")
     with rehearsal.in_background("--query", "worker6") as process:
-        rehearsal.wait_for_event("worker6", "ready", "done", timeout=120)
+        rehearsal.wait_for_event("worker6", "reboot", "applied", timeout=120)
         with stopped(lab, second):
             rehearsal.wait_for_event("worker6", "alerts", "held")
         outcome = rehearsal.end(process)
@@ -120,7 +120,7 @@ def test_a_silence_is_at_both_members_whatever_the_mesh_does(lab: Lab, healed: L
     silences.expire(silence_id)
     assert known("whole") == [set(), set()]
 
-    lab.inject(MESH_CUT, lab.names("alertmanager")[1])
+    lab.inject("alertmanager-mesh-cut", lab.names("alertmanager")[1])
     silence_id = silences.create(["nobody"], comment="cut", author="test", duration=600)
     one, other = known("cut")
     assert len(one) == len(other) == 1
