@@ -194,6 +194,8 @@ class Machines:
             return Result(0, "not restarted: it was started again already")
         if machine.refuses:
             return Result(1, "Failed to restart: Connection refused")
+        if machine.is_moving:
+            return Result(0, "")  # systemd merges it into the restart that is under way.
         self.on_order(machine.name)
         self.time.at(machine.delay, lambda: self._restart(machine, named))
         return Result(0, "") if machine.delay < 5 else Result(None, "no answer within 30 s")
