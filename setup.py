@@ -89,7 +89,7 @@ setup(
     extras_require=EXTRAS_REQUIRE,
     entry_points={
         "console_scripts": [
-            "fleet=fleet.cli:main",
+            "fleet=fleet.cli.main:main",
             "fleet-lab=fleet_lab.cli:main",
         ]
     },

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fleet.hosts.alertmanager import Reply, SilenceError, epoch, timestamp
+from fleet.adapters.alertmanager.alertmanager import Reply, SilenceError, epoch, timestamp
 
 START = 1_700_000_000.0
 
@@ -47,7 +47,7 @@ class Member:
 
 
 class Mesh:
-    """A :class:`fleet.hosts.alertmanager.Transport` to members; a change is gossiped when somebody asks later.
+    """A ``Transport`` to members of Alertmanager; a change is gossiped when somebody asks later.
 
     Args:
         names: the members' URLs.

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from fleet.config import EtcdConfig
-from fleet.etcd.health import Answer, Member, NoAnswer, View
-from fleet.etcd.health import Status as MemberStatus
-from fleet.etcd.members import EtcdError, Snapshot
+from fleet.adapters.etcd.health import Answer, Member, NoAnswer, View
+from fleet.adapters.etcd.health import Status as MemberStatus
+from fleet.adapters.etcd.members import EtcdError, Snapshot
+from fleet.config.model import EtcdConfig
 from fleet.procedures.cluster import Cluster
 from hosts_world import CONFIG, World, rule
 
@@ -80,6 +80,6 @@ class Members(World):
     def of(self, targets: Sequence[str], patch: pytest.MonkeyPatch) -> Cluster:
         """Return the cluster of a run, whose members are these."""
         for name in ("view", "move_leader", "snapshot"):
-            patch.setattr(f"fleet.etcd.members.{name}", getattr(self, name))
+            patch.setattr(f"fleet.adapters.etcd.members.{name}", getattr(self, name))
         config = CONFIG.model_copy(update={"etcd": EtcdConfig(hosts="etcd[1-5]")})
         return replace(self.cluster(targets), config=config)

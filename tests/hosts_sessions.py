@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.protocols import Procedure
-from fleet.maintenance.report import LogView
-from fleet.maintenance.runner import Runner
+from fleet.engine.journal import Journal
+from fleet.engine.protocols import Procedure
+from fleet.engine.report import LogView
+from fleet.engine.runner import Runner
 from fleet.procedures.cluster import Cluster
 from hosts_world import World
 from worlds.timeline import AtOnce, Events

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from fleet.config import ClusterConfig
-from fleet.hosts import probe
-from fleet.hosts.probe import Unreachable
-from fleet.hosts.remote import Result
-from fleet.hosts.silences import Alert, Silence
-from fleet.k8s.apiserver import Health
-from fleet.load_balancer.model import LoadBalancerError, ServerState
-from fleet.maintenance.journal import RunInfo
+from fleet.adapters.alertmanager.silences import Alert, Silence
+from fleet.adapters.hosts import probe
+from fleet.adapters.k8s.apiserver import Health
+from fleet.adapters.load_balancer.model import LoadBalancerError, ServerState
+from fleet.config.model import ClusterConfig
+from fleet.engine.journal import RunInfo
+from fleet.execution import Result, Unreachable
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.plane import API, LED
 from worlds.timeline import AtOnce as AtOnce

@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from fleet.config import ClusterConfig
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.model import Limits, Observation, Stage, StepSpec, Unit, UnitState, Verdict, done, pending
+from fleet.config.model import ClusterConfig
+from fleet.engine.journal import Journal
+from fleet.engine.model import Limits, Observation, Stage, StepSpec, Unit, UnitState, Verdict, done, pending
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding
 from fleet.procedures.maintenance import Proposal, Step, Steps
@@ -182,7 +182,7 @@ class Operator:
 
     def fleet(self, *arguments: str) -> list[str]:
         """Return the command line of ``fleet``."""
-        return [*_python("fleet.cli"), *arguments]
+        return [*_python("fleet.cli.main"), *arguments]
 
     @property
     def environment(self) -> dict[str, str]:

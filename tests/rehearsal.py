@@ -23,7 +23,7 @@ from urllib.error import HTTPError
 import yaml
 
 from cookbook_process import CookbookProcess
-from fleet.maintenance import folders, journal
+from fleet.engine import folders, journal
 from fleet_lab import workload
 from fleet_lab.errors import LabError
 from fleet_lab.faults import FAULTS

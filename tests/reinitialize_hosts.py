@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from fleet.hosts.probe import HostState, Unreachable
-from fleet.hosts.puppet import PuppetResult
-from fleet.hosts.remote import Result
-from fleet.hosts.services import ServiceState
-from fleet.hosts.textfile import Missing, TextFile
+from fleet.adapters.hosts.probe import HostState
+from fleet.adapters.hosts.puppet import PuppetResult
+from fleet.adapters.hosts.services import ServiceState
+from fleet.adapters.hosts.textfile import Missing, TextFile
+from fleet.execution import Result, Unreachable
 from hosts_world import Time, rule
 
 BOOT = "00000000-0000-0000-0000-000000000001"

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fleet.config import ClusterConfig, Config
-from fleet.k8s.client import ApiUnreachable
-from fleet.maintenance import journal
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.model import Status, done, pending
-from fleet.maintenance.report import LogView
+from fleet.adapters.k8s.client import ApiUnreachable
+from fleet.config.model import ClusterConfig, Config
+from fleet.engine import journal
+from fleet.engine.journal import Journal
+from fleet.engine.model import Status, done, pending
+from fleet.engine.report import LogView
 from fleet.procedures.reinitialize.runs import ReinitializeRuns, Wish
 from fleet.session import Request, Session
 from reinitialize_world import CONFIG, Client, World
@@ -208,23 +208,23 @@ def _in(world: World, *, preflight: bool) -> Any:
         "processes.arguments": world.arguments,
     }
     others = {
-        "fleet.commands.run": world.organisation,
-        "fleet.commands.ask": world.asked,
-        "fleet.commands.is_running": lambda log: world.outliving,
-        "fleet.k8s.workloads.unready": lambda api, namespaces: world.unready,
-        "fleet.etcd.keys.read": world.read,
-        "fleet.etcd.keys.some": world.some,
-        "fleet.etcd.keys.fingerprint": world.fingerprint,
-        "fleet.etcd.keys.lasting": world.lasting,
-        "fleet.etcd.keys.newest": lambda *args: world.newest,
-        "fleet.etcd.keys.delete_prefix": world.delete_prefix,
-        "fleet.etcd.keys.count": world.count,
-        "fleet.etcd.keys.exists": world.exists,
-        "fleet.etcd.members.view": lambda remote, hosts, config: config.endpoints[0],
-        "fleet.etcd.health.problem": lambda endpoint: world.ill.get(endpoint, ""),
-        "fleet.etcd.health.leader": lambda endpoint: endpoint,
-        "fleet.etcd.reach.reachable": world.reachable,
-        "fleet.k8s.export.export": world.export,
+        "fleet.adapters.commands.run": world.organisation,
+        "fleet.adapters.commands.ask": world.asked,
+        "fleet.adapters.commands.is_running": lambda log: world.outliving,
+        "fleet.adapters.k8s.workloads.unready": lambda api, namespaces: world.unready,
+        "fleet.adapters.etcd.keys.read": world.read,
+        "fleet.adapters.etcd.keys.some": world.some,
+        "fleet.adapters.etcd.keys.fingerprint": world.fingerprint,
+        "fleet.adapters.etcd.keys.lasting": world.lasting,
+        "fleet.adapters.etcd.keys.newest": lambda *args: world.newest,
+        "fleet.adapters.etcd.keys.delete_prefix": world.delete_prefix,
+        "fleet.adapters.etcd.keys.count": world.count,
+        "fleet.adapters.etcd.keys.exists": world.exists,
+        "fleet.adapters.etcd.members.view": lambda remote, hosts, config: config.endpoints[0],
+        "fleet.adapters.etcd.health.problem": lambda endpoint: world.ill.get(endpoint, ""),
+        "fleet.adapters.etcd.health.leader": lambda endpoint: endpoint,
+        "fleet.adapters.etcd.reach.reachable": world.reachable,
+        "fleet.adapters.k8s.export.export": world.export,
         f"{_REINITIALIZE}.world.Store.asked": lambda store, cluster: world.member(store),
         f"{_REINITIALIZE}.world.World.apiservers": lambda self: world,
         f"{_REINITIALIZE}.data.datastore": world.datastore,
@@ -232,7 +232,7 @@ def _in(world: World, *, preflight: bool) -> Any:
         f"{_REINITIALIZE}.apiserver.Api": SimpleNamespace(
             from_kubeconfig=lambda path, server: Client(world, server.split("/")[2].split(":")[0])
         ),
-        "fleet.maintenance.lock.taken_by": lambda api, lease, **_: api.get("/api") and world.holder,
+        "fleet.adapters.k8s.lock.taken_by": lambda api, lease, **_: api.get("/api") and world.holder,
         **({} if preflight else {f"{_REINITIALIZE}.runs.preflight.checks": lambda *args: [list]}),
         f"{_REINITIALIZE}.runs.Discovery": lambda config, dry_run: SimpleNamespace(
             pooled=world.pooled_at, set=world.set_pooled
@@ -246,6 +246,9 @@ def _in(world: World, *, preflight: bool) -> Any:
     }
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        for name, value in {**{f"fleet.hosts.{key}": value for key, value in of_hosts.items()}, **others}.items():
+        for name, value in {
+            **{f"fleet.adapters.hosts.{key}": value for key, value in of_hosts.items()},
+            **others,
+        }.items():
             patch.setattr(name, value)
         yield

@@ -14,17 +14,17 @@ from functools import partial
 from io import StringIO
 from typing import Any
 
-from fleet.calico import contents
-from fleet.calico.contents import Contents, Resource
-from fleet.config import ClusterConfig
+from fleet.adapters.alertmanager.silences import Alert, Silence
+from fleet.adapters.calico import contents
+from fleet.adapters.calico.contents import Contents, Resource
+from fleet.adapters.etcd.keys import Fingerprint
+from fleet.adapters.k8s.apiserver import Health
+from fleet.adapters.k8s.client import ApiError, ApiUnreachable
+from fleet.adapters.load_balancer.model import ServerState
+from fleet.config.certificates import Certificates
+from fleet.config.model import ClusterConfig
 from fleet.errors import FleetError
-from fleet.etcd.certificates import Certificates
-from fleet.etcd.keys import Fingerprint
-from fleet.hosts.probe import Unreachable
-from fleet.hosts.silences import Alert, Silence
-from fleet.k8s.apiserver import Health
-from fleet.k8s.client import ApiError, ApiUnreachable
-from fleet.load_balancer.model import ServerState
+from fleet.execution import Unreachable
 from hosts_world import rule
 from reinitialize_hosts import API, KUBELET, NEW, OLD, PLUGIN, Hosts, endpoint_of
 

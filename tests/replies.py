@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from xml.sax.saxutils import escape
 
-from fleet.bgp.summary import Peer, Rib
+from fleet.adapters.bgp.summary import Peer, Rib
 
 ROUTING = "http://xml.juniper.net/junos/18.4R1/junos-routing"
 HEADER = (

@@ -85,7 +85,7 @@ def run_id(value: str) -> str:
 
 def amount(value: str) -> int | str:
     """Read a number of nodes or a percentage, for argparse."""
-    from fleet.config_types import parse_amount
+    from fleet.config.types import parse_amount
 
     try:
         return parse_amount(value)

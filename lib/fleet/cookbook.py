@@ -10,7 +10,9 @@ from typing import Any
 from spicerack import Spicerack
 from spicerack.cookbook import ArgparseFormatter, CookbookBase, CookbookRunnerBase, LockArgs
 
-from fleet import arguments, config, locks, output
+from fleet import arguments, output
+from fleet.adapters import locks
+from fleet.config import model as config
 from fleet.errors import FleetError
 from fleet.procedures.maintenance import Maintenance
 from fleet.procedures.node_runs import NodeRuns, Selection

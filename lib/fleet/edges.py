@@ -8,19 +8,19 @@ from typing import Protocol
 from rich.console import Console
 from spicerack import Spicerack
 
-from fleet.bgp.junos import Routers
+from fleet.adapters.alertmanager.silences import Silences
+from fleet.adapters.bgp.junos import Routers
+from fleet.adapters.hosts.remote import Remote
+from fleet.adapters.k8s.client import Api
+from fleet.adapters.k8s.lock import ClusterLock, Holder
+from fleet.adapters.k8s.nodes import NodeView, NodeWatch
+from fleet.adapters.k8s.reflector import Follow, follow
 from fleet.clock import CLOCK, THREADS, Clock, Threads
-from fleet.config import AlertsConfig, BgpConfig
-from fleet.hosts.remote import Remote
-from fleet.hosts.silences import Silences
-from fleet.k8s.client import Api
-from fleet.k8s.nodes import NodeView, NodeWatch
-from fleet.k8s.reflector import Follow, follow
-from fleet.maintenance import report
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.lock import ClusterLock, Holder
-from fleet.maintenance.protocols import View
-from fleet.maintenance.runner import Events
+from fleet.config.model import AlertsConfig, BgpConfig
+from fleet.engine import report
+from fleet.engine.journal import Journal
+from fleet.engine.protocols import View
+from fleet.engine.runner import Events
 from fleet.procedures.cluster import Cluster
 
 

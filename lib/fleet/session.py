@@ -19,20 +19,21 @@ from spicerack import Spicerack
 from wmflib.exceptions import WmflibError
 from wmflib.interactive import InputError, ask_confirmation, ask_input
 
-from fleet import locks, output
-from fleet.config import ClusterConfig, Config
+from fleet import output
+from fleet.adapters import locks
+from fleet.adapters.etcd import health, members
+from fleet.adapters.hosts.remote import Remote
+from fleet.adapters.k8s.client import Api, KubernetesError
+from fleet.adapters.k8s.lock import ClusterLock, Holder
+from fleet.adapters.k8s.nodes import NodeView, NoNodes
+from fleet.config.model import ClusterConfig, Config
 from fleet.edges import Edges, SystemEdges
+from fleet.engine import advance, folders, journal, lost, report
+from fleet.engine.journal import Journal, RunInfo, RunRecord
+from fleet.engine.model import Status, UnitState
+from fleet.engine.protocols import Procedure, View
+from fleet.engine.runner import STOPPED_BY_OPERATOR, Interrupted, Runner
 from fleet.errors import FleetError
-from fleet.etcd import health, members
-from fleet.hosts.remote import Remote
-from fleet.k8s.client import Api, KubernetesError
-from fleet.k8s.nodes import NodeView, NoNodes
-from fleet.maintenance import advance, folders, journal, lost, report
-from fleet.maintenance.journal import Journal, RunInfo, RunRecord
-from fleet.maintenance.lock import ClusterLock, Holder
-from fleet.maintenance.model import Status, UnitState
-from fleet.maintenance.protocols import Procedure, View
-from fleet.maintenance.runner import STOPPED_BY_OPERATOR, Interrupted, Runner
 from fleet.procedures import plan
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Level
@@ -498,7 +499,7 @@ class Session:
     def _holding(self, cluster: Cluster, take: Callable[[ClusterLock], None]) -> Iterator[ClusterLock]:
         lock = self._lock(cluster)
         try:
-            # Two that start at the same moment are kept apart by spicerack's lock; see fleet.maintenance.lock.
+            # Two that start at the same moment are kept apart by spicerack's lock; see fleet.adapters.k8s.lock.
             with self._edges.start_lock(cluster.name):
                 take(lock)
         except locks.ERRORS as error:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from fleet.config import Duration
+from fleet.config.model import Duration
 from fleet_lab.errors import LabError
 
 DEFAULT = Path(__file__).with_name("topology.yaml")

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 import replies
-from fleet.bgp import text, values, verify
-from fleet.bgp.summary import ESTABLISHED, Peer, Rib, Summary, parse_xml
+from fleet.adapters.bgp import text, values, verify
+from fleet.adapters.bgp.summary import ESTABLISHED, Peer, Rib, Summary, parse_xml
 
 PEERS, NODES, ASN = 2_000, 100, 64601
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from fleet.k8s.disruption import DrainPolicy, Pod, assess, parse_budget, parse_pod
-from fleet.k8s.model import parse_node
+from fleet.adapters.k8s.disruption import DrainPolicy, Pod, assess, parse_budget, parse_pod
+from fleet.adapters.k8s.model import parse_node
 
 NODES, WORKLOADS, PODS = 5_000, 3_000, 100_000
 

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from draining import drain
-from fleet.k8s.client import Api
-from fleet.k8s.drain import DrainPolicy
+from fleet.adapters.k8s.client import Api
+from fleet.adapters.k8s.drain import DrainPolicy
 from integration.support import Cluster, FakeKubelet, World
 
 PODS, GRACE, ROUNDS = 30, 30, 3

@@ -4,10 +4,10 @@ import resource
 import statistics
 import time
 
-from fleet.maintenance import advance as a
-from fleet.maintenance import decide as d
-from fleet.maintenance import model as m
-from fleet.maintenance import planner
+from fleet.engine import advance as a
+from fleet.engine import decide as d
+from fleet.engine import model as m
+from fleet.engine import planner
 
 NODES, IN_FLIGHT = 5_000, 500
 STEPS = tuple(m.StepSpec(name, 600, pivot=name == "reboot") for name in ("cordon", "drain", "reboot", "uncordon"))

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from fleet.maintenance import journal
+from fleet.engine import journal
 from fleet_lab import workload
 from fleet_lab.lab import Lab
 from lab.conftest import lab  # noqa: F401 (a fixture)

@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from fleet.k8s.budgets import parse_budget
-from fleet.k8s.disruption import assess
-from fleet.k8s.model import parse_node
-from fleet.k8s.pods import parse_pod
-from fleet.k8s.policy import DrainPolicy
-from fleet.maintenance import planner
-from fleet.maintenance.model import Limits
+from fleet.adapters.k8s.budgets import parse_budget
+from fleet.adapters.k8s.disruption import assess
+from fleet.adapters.k8s.model import parse_node
+from fleet.adapters.k8s.pods import parse_pod
+from fleet.adapters.k8s.policy import DrainPolicy
+from fleet.engine import planner
+from fleet.engine.model import Limits
 from fleet.procedures import preflight
 from fleet.procedures.nodes import unit_of
 

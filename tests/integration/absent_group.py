@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from fleet.k8s.client import Api
+from fleet.adapters.k8s.client import Api
 from integration.support import eventually
 
 GROUP = "absent.example.org"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.k8s.client import Api
+from fleet.adapters.k8s.client import Api
 from integration.support import Cluster, FakeKubelet, World
 
 _HERE = Path(__file__).parent

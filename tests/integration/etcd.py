@@ -16,9 +16,10 @@ from typing import Any
 
 import requests
 
-from fleet.config import EtcdConfig
-from fleet.etcd import health, members
-from fleet.hosts.remote import Result, mark, parse
+from fleet.adapters.etcd import health, members
+from fleet.adapters.hosts.remote import mark, parse
+from fleet.config.model import EtcdConfig
+from fleet.execution import Result
 from fleet_lab.pki import Authority
 from integration.ports import free_port
 from integration.support import eventually

@@ -19,8 +19,8 @@ from typing import Any
 import asyncssh
 
 import fleet_lab.guest
-from fleet.bgp.junos import Routers
-from fleet.config import BgpConfig
+from fleet.adapters.bgp.junos import Routers
+from fleet.config.model import BgpConfig
 
 USER = "fleet"
 PASSWORD = "open sesame"

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
-from fleet.k8s.client import JSON, Api, ApiError
-from fleet.k8s.eviction import budgets_path, policy_version
-from fleet.k8s.reflector import Reflector
+from fleet.adapters.k8s.client import JSON, Api, ApiError
+from fleet.adapters.k8s.eviction import budgets_path, policy_version
+from fleet.adapters.k8s.reflector import Reflector
 from fleet_lab import binaries
 from integration.ports import free_port
 from processes import paused

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 import fleet_lab.guest.calicoctl
-from fleet.calico import contents
-from fleet.calico.config import CalicoError
-from fleet.calico.contents import CONFIGURATION, PEER, POOL, Contents, Resource
-from fleet.calico.datastore import Datastore
-from fleet.config_reinitialize import CalicoConfig
-from fleet.hosts.remote import Result, mark, parse
+from fleet.adapters.calico import contents
+from fleet.adapters.calico.config import CalicoError
+from fleet.adapters.calico.contents import CONFIGURATION, PEER, POOL, Contents, Resource
+from fleet.adapters.calico.datastore import Datastore
+from fleet.adapters.hosts.remote import mark, parse
+from fleet.config.reinitialize import CalicoConfig
+from fleet.execution import Result
 from integration.etcd import programs
 from integration.plain_etcd import plain_etcd
 from integration.ports import free_port
@@ -131,7 +132,7 @@ def test_a_datastore_that_cannot_be_read_is_not_taken_for_an_empty_one(host: Hos
 
 
 def test_a_calicoctl_that_hangs_is_given_up(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleet.calico.datastore._EACH", 1)
+    monkeypatch.setattr("fleet.adapters.calico.datastore._EACH", 1)
     (host.folder / "calicoctl").write_text("#!/bin/sh\nsleep 60\n")
     with pytest.raises(CalicoError, match="calicoctl did not answer within 1 s"):
         host.datastores[1].read()

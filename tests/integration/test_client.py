@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fleet.k8s.client import Api, ApiError, ApiUnreachable, KubernetesError
-from fleet.k8s.reflector import Reflector
+from fleet.adapters.k8s.client import Api, ApiError, ApiUnreachable, KubernetesError
+from fleet.adapters.k8s.reflector import Reflector
 from integration.support import Cluster, World, eventually
 
 
@@ -71,7 +71,7 @@ def test_changes(api: Api, maps: str) -> None:
 
 
 def test_paging(api: Api, maps: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleet.k8s.client.PAGE", 2)
+    monkeypatch.setattr("fleet.adapters.k8s.client.PAGE", 2)
     items, version = api.list_all(maps)
     assert own(map(name, items)) == ["m0", "m1", "m2", "m3", "m4"]
     assert int(version) > 0
@@ -82,7 +82,7 @@ def test_paging(api: Api, maps: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_list_that_expires_between_two_pages_starts_again(
     cluster: Cluster, api: Api, maps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fleet.k8s.client.PAGE", 2)
+    monkeypatch.setattr("fleet.adapters.k8s.client.PAGE", 2)
     compacted: list[object] = []
 
     def convert(item: dict[str, Any]) -> str:
@@ -318,7 +318,7 @@ class TestReflector:
             eventually(lambda: reflector.age() < 0.5)
 
     def test_age_stays_low_while_nothing_happens(self, api: Api, maps: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("fleet.k8s.reflector._WINDOW", 1.0)
+        monkeypatch.setattr("fleet.adapters.k8s.reflector._WINDOW", 1.0)
         with Reflector(api, maps, name, key=name) as reflector:
             ages = []
             for _ in range(40):

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet import commands
-from fleet.commands import CommandError
+from fleet.adapters import commands
+from fleet.adapters.commands import CommandError
 from integration.support import eventually
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))

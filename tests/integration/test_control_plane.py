@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from fleet.config import ControlPlaneConfig, LeaseConfig
-from fleet.hosts.probe import Unreachable
-from fleet.k8s import leader, tally, watchdog
-from fleet.k8s.apiserver import Apiservers, Health, Strange, url
-from fleet.k8s.client import Api, ApiError, KubernetesError
-from fleet.k8s.leader import Election, Judgement
-from fleet.k8s.watchdog import Watchdog
+from fleet.adapters.k8s import leader, tally, watchdog
+from fleet.adapters.k8s.apiserver import Apiservers, Health, Strange, url
+from fleet.adapters.k8s.client import Api, ApiError, KubernetesError
+from fleet.adapters.k8s.leader import Election, Judgement
+from fleet.adapters.k8s.watchdog import Watchdog
+from fleet.config.model import ControlPlaneConfig, LeaseConfig
+from fleet.execution import Unreachable
 from fleet_lab import kubeconfig
 from fleet_lab.pki import Authority
 from integration.ports import free_port
@@ -126,7 +126,7 @@ def test_each_apiserver_is_asked_on_its_own_address(plane: ControlPlane) -> None
 
 
 def test_a_frozen_apiserver_is_no_answer(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleet.k8s.apiserver.TIMEOUT", 1.0)
+    monkeypatch.setattr("fleet.adapters.k8s.apiserver.TIMEOUT", 1.0)
     apiservers = plane.apiservers()
     with paused(plane.processes["cp1"]):
         started = time.monotonic()

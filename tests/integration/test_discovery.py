@@ -13,8 +13,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.config_reinitialize import DiscoveryConfig
-from fleet.discovery import Discovery, DiscoveryError, last_one
+from fleet.adapters.discovery import Discovery, DiscoveryError, last_one
+from fleet.config.reinitialize import DiscoveryConfig
 from integration.ports import free_port
 from integration.support import eventually
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from spicerack._cookbook import main
 
-from fleet.hosts.matchers import Matcher
-from fleet.hosts.silences import Silences
+from fleet.adapters.alertmanager.silences import Silences
+from fleet.config.matchers import Matcher
 from integration.alertmanager import fire, running_alertmanager
 from integration.ports import free_port
 

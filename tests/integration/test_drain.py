@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from draining import Drained, drain
-from fleet.k8s.client import JSON, Api, ApiError, KubernetesError
-from fleet.k8s.drain import DrainPolicy, pods_left
+from fleet.adapters.k8s.client import JSON, Api, ApiError, KubernetesError
+from fleet.adapters.k8s.drain import DrainPolicy, pods_left
 from integration.ports import free_port
 from integration.support import Address, Cluster, FakeKubelet, World, eventually
 
@@ -260,8 +260,8 @@ def test_recreated_pod_of_the_same_name_elsewhere_is_not_evicted(api: Api, world
 
 
 def test_eviction_of_an_old_uid_leaves_the_new_pod_alone(api: Api, world: World) -> None:
-    from fleet.k8s.eviction import Answer, Evictor
-    from fleet.k8s.pods import parse_pod
+    from fleet.adapters.k8s.eviction import Answer, Evictor
+    from fleet.adapters.k8s.pods import parse_pod
 
     node = world.node()
     owner = world.controller("StatefulSet", "db")

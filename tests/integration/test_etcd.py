@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import requests
 
-from fleet.etcd import health, members
-from fleet.etcd.health import Answer, NoAnswer, View
+from fleet.adapters.etcd import health, members
+from fleet.adapters.etcd.health import Answer, NoAnswer, View
 from integration.etcd import HOSTS, Etcd, Writer
 from integration.ports import free_port
 from integration.support import eventually

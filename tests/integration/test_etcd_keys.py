@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fleet.etcd import health, keys, reach
-from fleet.etcd.certificates import Certificates
-from fleet.etcd.keys import Fingerprint
-from fleet.etcd.members import EtcdError
+from fleet.adapters.etcd import health, keys, reach
+from fleet.adapters.etcd.keys import Fingerprint
+from fleet.adapters.etcd.members import EtcdError
+from fleet.config.certificates import Certificates
 from fleet_lab.pki import Authority
 from integration.etcd import HOSTS, Etcd
 from integration.plain_etcd import plain_etcd

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from fleet.k8s import resources
-from fleet.k8s.client import Api, KubernetesError
-from fleet.k8s.export import export
+from fleet.adapters.k8s import resources
+from fleet.adapters.k8s.client import Api, KubernetesError
+from fleet.adapters.k8s.export import export
 from integration.absent_group import GROUP, absent_group
 from integration.support import Cluster, World
 
@@ -78,7 +78,7 @@ def test_a_list_that_expires_between_two_pages_writes_nothing_twice(
     path = f"/api/v1/namespaces/{world.namespace}/configmaps"
     for index in range(5):
         world.api.create(path, {"metadata": {"name": f"m{index}"}})
-    monkeypatch.setattr("fleet.k8s.client.PAGE", 2)
+    monkeypatch.setattr("fleet.adapters.k8s.client.PAGE", 2)
     call, limits = world.api._call, []
 
     def compact_after_a_page(method: str, path: str, query: Any, body: Any = None) -> Any:

@@ -16,8 +16,8 @@ import pytest
 from jnpr.junos import Device
 from jnpr.junos.exception import RpcError
 
-from fleet.bgp.junos import Restarts, RouterError, Routers
-from fleet.bgp.summary import Summary
+from fleet.adapters.bgp.junos import Restarts, RouterError, Routers
+from fleet.adapters.bgp.summary import Summary
 from fleet_lab.guest.netconf import HANGS, HOST_KEY, LOGIN
 from fleet_lab.guest.netconf.rpc import BASE
 from integration.netconf import HELLO, PASSWORD, USER, Keys, Network, Router, rogue, says, silent, wait_until

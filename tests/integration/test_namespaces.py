@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from fleet.config_types import PROTECTED
-from fleet.k8s import namespaces
-from fleet.k8s.client import Api, ApiError, KubernetesError
-from fleet.k8s.namespaces import NamespaceState
+from fleet.adapters.k8s import namespaces
+from fleet.adapters.k8s.client import Api, ApiError, KubernetesError
+from fleet.adapters.k8s.namespaces import NamespaceState
+from fleet.config.types import PROTECTED
 from integration.absent_group import GROUP, absent_group
 from integration.support import Cluster, World, eventually
 

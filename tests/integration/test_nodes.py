@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from fleet.clock import Repeating, SystemClock, SystemThreads
-from fleet.config import LeaseConfig
-from fleet.k8s.client import Api, ApiError
-from fleet.k8s.model import Node, Taint, parse_node, parse_time
-from fleet.k8s.nodes import (
+from fleet.adapters.k8s import lease as leases
+from fleet.adapters.k8s.client import Api, ApiError
+from fleet.adapters.k8s.lock import ClusterLock, Holder, LockTaken, taken_by
+from fleet.adapters.k8s.model import Node, Taint, parse_node, parse_time
+from fleet.adapters.k8s.nodes import (
     OWNER_ANNOTATION,
     PENDING_TAINT,
     CordonOutcome,
@@ -28,8 +28,8 @@ from fleet.k8s.nodes import (
     set_pending_taint,
     uncordon,
 )
-from fleet.maintenance import lease as leases
-from fleet.maintenance.lock import ClusterLock, Holder, LockTaken, taken_by
+from fleet.clock import Repeating, SystemClock, SystemThreads
+from fleet.config.model import LeaseConfig
 from integration.support import Cluster, World, eventually
 
 OURS = Owner("run-1", "operator", "kernel 6.1.140")
@@ -182,7 +182,7 @@ def test_pending_taint_that_a_dead_run_left_is_taken_over(api: Api, world: World
 
 
 def test_many_nodes(api: Api, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleet.k8s.client.PAGE", 7)
+    monkeypatch.setattr("fleet.adapters.k8s.client.PAGE", 7)
     names = [world.node() for _ in range(30)]
     set_pending_taint(api, names, "run-1")
     found = {node.name: node for node in list_nodes(api)}

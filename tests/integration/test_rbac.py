@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from draining import drain
-from fleet.config import LeaseConfig
-from fleet.k8s import access, leader, rights
-from fleet.k8s.client import Api, ApiError, KubernetesError
-from fleet.k8s.drain import DrainPolicy, pods_left
-from fleet.k8s.nodes import NodeWatch, Owner, clear_pending_taint, cordon, set_pending_taint, uncordon
-from fleet.k8s.watchdog import Watchdog
+from fleet.adapters.k8s import access, leader, rights
+from fleet.adapters.k8s.client import Api, ApiError, KubernetesError
+from fleet.adapters.k8s.drain import DrainPolicy, pods_left
+from fleet.adapters.k8s.nodes import NodeWatch, Owner, clear_pending_taint, cordon, set_pending_taint, uncordon
+from fleet.adapters.k8s.watchdog import Watchdog
+from fleet.config.model import LeaseConfig
 from integration.ports import free_port
 from integration.support import MAINTENANCE_TOKEN, Cluster, FakeKubelet, World, eventually
 

@@ -19,10 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spicerack import Spicerack
 
-from fleet.hosts import puppet
-from fleet.hosts.probe import HostState, Unreachable, probe
-from fleet.hosts.reboot import reboot
-from fleet.hosts.remote import Remote, RemoteError, Result
+from fleet.adapters.hosts import puppet
+from fleet.adapters.hosts.probe import HostState, probe
+from fleet.adapters.hosts.reboot import reboot
+from fleet.adapters.hosts.remote import Remote
+from fleet.execution import RemoteError, Result, Unreachable
 from integration.ports import free_port
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fleet.adapters.alertmanager.silences import NoSuchSilenceError, SilenceError, Silences
 from fleet.clock import SystemClock
-from fleet.hosts.matchers import parse_matcher
-from fleet.hosts.silences import NoSuchSilenceError, SilenceError, Silences
+from fleet.config.matchers import parse_matcher
 from integration.alertmanager import fire, running_alertmanager
 from integration.ports import free_port
 

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fleet.hosts import remote, textfile
-from fleet.hosts.probe import Unreachable
-from fleet.hosts.remote import Result
-from fleet.hosts.textfile import Missing, TextFile, TextFileError
+from fleet.adapters.hosts import remote, textfile
+from fleet.adapters.hosts.textfile import Missing, TextFile, TextFileError
+from fleet.execution import Result, Unreachable
 
 OLD, NEW = 'DAEMON_ARGS="--a \\\n --b"\n', "it's $(new) `\\ \n\n"
 TEXT = st.text(st.characters(codec="utf-8"), max_size=200)

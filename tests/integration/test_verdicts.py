@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from fleet.k8s.budgets import parse_budget
-from fleet.k8s.client import JSON, Api, ApiError
-from fleet.k8s.disruption import RiskKind, assess
-from fleet.k8s.eviction import Answer, Evictor, budgets_path, policy_version
-from fleet.k8s.model import parse_node, parse_release
-from fleet.k8s.pods import parse_pod
-from fleet.k8s.policy import DrainPolicy
+from fleet.adapters.k8s.budgets import parse_budget
+from fleet.adapters.k8s.client import JSON, Api, ApiError
+from fleet.adapters.k8s.disruption import RiskKind, assess
+from fleet.adapters.k8s.eviction import Answer, Evictor, budgets_path, policy_version
+from fleet.adapters.k8s.model import parse_node, parse_release
+from fleet.adapters.k8s.pods import parse_pod
+from fleet.adapters.k8s.policy import DrainPolicy
 from fleet.procedures import drains
 from integration.support import World, eventually
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fleet.k8s import workloads
-from fleet.k8s.client import ApiError
+from fleet.adapters.k8s import workloads
+from fleet.adapters.k8s.client import ApiError
 from integration.support import Cluster, World, eventually
 
 CONTROLLERS = "deployment,replicaset,statefulset,daemonset"

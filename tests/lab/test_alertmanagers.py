@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fleet.hosts.silences import Silences
+from fleet.adapters.alertmanager.silences import Silences
 from fleet_lab.lab import Lab
 from fleet_lab.roles.alertmanager import PORT
 from rehearsal import Rehearsal, eventually

@@ -7,11 +7,12 @@ import pytest
 import yaml
 from spicerack import Spicerack
 
-from fleet.hosts import puppet
-from fleet.hosts.probe import HostState, Unreachable, probe
-from fleet.hosts.reboot import reboot
-from fleet.hosts.remote import Remote
-from fleet.hosts.silences import Silences
+from fleet.adapters.alertmanager.silences import Silences
+from fleet.adapters.hosts import puppet
+from fleet.adapters.hosts.probe import HostState, probe
+from fleet.adapters.hosts.reboot import reboot
+from fleet.adapters.hosts.remote import Remote
+from fleet.execution import Unreachable
 from fleet_lab.lab import Lab
 
 REASON = """it's "a" $(id) `id` \\ ü - anna@mgmt1 - T1"""

@@ -381,7 +381,7 @@ def test_the_operators_commands_talk_to_the_lab(lab: Lab) -> None:
     environment = {**os.environ, **lab.environment(), "PYTHONPATH": str(Path(fleet.__file__).parents[1])}
     listed = subprocess.run(["cookbook", "--list"], env=environment, capture_output=True, text=True, check=False)
     assert "sre.k8s" in listed.stdout, listed.stderr
-    check = [sys.executable, "-c", "from fleet.cli import main; main()", "config", "check"]
+    check = [sys.executable, "-c", "from fleet.cli.main import main; main()", "config", "check"]
     checked = subprocess.run(check, env=environment, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from spicerack.confctl import Confctl
 
-from fleet.config import load
-from fleet.config_reinitialize import ReinitializeConfig
+from fleet.config.model import load
+from fleet.config.reinitialize import ReinitializeConfig
 from fleet_lab import deployment, operator
 from fleet_lab.charts.objects import SERVICES
 from fleet_lab.guest.kubelet.api import ApiError

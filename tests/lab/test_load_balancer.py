@@ -9,10 +9,10 @@ import pytest
 import yaml
 from spicerack import Spicerack
 
-from fleet.config import LoadBalancerConfig, load
-from fleet.hosts.remote import Remote
-from fleet.load_balancer.connect import connect
-from fleet.load_balancer.model import LoadBalancer, LoadBalancerError, ServerState
+from fleet.adapters.hosts.remote import Remote
+from fleet.adapters.load_balancer.connect import connect
+from fleet.adapters.load_balancer.model import LoadBalancer, LoadBalancerError, ServerState
+from fleet.config.model import LoadBalancerConfig, load
 from fleet_lab import operator
 from fleet_lab.lab import Lab
 from fleet_lab.roles.load_balancer import BACKEND, SOCKET

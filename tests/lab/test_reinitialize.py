@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftool.cli import ConftoolClient
 
-from fleet.maintenance import folders, journal
+from fleet.engine import folders, journal
 from fleet_lab import deployment, reinitialized
 from fleet_lab.charts.objects import MANAGED, SERVICES
 from fleet_lab.guest.kubelet.api import ApiError

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.maintenance import advance, decide
-from fleet.maintenance import model as m
+from fleet.engine import advance, decide
+from fleet.engine import model as m
 
 STEPS = (
     m.StepSpec("silence", 10),

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from fleet.bgp.junos import Restarts
-from fleet.bgp.summary import ESTABLISHED, Peer, Rib, Summary
+from fleet.adapters.bgp.junos import Restarts
+from fleet.adapters.bgp.summary import ESTABLISHED, Peer, Rib, Summary
+from fleet.adapters.k8s.nodes import OWNER_ANNOTATION
 from fleet.clock import CLOCK, Moment
-from fleet.config import BgpConfig
+from fleet.config.model import BgpConfig
+from fleet.engine.model import Kind, Unit, UnitState
 from fleet.errors import FleetError
-from fleet.k8s.nodes import OWNER_ANNOTATION
-from fleet.maintenance.model import Kind, Unit, UnitState
 from fleet.procedures.bgp import DOWN, FACT, Baseline, Proven, Routes, examine
 from fleet.procedures.findings import Level
 from fleet.procedures.once import REPLACED

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import replies
-from fleet.bgp import text, values
-from fleet.bgp.summary import ESTABLISHED, Peer, Rib, Summary, SummaryError, parse_xml
+from fleet.adapters.bgp import text, values
+from fleet.adapters.bgp.summary import ESTABLISHED, Peer, Rib, Summary, SummaryError, parse_xml
 
 COUNTS = st.integers(0, 2**32)
 TWENTY_YEARS = 20 * 365 * 86400

@@ -7,8 +7,8 @@ import pytest
 from lxml import etree
 
 import replies
-from fleet.bgp import text
-from fleet.bgp.summary import ESTABLISHED, Peer, Rib, Summary, SummaryError, parse_xml
+from fleet.adapters.bgp import text
+from fleet.adapters.bgp.summary import ESTABLISHED, Peer, Rib, Summary, SummaryError, parse_xml
 
 DATA = Path(__file__).with_name("data") / "bgp"
 XML = (DATA / "summary.xml").read_text()

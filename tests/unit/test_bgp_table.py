@@ -12,12 +12,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from fleet.bgp import table
-from fleet.bgp.junos import RouterError
-from fleet.bgp.summary import ESTABLISHED, Peer, Rib, Summary
-from fleet.config import BgpConfig
+from fleet.adapters.bgp import table
+from fleet.adapters.bgp.junos import RouterError
+from fleet.adapters.bgp.summary import ESTABLISHED, Peer, Rib, Summary
+from fleet.adapters.k8s.model import parse_node
+from fleet.config.model import BgpConfig
 from fleet.errors import FleetError
-from fleet.k8s.model import parse_node
 
 NAME = "sre.network.bgp-summary"
 EXAMPLE = Path(__file__).parents[2] / "config" / "fleet.yaml"

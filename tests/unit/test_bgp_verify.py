@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.bgp import verify
-from fleet.bgp.summary import ESTABLISHED, Peer, Rib, Summary
-from fleet.bgp.verify import Session
-from fleet.config import BgpConfig
+from fleet.adapters.bgp import verify
+from fleet.adapters.bgp.summary import ESTABLISHED, Peer, Rib, Summary
+from fleet.adapters.bgp.verify import Session
+from fleet.adapters.k8s.model import parse_node
+from fleet.config.model import BgpConfig
 from fleet.errors import FleetError
-from fleet.k8s.model import parse_node
 
 ASN = 64601
 NOW = 1_700_000_000.0

@@ -10,13 +10,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.calico import config, contents
-from fleet.calico.config import ApiConfig, CalicoError
-from fleet.calico.contents import CONFIGURATION, KINDS, PEER, POOL, PROFILE, Contents, Resource
-from fleet.calico.datastore import Datastore
-from fleet.config_reinitialize import CalicoConfig
-from fleet.etcd.certificates import Certificates
-from fleet.hosts.remote import Result
+from fleet.adapters.calico import config, contents
+from fleet.adapters.calico.config import ApiConfig, CalicoError
+from fleet.adapters.calico.contents import CONFIGURATION, KINDS, PEER, POOL, PROFILE, Contents, Resource
+from fleet.adapters.calico.datastore import Datastore
+from fleet.config.certificates import Certificates
+from fleet.config.reinitialize import CalicoConfig
+from fleet.execution import Result
 
 FILE = """\
 # Puppet's

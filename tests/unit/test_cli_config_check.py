@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fleet.cli import main
+from fleet.cli.main import main
 
 CONFIG = Path(__file__).parents[2] / "config"
 KUBECONFIG = {"kind": "Config", "clusters": [{"name": "lab"}], "current-context": "lab"}
@@ -216,7 +216,7 @@ def test_wrong_usage(arguments: list[str]) -> None:
 
 
 def test_it_runs_as_a_program(installation: Installation) -> None:
-    command = [sys.executable, "-m", "fleet.cli", "config", "check"]
+    command = [sys.executable, "-m", "fleet.cli.main", "config", "check"]
     environment = os.environ | {"FLEET_CONFIG": str(installation.fleet), "PYTHONPATH": str(CONFIG.parent / "lib")}
 
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

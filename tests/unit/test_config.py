@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from fleet.config import Config, ConfigError, default_path, load, parse_amount, parse_duration
-from fleet.config_sense import contradictions
+from fleet.config.model import Config, ConfigError, default_path, load, parse_amount, parse_duration
+from fleet.config.sense import contradictions
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "fleet.yaml"
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from fleet import config_edges, config_live
-from fleet.bgp.junos import RouterError
-from fleet.bgp.summary import Summary
-from fleet.config import load
+from fleet.adapters.alertmanager.silences import Silence
+from fleet.adapters.bgp.junos import RouterError
+from fleet.adapters.bgp.summary import Summary
+from fleet.cli import config_edges, config_live
+from fleet.config.model import load
 from fleet.errors import FleetError
-from fleet.hosts.remote import Result
-from fleet.hosts.silences import Silence
+from fleet.execution import Result
 from plain import Operator
 
 

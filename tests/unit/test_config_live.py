@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fleet import config_live
-from fleet.config import ClusterConfig
-from fleet.k8s.client import JSON, Query
+from fleet.adapters.k8s.client import JSON, Query
+from fleet.cli import config_live
+from fleet.config.model import ClusterConfig
 
 
 class Role:
@@ -40,7 +40,7 @@ def test_old_versions(version: str, old: bool) -> None:
 
 
 def test_what_cannot_be_asked_is_a_mistake_with_its_key(tmp_path: Path) -> None:
-    from fleet.config import Config
+    from fleet.config.model import Config
 
     config = Config.model_validate({"state_dir": str(tmp_path), "clusters": {"lab": cluster(tmp_path / "no")}})
     (line,) = config_live.check(config, Path("/c.yaml"))

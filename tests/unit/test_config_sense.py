@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fleet.config import Config, ConfigError, load
-from fleet.config_sense import contradictions, overlaps
+from fleet.config.model import Config, ConfigError, load
+from fleet.config.sense import contradictions, overlaps
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "fleet.yaml"
 Change = Callable[[dict[str, Any]], object]

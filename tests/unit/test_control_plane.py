@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from freezegun import freeze_time
 
+from fleet.adapters.k8s.client import ApiError
+from fleet.adapters.load_balancer.model import LoadBalancerError
 from fleet.clock import SystemClock
+from fleet.engine.journal import Journal, RunInfo
+from fleet.engine.model import Kind, Phase, Status, Unit, UnitState
 from fleet.errors import FleetError
-from fleet.hosts.probe import Unreachable
-from fleet.k8s.client import ApiError
-from fleet.load_balancer.model import LoadBalancerError
-from fleet.maintenance.journal import Journal, RunInfo
-from fleet.maintenance.model import Kind, Phase, Status, Unit, UnitState
+from fleet.execution import Unreachable
 from fleet.procedures import control_plane
 from fleet.procedures.balancing import REPOOL, Connections, Depool, Pool, Repool, Watched, forget_put_back
 from fleet.procedures.control_plane import Calm, Elected, Serving, works

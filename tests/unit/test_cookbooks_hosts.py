@@ -3,7 +3,7 @@
 import pytest
 
 from cookbook_help import cookbook, examples
-from fleet.hosts import downtime
+from fleet.adapters.alertmanager import downtime
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cookbook_help import cookbook, examples
-from fleet.config import COMPONENTS, ComponentConfig, ControlPlaneConfig
+from fleet.config.model import COMPONENTS, ComponentConfig, ControlPlaneConfig
 from fleet.errors import FleetError
 from fleet.procedures.control_plane_runs import ControlPlaneRuns
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.maintenance import advance as a
-from fleet.maintenance import decide as d
-from fleet.maintenance import model as m
+from fleet.engine import advance as a
+from fleet.engine import decide as d
+from fleet.engine import model as m
 
 STEPS = (
     m.StepSpec("silence", 10),

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.hosts import defaults
-from fleet.hosts.defaults import DefaultsError
+from fleet.adapters.hosts import defaults
+from fleet.adapters.hosts.defaults import DefaultsError
 
 DEBIAN = r"""# Options of kube-apiserver: --enable-admission-plugins=PodSecurityPolicy is explained elsewhere.
 #DAEMON_ARGS="--etcd-servers=http://127.0.0.1:2379 \

@@ -2,8 +2,8 @@
 
 import pytest
 
-from fleet.etcd import clients
-from fleet.etcd.health import Answer, Member, NoAnswer, Status
+from fleet.adapters.etcd import clients
+from fleet.adapters.etcd.health import Answer, Member, NoAnswer, Status
 
 VIEW = {
     f"etcd{n}.example.org": Answer(

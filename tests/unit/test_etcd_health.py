@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.etcd import health
-from fleet.etcd.health import MAX_LAG, Answer, Member, NoAnswer, Status, View
+from fleet.adapters.etcd import health
+from fleet.adapters.etcd.health import MAX_LAG, Answer, Member, NoAnswer, Status, View
 
 
 def members(count: int, learners: int = 0) -> tuple[Member, ...]:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.config import EtcdConfig
-from fleet.etcd import keys
-from fleet.etcd.keys import Fingerprint
-from fleet.etcd.members import EtcdError
-from fleet.hosts.remote import Result
+from fleet.adapters.etcd import keys
+from fleet.adapters.etcd.keys import Fingerprint
+from fleet.adapters.etcd.members import EtcdError
+from fleet.config.model import EtcdConfig
+from fleet.execution import Result
 
 CONFIG = EtcdConfig(hosts="A:lab-etcd")
 HEADER = {"cluster_id": 8755557388251169362, "member_id": 18383211074953069713, "revision": 8, "raft_term": 2}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fleet.config import EtcdConfig
-from fleet.etcd import members
-from fleet.etcd.health import Answer, Member, NoAnswer, Status
-from fleet.hosts.remote import Result
+from fleet.adapters.etcd import members
+from fleet.adapters.etcd.health import Answer, Member, NoAnswer, Status
+from fleet.config.model import EtcdConfig
+from fleet.execution import Result
 
 CONFIG = EtcdConfig(hosts="A:lab-etcd", environment={"ETCDCTL_CACERT": "/a b/$(reboot)'ca.pem"})
 

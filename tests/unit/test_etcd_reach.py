@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fleet.etcd import reach
-from fleet.etcd.certificates import Certificates
-from fleet.etcd.members import EtcdError
-from fleet.hosts.remote import Result
+from fleet.adapters.etcd import reach
+from fleet.adapters.etcd.members import EtcdError
+from fleet.config.certificates import Certificates
+from fleet.execution import Result
 
 ENDPOINTS = ("https://etcd4:2379", "https://etcd5:2379")
 WELL = 'fleet-etcd-1={"health":"true","reason":""}\nfleet-etcd-0={"health":"true"}'

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from etcd_world import NAMES, UNIT, Members
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.model import Kind, Unit, UnitState
+from fleet.engine.journal import Journal
+from fleet.engine.model import Kind, Unit, UnitState
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.etcd import CaughtUp, Etcd, HandOver
 from fleet.procedures.etcd_runs import EtcdRuns, of_members, of_units

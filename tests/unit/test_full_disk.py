@@ -11,12 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from fleet.config import Config
-from fleet.maintenance import folders, lost
-from fleet.maintenance import journal as j
-from fleet.maintenance import model as m
-from fleet.maintenance.report import LogView
-from fleet.maintenance.runner import Runner
+from fleet.config.model import Config
+from fleet.engine import folders, lost
+from fleet.engine import journal as j
+from fleet.engine import model as m
+from fleet.engine.report import LogView
+from fleet.engine.runner import Runner
 from fleet.procedures import preflight
 from fleet.procedures.findings import Level
 from fleet.procedures.maintenance import Refused

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
+from fleet.adapters.k8s.client import ApiError
 from fleet.clock import CLOCK
-from fleet.config import ClusterConfig
-from fleet.k8s.client import ApiError
-from fleet.maintenance import decide
-from fleet.maintenance import model as m
-from fleet.maintenance.journal import RunInfo
+from fleet.config.model import ClusterConfig
+from fleet.engine import decide
+from fleet.engine import model as m
+from fleet.engine.journal import RunInfo
 from fleet.procedures import gates
 from fleet.procedures.cluster import Cluster
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fleet.maintenance import journal
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.model import Kind, Phase, Status, StepSpec, Unit, UnitState, done, pending
+from fleet.engine import journal
+from fleet.engine.journal import Journal
+from fleet.engine.model import Kind, Phase, Status, StepSpec, Unit, UnitState, done, pending
 from fleet.procedures import hosts
 from fleet.procedures.hosts import GiveBack, HostMaintenance, Work
 from fleet.procedures.maintenance import Step, specs

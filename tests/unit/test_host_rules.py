@@ -11,9 +11,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fleet.maintenance import journal
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.model import Unit, UnitState
+from fleet.engine import journal
+from fleet.engine.journal import Journal
+from fleet.engine.model import Unit, UnitState
 from fleet.procedures import control_plane
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.control_plane_runs import _ending

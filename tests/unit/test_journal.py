@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from fleet import runs
+from fleet.cli import runs
 from fleet.clock import SystemClock
-from fleet.maintenance import folders, report, schema
-from fleet.maintenance import journal as j
-from fleet.maintenance.model import Accepted, GivenUp, Phase, Status, Unit, UnitState
-from fleet.maintenance.report import step_times, summary, write_json
+from fleet.engine import folders, report, schema, survey
+from fleet.engine import journal as j
+from fleet.engine.model import Accepted, GivenUp, Phase, Status, Unit, UnitState
+from fleet.engine.report import step_times, summary, write_json
 
 STEPS = ["silence", "cordon", "drain", "reboot", "ready", "uncordon"]
 
@@ -222,7 +222,7 @@ def test_a_journal_that_is_not_whole_is_named_and_is_in_doubt(tmp_path, book, st
         with pytest.raises(folders.JournalError, match=f"r1/journal.db: holds no readable journal: .*{why}") as caught:
             look()
         assert not isinstance(caught.value, folders.NeverStarted)
-    assert [run.folder.name for run in runs.in_doubt(tmp_path / "runs", "lab")] == ["r1"]
+    assert [run.folder.name for run in survey.in_doubt(tmp_path / "runs", "lab")] == ["r1"]
     (book.folder / "alive").unlink()
     assert not folders.is_alive(book.folder)
 
@@ -275,14 +275,14 @@ def test_a_journal_that_cannot_be_read_may_have_something_in_flight(tmp_path, a_
         with pytest.raises(folders.JournalError, match=r"lab-4f2a/journal\.db: ") as caught:
             look()
         assert "killed before it touched anything" not in str(caught.value)
-    assert [run.folder.name for run in runs.in_doubt(tmp_path, "lab")] == [ID]
-    assert runs.in_doubt(tmp_path, "other") == []
+    assert [run.folder.name for run in survey.in_doubt(tmp_path, "lab")] == [ID]
+    assert survey.in_doubt(tmp_path, "other") == []
     renamed = a_run.rename(tmp_path / "broken")
     expected = [] if damage is damage_missing else ["broken"]  # Then nothing tells that it is a run's.
-    assert [run.folder.name for run in runs.in_doubt(tmp_path, "other")] == expected
+    assert [run.folder.name for run in survey.in_doubt(tmp_path, "other")] == expected
     renamed.rename(a_run)
     (a_run / "discarded.json").write_text('{"operator": "ann@here", "at": "2026-01-31T03:00:00", "reason": "gone"}')
-    assert runs.in_doubt(tmp_path, "lab") == []
+    assert survey.in_doubt(tmp_path, "lab") == []
     with pytest.raises(folders.JournalError, match=r"was discarded: gone \(ann@here, 2026-01-31 03:00 UTC\)"):
         j.Journal.open(tmp_path, ID)
 
@@ -290,8 +290,8 @@ def test_a_journal_that_cannot_be_read_may_have_something_in_flight(tmp_path, a_
 def test_the_cluster_is_taken_from_the_journal_first(tmp_path, a_run):
     raw(a_run, "DELETE FROM run WHERE key = 'options'")
     raw(a_run, "UPDATE run SET value = '\"prod\"' WHERE key = 'cluster'")
-    assert not runs.in_doubt(tmp_path, "lab")
-    assert runs.in_doubt(tmp_path, "prod")
+    assert not survey.in_doubt(tmp_path, "lab")
+    assert survey.in_doubt(tmp_path, "prod")
 
 
 @pytest.mark.parametrize(
@@ -314,16 +314,16 @@ def test_a_run_that_was_never_started_is_in_nobodys_way(tmp_path):
         db.commit()
     (tmp_path / ".r2.new").mkdir()
     (tmp_path / "lost+found").mkdir()
-    records, left = runs.survey(tmp_path)
+    records, left = survey.survey(tmp_path)
     assert (records, [(run.folder.name, run.status) for run in left]) == ([], [("r1", "never started")])
-    assert runs.in_doubt(tmp_path, "lab") == []
+    assert survey.in_doubt(tmp_path, "lab") == []
 
 
 def test_a_state_directory_that_cannot_be_read_is_said_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(folders.JournalError, match="file: cannot be read: Not a directory; see state_dir"):
-        runs.survey(tmp_path / "file")
-    assert runs.survey(tmp_path / "nothing") == ([], [])
+        survey.survey(tmp_path / "file")
+    assert survey.survey(tmp_path / "nothing") == ([], [])
 
 
 class SetClock(SystemClock):

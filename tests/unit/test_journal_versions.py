@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from fleet import runs
-from fleet.config import EtcdConfig
-from fleet.maintenance import advance, folders, report, schema
-from fleet.maintenance import journal as j
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.model import Phase, Stage, Status, StepSpec
+from fleet.cli import runs
+from fleet.config.model import EtcdConfig
+from fleet.engine import advance, folders, report, schema, survey
+from fleet.engine import journal as j
+from fleet.engine.journal import Journal
+from fleet.engine.model import Phase, Stage, Status, StepSpec
 from fleet.procedures import control_plane
 from fleet.procedures.etcd_runs import EtcdRuns
 from fleet.procedures.host_runs import HostRuns
@@ -206,7 +206,7 @@ def test_an_abort_gives_back_what_the_run_owns(old):
 def test_what_is_in_flight_or_held_is_known(old):
     folder, expected = old
     is_open = expected["status"] != "done"
-    listed = [[state.unit.name for state in states] for _, states in runs.open_runs(folder.parent)]
+    listed = [[state.unit.name for state in states] for _, states in survey.open_runs(folder.parent)]
     stages = expected["pivot"] or [stage for stage in expected["units"] if stage[0].isdigit()]
     left = [
         name

@@ -6,7 +6,7 @@ import sys
 import pytest
 from lxml import etree
 
-from fleet.bgp.junos import Restarts, RouterError, restarts_of
+from fleet.adapters.bgp.junos import Restarts, RouterError, restarts_of
 
 # As `show bgp neighbor | display xml` has it, shortened; the first of a peer that restarts, with both families.
 PEER = """
@@ -85,7 +85,8 @@ def test_a_neighbor_without_an_address_is_an_error() -> None:
 
 def test_junos_eznc_is_not_imported_before_it_is_needed() -> None:
     code = (
-        "import sys, fleet.bgp.junos; sys.exit(any(n in sys.modules for n in ('jnpr.junos', 'ncclient', 'paramiko')))"
+        "import sys, fleet.adapters.bgp.junos\n"
+        "sys.exit(any(n in sys.modules for n in ('jnpr.junos', 'ncclient', 'paramiko')))"
     )
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fleet.config import LeaseConfig
-from fleet.k8s import access, rights
-from fleet.k8s.access import Right
-from fleet.k8s.client import JSON, ApiError, Query
+from fleet.adapters.k8s import access, rights
+from fleet.adapters.k8s.access import Right
+from fleet.adapters.k8s.client import JSON, ApiError, Query
+from fleet.config.model import LeaseConfig
 
 RBAC = Path(__file__).parents[2] / "config" / "kubernetes-rbac.yaml"
 

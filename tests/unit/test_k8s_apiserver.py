@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 
-from fleet.config import ControlPlaneConfig, LeaseConfig
-from fleet.hosts.probe import Unreachable
-from fleet.k8s import apiserver
-from fleet.k8s.apiserver import Apiservers, Health, url
+from fleet.adapters.k8s import apiserver
+from fleet.adapters.k8s.apiserver import Apiservers, Health, url
+from fleet.config.model import ControlPlaneConfig, LeaseConfig
+from fleet.execution import Unreachable
 
 CONFIG = ControlPlaneConfig.model_validate(
     {"port": 6444, "addresses": {"cp1.example.org": "10.0.0.2", "cp2.example.org": "2620:0:861::2"}}

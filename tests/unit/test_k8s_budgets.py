@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.k8s.budgets import Ruling, parse_budget, rule, why
-from fleet.k8s.disruption import Risk, RiskKind, assess
-from fleet.k8s.model import parse_node
-from fleet.k8s.pods import Pod, parse_pod
-from fleet.k8s.policy import BudgetPattern, DrainPolicy
+from fleet.adapters.k8s.budgets import Ruling, parse_budget, rule, why
+from fleet.adapters.k8s.disruption import Risk, RiskKind, assess
+from fleet.adapters.k8s.model import parse_node
+from fleet.adapters.k8s.pods import Pod, parse_pod
+from fleet.adapters.k8s.policy import BudgetPattern, DrainPolicy
 from fleet.procedures import drains
 from fleet.procedures.findings import Level
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from fleet.adapters.k8s.client import Api
 from fleet.clock import SystemClock
-from fleet.k8s.client import Api
 from fleet.procedures import preflight
 from fleet.procedures.findings import Level
 

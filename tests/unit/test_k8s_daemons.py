@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from fleet.k8s.client import ApiError
-from fleet.k8s.daemons import all_daemonsets, existing_daemonsets
-from fleet.k8s.pods import Pod, PodClass, classify, parse_pod, refusal
-from fleet.k8s.policy import DrainPolicy
+from fleet.adapters.k8s.client import ApiError
+from fleet.adapters.k8s.daemons import all_daemonsets, existing_daemonsets
+from fleet.adapters.k8s.pods import Pod, PodClass, classify, parse_pod, refusal
+from fleet.adapters.k8s.policy import DrainPolicy
 from fleet.procedures.drains import of_daemons
 
 KRUISE = "apps.kruise.io/v1alpha1"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.k8s.demand import Toleration
-from fleet.k8s.disruption import DrainPolicy, RiskKind, assess, classify, parse_budget, parse_pod, placement
-from fleet.k8s.model import Node, Taint
-from fleet.k8s.placement import admits, tolerates
-from fleet.k8s.pods import Pod, PodClass, refusal
+from fleet.adapters.k8s.demand import Toleration
+from fleet.adapters.k8s.disruption import DrainPolicy, RiskKind, assess, classify, parse_budget, parse_pod, placement
+from fleet.adapters.k8s.model import Node, Taint
+from fleet.adapters.k8s.placement import admits, tolerates
+from fleet.adapters.k8s.pods import Pod, PodClass, refusal
 
 
 def node(name: str, *, cpu: int = 4000, memory: int = 1 << 32, pods: int = 110, **changes: Any) -> Node:

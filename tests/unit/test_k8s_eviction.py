@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from fleet.k8s.client import ApiError, ApiUnreachable, Cause, KubernetesError
-from fleet.k8s.eviction import Answer, Evictor
-from fleet.k8s.pods import parse_pod
+from fleet.adapters.k8s.client import ApiError, ApiUnreachable, Cause, KubernetesError
+from fleet.adapters.k8s.eviction import Answer, Evictor
+from fleet.adapters.k8s.pods import parse_pod
 
 POD = parse_pod({"metadata": {"name": "p", "namespace": "t", "uid": "u", "labels": {"app": "web"}}})
 

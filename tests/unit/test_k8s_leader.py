@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.k8s.leader import Election, Leadership, judge, parse, same_host
+from fleet.adapters.k8s.leader import Election, Leadership, judge, parse, same_host
 
 LEASE = {
     "metadata": {"name": "kube-scheduler", "resourceVersion": "812"},

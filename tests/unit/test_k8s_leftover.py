@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from fleet.k8s.leftover import has_to_go, is_overdue, terminating
-from fleet.k8s.pods import STAYING, Pod, PodClass, parse_pod
-from fleet.k8s.policy import DrainPolicy
+from fleet.adapters.k8s.leftover import has_to_go, is_overdue, terminating
+from fleet.adapters.k8s.pods import STAYING, Pod, PodClass, parse_pod
+from fleet.adapters.k8s.policy import DrainPolicy
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 AT = NOW.timestamp()

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.k8s.model import Taint, parse_node, parse_quantity, parse_time
-from fleet.k8s.nodes import OWNER_ANNOTATION, Ownership, ownership
-from fleet.k8s.selectors import Requirement, matches, parse_selector
+from fleet.adapters.k8s.model import Taint, parse_node, parse_quantity, parse_time
+from fleet.adapters.k8s.nodes import OWNER_ANNOTATION, Ownership, ownership
+from fleet.adapters.k8s.selectors import Requirement, matches, parse_selector
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.k8s import owners
-from fleet.k8s.owners import Standing, Workload
+from fleet.adapters.k8s import owners
+from fleet.adapters.k8s.owners import Standing, Workload
 
 
 def test_a_workload_is_remembered_by_its_text():

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.k8s.disruption import RiskKind, assess
-from fleet.k8s.model import Node, parse_node
-from fleet.k8s.placement import placement
-from fleet.k8s.pods import Pod, parse_pod
-from fleet.k8s.policy import DrainPolicy
-from fleet.k8s.volumes import Volumes, bound, parse_claim, parse_volume
+from fleet.adapters.k8s.disruption import RiskKind, assess
+from fleet.adapters.k8s.model import Node, parse_node
+from fleet.adapters.k8s.placement import placement
+from fleet.adapters.k8s.pods import Pod, parse_pod
+from fleet.adapters.k8s.policy import DrainPolicy
+from fleet.adapters.k8s.volumes import Volumes, bound, parse_claim, parse_volume
 
 HOST, ZONE = "kubernetes.io/hostname", "topology.kubernetes.io/zone"
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fleet.k8s import staying
+from fleet.adapters.k8s import staying
 
 
 def pod(

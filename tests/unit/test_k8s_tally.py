@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.k8s.tally import SHOWN_WITHIN, Report, Tally
+from fleet.adapters.k8s.tally import SHOWN_WITHIN, Report, Tally
 
 
 class Clock:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alertmanagers import InTurn
-from fleet.hosts.known import resolves, unknown
+from fleet.adapters.hosts.known import resolves, unknown
 
 names = st.sets(st.sampled_from(["w1", "w2", "w3", "w4"]))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet import config
+from fleet.config import model as config
 from fleet_lab import operator
 from fleet_lab.container import FAULTS as FAULT_FOLDER
 from fleet_lab.context import make

@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.config_reinitialize import ReinitializeConfig
-from fleet.hosts.matchers import parse_matcher
+from fleet.config.matchers import parse_matcher
+from fleet.config.reinitialize import ReinitializeConfig
 from fleet_lab import deployment, operator, topology
 from fleet_lab.charts import cluster, objects, traffic
 from fleet_lab.context import make

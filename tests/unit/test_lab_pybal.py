@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.load_balancer import pybal
+from fleet.adapters.load_balancer import pybal
 from fleet_lab.guest.pybal import Haproxy, Pool
 
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.config import HaproxyConfig
-from fleet.hosts.names import known_as
-from fleet.hosts.remote import RemoteError, Result
-from fleet.load_balancer import pybal, runtime_socket
-from fleet.load_balancer.conftool import NAME, judge
-from fleet.load_balancer.haproxy import Haproxy, combine
-from fleet.load_balancer.model import LoadBalancerError
-from fleet.load_balancer.runtime_socket import Server
+from fleet.adapters.load_balancer import pybal, runtime_socket
+from fleet.adapters.load_balancer.conftool import NAME, judge
+from fleet.adapters.load_balancer.haproxy import Haproxy, combine
+from fleet.adapters.load_balancer.model import LoadBalancerError
+from fleet.adapters.load_balancer.runtime_socket import Server
+from fleet.config.model import HaproxyConfig
+from fleet.execution import RemoteError, Result
+from fleet.names import known_as
 
 DATA = Path(__file__).parent / "data" / "haproxy"
 CONFIG = HaproxyConfig(hosts="lb[1-2]", backend="api")

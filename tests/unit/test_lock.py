@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.config import LeaseConfig
-from fleet.k8s.client import ApiError, ApiUnreachable
-from fleet.maintenance.lease import Sightings
-from fleet.maintenance.lock import ClusterLock, Holder, LockTaken, taken_by
+from fleet.adapters.k8s.client import ApiError, ApiUnreachable
+from fleet.adapters.k8s.lease import Sightings
+from fleet.adapters.k8s.lock import ClusterLock, Holder, LockTaken, taken_by
+from fleet.config.model import LeaseConfig
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
 LEASE = f"{LEASES}/fleet-maintenance"

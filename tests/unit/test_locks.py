@@ -12,7 +12,7 @@ import pytest
 from spicerack.exceptions import SpicerackError
 from spicerack.locking import LockError
 
-from fleet import locks
+from fleet.adapters import locks
 from plain import NAME, Operator
 
 NO_LOCKS = "cookbook --no-locks"

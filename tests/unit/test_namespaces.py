@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleet.k8s.namespaces import remaining
+from fleet.adapters.k8s.namespaces import remaining
 
 
 def namespace(**messages):

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fleet.bgp.junos import restarts_of
-from fleet.bgp.summary import Peer, parse_xml
-from fleet.bgp.text import parse as parse_text
+from fleet.adapters.bgp.junos import restarts_of
+from fleet.adapters.bgp.summary import Peer, parse_xml
+from fleet.adapters.bgp.text import parse as parse_text
 from fleet_lab.guest.netconf import frr, junos
 from fleet_lab.guest.netconf.rpc import Rpcs
 

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from fleet.maintenance import journal
+from fleet.engine import journal
 from fleet.procedures.way_out import NOTHING, WayOut
 from worlds.nodes import World
 from worlds.timeline import RuleBroken, rule

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from fleet.k8s import nodes
-from fleet.k8s.nodes import PENDING_TAINT, Owner, ownership
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.model import Kind, Phase, Status, Unit, UnitState, Verdict
+from fleet.adapters.k8s import nodes
+from fleet.adapters.k8s.nodes import PENDING_TAINT, Owner, ownership
+from fleet.engine.journal import Journal
+from fleet.engine.model import Kind, Phase, Status, Unit, UnitState, Verdict
 from fleet.procedures import plan, preflight
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.drain import Drain

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from freezegun import freeze_time
 
+from fleet.adapters.hosts.probe import HostState
+from fleet.adapters.hosts.services import ServiceState
 from fleet.clock import CLOCK, Moment
-from fleet.hosts.probe import HostState, Unreachable
-from fleet.hosts.services import ServiceState
-from fleet.maintenance.model import Kind, Unit, UnitState
+from fleet.engine.model import Kind, Unit, UnitState
+from fleet.execution import Unreachable
 from fleet.procedures.calico import Restart
 from fleet.procedures.once import REPLACED, Settled
 from fleet.procedures.reboot import Reboot
@@ -48,7 +49,7 @@ def reboot(monkeypatch):
             puppet_last_success=None,
             puppet_failed=False,
         )
-        monkeypatch.setattr("fleet.hosts.probe.probe", lambda remote, hosts: dict.fromkeys(hosts, host))
+        monkeypatch.setattr("fleet.adapters.hosts.probe.probe", lambda remote, hosts: dict.fromkeys(hosts, host))
         return Reboot(cluster(node_boot_id))
 
     return answer
@@ -59,7 +60,9 @@ def service(monkeypatch):
     def answer(**values: Any) -> None:
         known = {"load": "loaded", "active": "active", "result": "success", "invocation": FIRST, "age": 4.0}
         found = ServiceState(**{**known, "boot_id": OLD, "moving": False, **values})
-        monkeypatch.setattr("fleet.hosts.services.state", lambda remote, hosts, unit: dict.fromkeys(hosts, found))
+        monkeypatch.setattr(
+            "fleet.adapters.hosts.services.state", lambda remote, hosts, unit: dict.fromkeys(hosts, found)
+        )
 
     return answer
 
@@ -138,7 +141,9 @@ def test_a_unit_that_has_failed_is_not_waited_for(service, active, kind):
 
 
 def test_a_host_that_does_not_answer_proves_nothing(monkeypatch):
-    monkeypatch.setattr("fleet.hosts.services.state", lambda remote, hosts, unit: {"w1": Unreachable("no route")})
+    monkeypatch.setattr(
+        "fleet.adapters.hosts.services.state", lambda remote, hosts, unit: {"w1": Unreachable("no route")}
+    )
     for step in (Restart(cluster()), Active(cluster(), "calico-node.service")):
         verdict = look(step, invocation=FIRST)
         assert (verdict.kind, verdict.detail) == (Kind.UNKNOWN, "w1 does not answer: no route")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cookbook_help import cookbook
-from fleet.maintenance import journal
+from fleet.engine import journal
 from plain import NAME, Operator
 
 FULL = "/dev/full"

@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet.adapters.k8s import nodes
+from fleet.adapters.k8s.client import ApiError
 from fleet.clock import CLOCK
-from fleet.k8s import nodes
-from fleet.k8s.client import ApiError
 
 
 class FakeApi:

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from fleet.clock import SystemClock
-from fleet.maintenance import journal, report
-from fleet.maintenance.journal import Journal, RunInfo
-from fleet.maintenance.model import Status, Unit, UnitState
+from fleet.engine import journal, report
+from fleet.engine.journal import Journal, RunInfo
+from fleet.engine.model import Status, Unit, UnitState
 from fleet.procedures.findings import Level, ask, note, stop
 from fleet.procedures.plan import HostPlan, worst
 

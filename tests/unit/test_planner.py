@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.maintenance.model import Limits, Unit
-from fleet.maintenance.planner import estimate, group_limits, natural, order, resolve
+from fleet.engine.model import Limits, Unit
+from fleet.engine.planner import estimate, group_limits, natural, order, resolve
 
 units = st.lists(
     st.builds(Unit, st.from_regex(r"w[0-9]{1,4}", fullmatch=True), st.sampled_from("abc")), unique_by=lambda u: u.name

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet.adapters.k8s import rights
+from fleet.adapters.k8s.disruption import Risk, RiskKind
+from fleet.adapters.k8s.model import Node, Taint, parse_node
+from fleet.adapters.k8s.nodes import OWNER_ANNOTATION
 from fleet.clock import THREADS
-from fleet.config import LeaseConfig
-from fleet.k8s import rights
-from fleet.k8s.disruption import Risk, RiskKind
-from fleet.k8s.model import Node, Taint, parse_node
-from fleet.k8s.nodes import OWNER_ANNOTATION
-from fleet.maintenance.model import Limits, Unit
+from fleet.config.model import LeaseConfig
+from fleet.engine.model import Limits, Unit
 from fleet.procedures import drains, preflight
 from fleet.procedures.findings import Finding, Level, ask, note, stop
 from fleet.procedures.inventory import compare, match

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.hosts import processes
-from fleet.hosts.probe import Unreachable
-from fleet.hosts.remote import Result
+from fleet.adapters.hosts import processes
+from fleet.execution import Result, Unreachable
 
 words = st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1).filter(
     lambda found: found != [""]

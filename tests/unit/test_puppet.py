@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.hosts import puppet
-from fleet.hosts.probe import PUPPET_COMMON, HostState, probe
-from fleet.hosts.puppet import PuppetError, PuppetResult
-from fleet.hosts.remote import Result, mark, parse
+from fleet.adapters.hosts import puppet
+from fleet.adapters.hosts.probe import PUPPET_COMMON, HostState, probe
+from fleet.adapters.hosts.puppet import PuppetError, PuppetResult
+from fleet.adapters.hosts.remote import mark, parse
+from fleet.execution import Result
 
 HOSTS = Path(__file__).parents[2] / "config" / "hosts"
 SUMMARY = "---\nversion:\n  puppet: 7.23.0\nresources:\n  failed: {failed}\ntime:\n  last_run: {last_run}\n"

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet.adapters.k8s.model import Node, parse_node
 from fleet.clock import CLOCK
-from fleet.hosts.remote import Result
-from fleet.k8s.model import Node, parse_node
-from fleet.maintenance.model import Kind, Unit, UnitState, Verdict
+from fleet.engine.model import Kind, Unit, UnitState, Verdict
+from fleet.execution import Result
 from fleet.procedures.reboot import Puppet, Reboot
 from fleet.procedures.steps import Ready
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.hosts.probe import HostState, Unreachable, parse, probe
-from fleet.hosts.reboot import command, reboot
-from fleet.hosts.remote import RemoteError, Result
+from fleet.adapters.hosts.probe import HostState, parse, probe
+from fleet.adapters.hosts.reboot import command, reboot
+from fleet.execution import RemoteError, Result, Unreachable
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 ANSWER = {

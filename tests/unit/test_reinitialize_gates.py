@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fleet.hosts.probe import Unreachable
-from fleet.k8s.apiserver import Health, Strange
+from fleet.adapters.k8s.apiserver import Health, Strange
+from fleet.execution import Unreachable
 from fleet.session import DONE, INCOMPLETE
 from reinitialize_hosts import API, CALICO, CONTROLLERS, KUBELET, NEW, OLD
 from reinitialize_sessions import Play

@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from fleet.maintenance.model import StepSpec
+from fleet.engine.model import StepSpec
 from fleet.procedures.findings import Finding, ask, stop
 from fleet.procedures.maintenance import Step
 from fleet.procedures.reinitialize.parts import Part

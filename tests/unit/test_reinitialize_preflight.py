@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from fleet.calico import contents
-from fleet.config import ClusterConfig
-from fleet.etcd.certificates import Certificates
-from fleet.hosts.silences import Alert
-from fleet.k8s.apiserver import Health, Strange
+from fleet.adapters.alertmanager.silences import Alert
+from fleet.adapters.calico import contents
+from fleet.adapters.k8s.apiserver import Health, Strange
+from fleet.config.certificates import Certificates
+from fleet.config.model import ClusterConfig
 from fleet.procedures.maintenance import Refused
 from fleet.procedures.reinitialize.runs import Wish
 from fleet.procedures.reinitialize.site import programs_of

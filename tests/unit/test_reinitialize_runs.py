@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fleet.maintenance import journal
-from fleet.maintenance.model import Kind, Status, Unit, UnitState
+from fleet.engine import journal
+from fleet.engine.model import Kind, Status, Unit, UnitState
 from fleet.procedures.maintenance import Refused
 from fleet.procedures.reinitialize.runs import Wish
 from fleet.procedures.reinitialize.traffic import NamespaceGone

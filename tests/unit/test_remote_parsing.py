@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.hosts.remote import Result, failures, mark, parse
+from fleet.adapters.hosts.remote import mark, parse
+from fleet.execution import Result, failures
 
 # What a host may print: ClusterShell splits it into lines and joins them again.
 OUTPUT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), max_size=200)

@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-from fleet import runs
-from fleet.maintenance import report
-from fleet.maintenance.journal import Event, Journal, RunInfo
-from fleet.maintenance.model import Stage, Status, StepSpec, Unit, UnitState
+from fleet.cli import runs
+from fleet.engine import report
+from fleet.engine.journal import Event, Journal, RunInfo
+from fleet.engine.model import Stage, Status, StepSpec, Unit, UnitState
 
 HOSTILE = "Puppet: File[/etc/motd] failed [/bold] [red]$(reboot)[/] \x1b[2J ☃"
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from fleet.engine import journal as j
+from fleet.engine import model as m
+from fleet.engine.report import LogView
+from fleet.engine.runner import Interrupted, Runner
 from fleet.errors import FleetError
-from fleet.maintenance import journal as j
-from fleet.maintenance import model as m
-from fleet.maintenance.report import LogView
-from fleet.maintenance.runner import Interrupted, Runner
 from worlds.timeline import AtOnce, Events, Time
 
 AGAIN = "^C again leaves at once"
@@ -167,7 +167,7 @@ def test_a_signal_leaves_at_once_and_a_second_session_finishes(book, number):
 
 
 def test_an_operator_reads_what_begins_why_it_waits_and_what_an_interrupt_does(book, caplog, monkeypatch):
-    monkeypatch.setattr("fleet.maintenance.runner.WAITING_TOLD", 0.1)
+    monkeypatch.setattr("fleet.engine.runner.WAITING_TOLD", 0.1)
     caplog.set_level("INFO")
     log: list[tuple[str, str]] = []
     reboot = Fake(log, "reboot", delay=1e9)

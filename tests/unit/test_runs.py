@@ -9,12 +9,12 @@ from contextlib import closing
 import pytest
 from rich.console import Console
 
-from fleet import runs, tidy
+from fleet.cli import runs, tidy
 from fleet.clock import SystemClock
-from fleet.config import ClusterConfig
-from fleet.maintenance import folders, journal
-from fleet.maintenance.journal import Journal, RunInfo
-from fleet.maintenance.model import Status, Unit, UnitState
+from fleet.config.model import ClusterConfig
+from fleet.engine import folders, journal, survey
+from fleet.engine.journal import Journal, RunInfo
+from fleet.engine.model import Status, Unit, UnitState
 from fleet.procedures import preflight
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Level
@@ -161,7 +161,7 @@ def test_a_run_that_is_discarded_and_can_be_read_again_stays_closed(state_dir):
     close(state_dir, folder.name)
     (folder / "journal.db").write_bytes(whole)
     assert journal.read(folder).status == "discarded"
-    assert not runs.open_runs(state_dir)
+    assert not survey.open_runs(state_dir)
     with pytest.raises(folders.JournalError, match="was discarded"):
         Journal.open(state_dir, folder.name)
 
@@ -179,7 +179,7 @@ HEAVY = ("spicerack", "kubernetes", "cumin", "git", "etcd", "wmflib", "requests"
 def fleet(*words, config):
     """Run the command in a process of its own; return its exit code, what it printed, and which modules it has."""
     code = (
-        "import sys; from fleet.cli import main\n"
+        "import sys; from fleet.cli.main import main\n"
         "try: code = main(sys.argv[1:])\n"
         "except SystemExit as end: code = end.code\n"
         "print('modules', *sorted(sys.modules), file=sys.stderr); sys.exit(code)"
@@ -210,7 +210,7 @@ def test_only_what_is_needed_is_imported(config, words, spared):
     code, printed, errors = fleet(*words, config=config)
     assert (code, bool(printed)) == (0, True)
     modules = errors.split()
-    assert "fleet.cli" in modules
+    assert "fleet.cli.main" in modules
     assert [name for name in spared if name in modules] == []
 
 

@@ -5,9 +5,8 @@ import subprocess
 
 import pytest
 
-from fleet.hosts import services
-from fleet.hosts.probe import Unreachable
-from fleet.hosts.remote import RemoteError, Result
+from fleet.adapters.hosts import services
+from fleet.execution import RemoteError, Result, Unreachable
 
 ANSWER = """\
 Welcome to worker1

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fleet.config import Config
-from fleet.k8s.nodes import NoNodes
+from fleet.adapters.k8s.nodes import NoNodes
+from fleet.config.model import Config
 from fleet.procedures.maintenance import Question
 from fleet.session import Session
 from reinitialize_world import CONFIG

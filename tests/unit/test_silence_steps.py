@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from alertmanagers import InTurn, Mesh, Time
-from fleet.hosts.silences import SilenceError, Silences
-from fleet.maintenance.model import Kind, Unit, UnitState, Verdict
+from fleet.adapters.alertmanager.silences import SilenceError, Silences
+from fleet.engine.model import Kind, Unit, UnitState, Verdict
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.steps import Alerts, NodeStep, SilenceNode, Unsilence, extend
 from hosts_world import World

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alertmanagers import START, InTurn, Mesh, Time
-from fleet.hosts.alertmanager import epoch, find_instance, timestamp
-from fleet.hosts.matchers import Matcher, host_matcher, parse_matcher
-from fleet.hosts.silences import NoSuchSilenceError, SilenceError, Silences
+from fleet.adapters.alertmanager.alertmanager import epoch, find_instance, timestamp
+from fleet.adapters.alertmanager.silences import NoSuchSilenceError, SilenceError, Silences
+from fleet.config.matchers import Matcher, host_matcher, parse_matcher
 
 labels = st.from_regex(r"[a-z]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 domains = st.lists(labels, max_size=3).map(lambda parts: "".join(f".{part}" for part in parts))

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from etcd_world import NAMES, Members
+from fleet.adapters.k8s import watchdog
+from fleet.adapters.k8s.client import ApiError
+from fleet.adapters.k8s.tally import Report
+from fleet.engine.journal import Journal
+from fleet.engine.model import Kind, Unit, UnitState
 from fleet.errors import FleetError
-from fleet.hosts.remote import Result
-from fleet.k8s import watchdog
-from fleet.k8s.client import ApiError
-from fleet.k8s.tally import Report
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.model import Kind, Unit, UnitState
+from fleet.execution import Result
 from fleet.procedures import stacked
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.etcd_runs import EtcdRuns

@@ -3,10 +3,10 @@
 from types import SimpleNamespace
 from typing import Any
 
-from fleet.k8s.model import Taint
-from fleet.k8s.nodes import PENDING_TAINT
-from fleet.load_balancer.model import ServerState
-from fleet.maintenance.model import Status, Unit, UnitState
+from fleet.adapters.k8s.model import Taint
+from fleet.adapters.k8s.nodes import PENDING_TAINT
+from fleet.adapters.load_balancer.model import ServerState
+from fleet.engine.model import Status, Unit, UnitState
 from fleet.procedures.control_plane_runs import of_balancer
 from fleet.procedures.plane import API
 from fleet.procedures.traces import TaintPending

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from fleet.config import SystemdConfig
-from fleet.hosts.remote import Result
-from fleet.hosts.services import ServiceState
-from fleet.maintenance.model import Kind, Phase, Unit, UnitState
+from fleet.adapters.hosts.services import ServiceState
+from fleet.config.model import SystemdConfig
+from fleet.engine.model import Kind, Phase, Unit, UnitState
+from fleet.execution import Result
 from fleet.procedures.control_plane_runs import of_targets
 from fleet.procedures.findings import Level
 from fleet.procedures.plane import ControlPlane

@@ -2,9 +2,9 @@
 
 import pytest
 
+from fleet.engine import journal as j
+from fleet.engine import model as m
 from fleet.errors import FleetError
-from fleet.maintenance import journal as j
-from fleet.maintenance import model as m
 from fleet.procedures.way_out import NOTHING, WayOut, changes
 
 STEPS = {

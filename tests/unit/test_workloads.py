@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.k8s import workloads
+from fleet.adapters.k8s import workloads
 
 
 def workload(*, generation: int = 2, seen: int = 2, spec: dict[str, Any] | None = None, **status: int) -> Any:

@@ -1,4 +1,4 @@
-"""Two Alertmanagers in a mesh, in memory, behind the real :class:`fleet.hosts.silences.Silences`.
+"""Two Alertmanagers in a mesh, in memory, behind the real :class:`fleet.adapters.alertmanager.silences.Silences`.
 
 The mesh gossips silences, never alerts. Each member goes by a clock of its own. Facts: ``silence/silence.go`` and
 ``api/v2/api.go`` of Alertmanager.
@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fleet.hosts.alertmanager import Reply, SilenceError, timestamp
-from fleet.hosts.alertmanager import epoch as parse
+from fleet.adapters.alertmanager.alertmanager import Reply, SilenceError, timestamp
+from fleet.adapters.alertmanager.alertmanager import epoch as parse
 from worlds.timeline import Time
 
 URLS = ("http://am1:9093", "http://am2:9093")
@@ -48,7 +48,7 @@ class Member:
 
 @dataclass
 class Alertmanagers:
-    """The members; a :class:`fleet.hosts.alertmanager.Transport`.
+    """The members; a :class:`fleet.adapters.alertmanager.alertmanager.Transport`.
 
     Attributes:
         moment: called before and after each change.

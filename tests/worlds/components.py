@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from fleet.k8s.client import JSON
-from fleet.k8s.nodes import PENDING_TAINT
+from fleet.adapters.k8s.client import JSON
+from fleet.adapters.k8s.nodes import PENDING_TAINT
 from worlds.kubernetes import ATTACHMENTS, BUDGETS, NODES, PODS, Kubernetes, covers, is_ready, stamp
 from worlds.machines import Machine
 from worlds.timeline import Time

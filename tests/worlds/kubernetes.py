@@ -1,7 +1,7 @@
 """A Kubernetes API in memory, behind the connections of the official client.
 
-The real :class:`fleet.k8s.client.Api` speaks to it. Facts: ``registry/core/pod/rest/eviction.go`` for evictions, RFC
-7386 for merge patches.
+The real :class:`fleet.adapters.k8s.client.Api` speaks to it. Facts: ``registry/core/pod/rest/eviction.go`` for
+evictions, RFC 7386 for merge patches.
 """
 
 import copy
@@ -15,7 +15,7 @@ from typing import Any
 
 import urllib3
 
-from fleet.k8s.client import JSON, Api
+from fleet.adapters.k8s.client import JSON, Api
 from worlds.timeline import Time
 
 Key = tuple[str, str]

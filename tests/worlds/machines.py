@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from fleet.hosts import probe
-from fleet.hosts.remote import Result
+from fleet.adapters.hosts import probe
+from fleet.execution import Result
 from worlds.timeline import Time
 
 UNIT = "calico-node.service"
@@ -64,7 +64,7 @@ class Machine:
 
 @dataclass
 class Machines:
-    """The hosts; a :class:`fleet.hosts.remote.Runner`.
+    """The hosts; a :class:`fleet.execution.Runner`.
 
     Attributes:
         moment: called before and after each command that changes something.

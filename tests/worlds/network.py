@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from fleet.bgp.junos import Restarts, RouterError
-from fleet.bgp.summary import Address, Peer, Rib, Summary
+from fleet.adapters.bgp.junos import Restarts, RouterError
+from fleet.adapters.bgp.summary import Address, Peer, Rib, Summary
 from worlds.timeline import Time
 
 ASN = 64601
@@ -23,7 +23,7 @@ class Peering:
 
 @dataclass
 class Routers:
-    """The routers; stands for :class:`fleet.bgp.junos.Routers`.
+    """The routers; stands for :class:`fleet.adapters.bgp.junos.Routers`.
 
     Attributes:
         peerings: by router and node.

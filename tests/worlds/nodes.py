@@ -13,13 +13,13 @@ from typing import Any
 
 from rich.console import Console
 
-from fleet.config import ClusterConfig, Config
+from fleet.adapters.alertmanager.silences import Silences
+from fleet.adapters.k8s.lock import ClusterLock, Holder
+from fleet.config.model import ClusterConfig, Config
+from fleet.engine import journal
+from fleet.engine.journal import RunInfo
+from fleet.engine.model import Stage, Status, UnitState
 from fleet.errors import FleetError
-from fleet.hosts.silences import Silences
-from fleet.maintenance import journal
-from fleet.maintenance.journal import RunInfo
-from fleet.maintenance.lock import ClusterLock, Holder
-from fleet.maintenance.model import Stage, Status, UnitState
 from fleet.procedures.calico import RESTART_CALICO
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.node_runs import NodeRuns, Selection

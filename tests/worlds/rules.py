@@ -2,9 +2,9 @@
 
 from typing import Protocol
 
-from fleet.k8s.client import JSON
-from fleet.k8s.model import parse_node
-from fleet.k8s.nodes import PENDING_TAINT, ownership
+from fleet.adapters.k8s.client import JSON
+from fleet.adapters.k8s.model import parse_node
+from fleet.adapters.k8s.nodes import PENDING_TAINT, ownership
 from worlds.alertmanager import OTHERS, Alertmanagers, Kept
 from worlds.components import ZONE
 from worlds.kubernetes import ATTACHMENTS, NODES, PODS, Kubernetes, is_ready

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from fleet.maintenance.journal import Journal
+from fleet.engine.journal import Journal
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fleet.k8s.model import parse_node
-from fleet.k8s.nodes import ownership
+from fleet.adapters.k8s.model import parse_node
+from fleet.adapters.k8s.nodes import ownership
 from worlds.alertmanager import OTHERS, URLS, Kept
 from worlds.kubernetes import BUDGETS, NODES, PODS
 from worlds.machines import Machine

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
-from fleet.k8s.client import JSON, Api
-from fleet.k8s.model import Node, parse_node
+from fleet.adapters.k8s.client import JSON, Api
+from fleet.adapters.k8s.model import Node, parse_node
 from worlds.kubernetes import NODES, Kubernetes
 from worlds.timeline import Time
 

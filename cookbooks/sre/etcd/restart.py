@@ -3,9 +3,9 @@
 import argparse
 
 from fleet import arguments
+from fleet.adapters.load_balancer.connect import connect
+from fleet.adapters.load_balancer.model import LoadBalancer
 from fleet.cookbook import MaintenanceCookbook
-from fleet.load_balancer.connect import connect
-from fleet.load_balancer.model import LoadBalancer
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.etcd_runs import EtcdRuns
 from fleet.procedures.maintenance import Maintenance

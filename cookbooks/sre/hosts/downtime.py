@@ -4,9 +4,10 @@ import argparse
 import logging
 
 from fleet import arguments
+from fleet.adapters.alertmanager import downtime
+from fleet.adapters.hosts import known
+from fleet.adapters.hosts.remote import Remote
 from fleet.cookbook import FleetCookbook, FleetRunner
-from fleet.hosts import downtime, known
-from fleet.hosts.remote import Remote
 
 logger = logging.getLogger(__name__)
 

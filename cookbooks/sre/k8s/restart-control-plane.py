@@ -3,7 +3,7 @@
 import argparse
 
 from fleet import arguments
-from fleet.config import COMPONENTS
+from fleet.config.model import COMPONENTS
 from fleet.cookbook import MaintenanceCookbook
 from fleet.procedures.control_plane_runs import ControlPlaneRuns
 from fleet.procedures.maintenance import Maintenance

@@ -5,14 +5,15 @@ import json
 
 from spicerack.cookbook import LockArgs
 
-from fleet import arguments, config
-from fleet.bgp import table
-from fleet.bgp.junos import Routers
+from fleet import arguments
+from fleet.adapters.bgp import table
+from fleet.adapters.bgp.junos import Routers
+from fleet.adapters.k8s.client import Api
+from fleet.adapters.k8s.model import parse_node
+from fleet.config import model as config
 from fleet.cookbook import FleetCookbook, FleetRunner
+from fleet.engine import report
 from fleet.errors import FleetError
-from fleet.k8s.client import Api
-from fleet.k8s.model import parse_node
-from fleet.maintenance import report
 
 
 class BgpSummary(FleetCookbook):

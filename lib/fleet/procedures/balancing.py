@@ -4,11 +4,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from fleet.adapters.load_balancer.model import LoadBalancer
 from fleet.clock import Moment
-from fleet.load_balancer.model import LoadBalancer
-from fleet.maintenance import advance
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.model import Stage, Status, UnitState, Verdict, done, failed, pending
+from fleet.engine import advance
+from fleet.engine.journal import Journal
+from fleet.engine.model import Stage, Status, UnitState, Verdict, done, failed, pending
 from fleet.procedures.hosts import Work
 from fleet.procedures.maintenance import specs
 from fleet.procedures.plane import API, ControlPlane, PlaneStep

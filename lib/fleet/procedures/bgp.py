@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from fleet.bgp import verify
-from fleet.bgp.junos import Restarts, RouterError, Routers
-from fleet.bgp.summary import Address
-from fleet.bgp.verify import Readings, Session
-from fleet.config import BgpConfig
+from fleet.adapters.bgp import verify
+from fleet.adapters.bgp.junos import Restarts, RouterError, Routers
+from fleet.adapters.bgp.summary import Address
+from fleet.adapters.bgp.verify import Readings, Session
+from fleet.adapters.k8s.model import Node
+from fleet.config.model import BgpConfig
+from fleet.engine.model import Kind, UnitState, Verdict, done, failed, pending
 from fleet.errors import FleetError
-from fleet.k8s.model import Node
-from fleet.maintenance.model import Kind, UnitState, Verdict, done, failed, pending
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, ask, note, stop
 from fleet.procedures.once import began

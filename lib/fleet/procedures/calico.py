@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from fleet.hosts import services
-from fleet.hosts.probe import Unreachable
-from fleet.hosts.remote import Result
-from fleet.maintenance.model import StepSpec
+from fleet.adapters.hosts import services
+from fleet.engine.model import StepSpec
+from fleet.execution import Result, Unreachable
 from fleet.procedures import bgp, units
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.maintenance import Step

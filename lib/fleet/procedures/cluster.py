@@ -4,17 +4,17 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fleet.bgp.junos import Routers
+from fleet.adapters.alertmanager.silences import Silences
+from fleet.adapters.bgp.junos import Routers
+from fleet.adapters.hosts.remote import Remote
+from fleet.adapters.k8s.client import Api
+from fleet.adapters.k8s.lease import Sightings
+from fleet.adapters.k8s.nodes import Node, NodeView, Owner
+from fleet.adapters.k8s.reflector import Follow, follow
 from fleet.clock import CLOCK, THREADS, Clock, Threads
-from fleet.config import ClusterConfig
+from fleet.config.model import ClusterConfig
+from fleet.engine.journal import RunInfo
 from fleet.errors import FleetError
-from fleet.hosts.remote import Remote
-from fleet.hosts.silences import Silences
-from fleet.k8s.client import Api
-from fleet.k8s.nodes import Node, NodeView, Owner
-from fleet.k8s.reflector import Follow, follow
-from fleet.maintenance.journal import RunInfo
-from fleet.maintenance.lease import Sightings
 
 STALE = 30.0
 """Seconds without news from the API after which what is known of the nodes counts as unknown."""

@@ -9,13 +9,13 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
+from fleet.adapters.hosts import services
+from fleet.adapters.hosts.services import ServiceState
+from fleet.adapters.k8s import leader, watchdog
+from fleet.adapters.k8s.leader import Election
+from fleet.engine.model import Phase, StepSpec, UnitState, Verdict, done, pending
+from fleet.engine.planner import natural
 from fleet.errors import FleetError
-from fleet.hosts import services
-from fleet.hosts.services import ServiceState
-from fleet.k8s import leader, watchdog
-from fleet.k8s.leader import Election
-from fleet.maintenance.model import Phase, StepSpec, UnitState, Verdict, done, pending
-from fleet.maintenance.planner import natural
 from fleet.procedures import hosts
 from fleet.procedures.balancing import Connections, Depool, Pool, Watched
 from fleet.procedures.hosts import API_DEADLINE, POLL, Work

@@ -9,21 +9,21 @@ from typing import Any
 
 from spicerack import Spicerack
 
-from fleet.config import COMPONENTS
+from fleet.adapters.etcd import health
+from fleet.adapters.hosts import services
+from fleet.adapters.hosts.services import ServiceState
+from fleet.adapters.k8s import leader, rights
+from fleet.adapters.k8s.apiserver import Apiservers, without_shutdown_delay
+from fleet.adapters.k8s.lock import ClusterLock
+from fleet.adapters.k8s.watchdog import Watchdog
+from fleet.adapters.load_balancer.connect import connect
+from fleet.config.model import COMPONENTS
+from fleet.engine import journal
+from fleet.engine.journal import Journal
+from fleet.engine.model import StepSpec
+from fleet.engine.protocols import Procedure
+from fleet.engine.report import WATCHDOG
 from fleet.errors import FleetError
-from fleet.etcd import health
-from fleet.hosts import services
-from fleet.hosts.services import ServiceState
-from fleet.k8s import leader, rights
-from fleet.k8s.apiserver import Apiservers, without_shutdown_delay
-from fleet.k8s.watchdog import Watchdog
-from fleet.load_balancer.connect import connect
-from fleet.maintenance import journal
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.lock import ClusterLock
-from fleet.maintenance.model import StepSpec
-from fleet.maintenance.protocols import Procedure
-from fleet.maintenance.report import WATCHDOG
 from fleet.procedures import control_plane, preflight, units
 from fleet.procedures.balancing import REPOOL, Repool, forget_put_back
 from fleet.procedures.cluster import Cluster

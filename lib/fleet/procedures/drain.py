@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fleet.k8s import drain
-from fleet.k8s.drain import NodeDrain
-from fleet.maintenance.model import Kind, Phase, UnitState, Verdict, done, failed, held, pending, undone
+from fleet.adapters.k8s import drain
+from fleet.adapters.k8s.drain import NodeDrain
+from fleet.engine.model import Kind, Phase, UnitState, Verdict, done, failed, held, pending, undone
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.steps import UNCORDONED, NodeStep, Tell, Verdicts, drain_policy, each
 from fleet.text import count

@@ -4,17 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from fleet.k8s import disruption
-from fleet.k8s.access import Right, rules
-from fleet.k8s.budgets import parse_budget
-from fleet.k8s.client import Api, ApiError
-from fleet.k8s.daemons import Daemons, all_daemonsets
-from fleet.k8s.disruption import Assessment, Risk, RiskKind
-from fleet.k8s.eviction import budgets_path, policy_version
-from fleet.k8s.model import Node, parse_release
-from fleet.k8s.pods import Pod, parse_pod
-from fleet.k8s.policy import DrainPolicy
-from fleet.k8s.volumes import Volumes, bound, parse_claim, parse_volume
+from fleet.adapters.k8s import disruption
+from fleet.adapters.k8s.access import Right, rules
+from fleet.adapters.k8s.budgets import parse_budget
+from fleet.adapters.k8s.client import Api, ApiError
+from fleet.adapters.k8s.daemons import Daemons, all_daemonsets
+from fleet.adapters.k8s.disruption import Assessment, Risk, RiskKind
+from fleet.adapters.k8s.eviction import budgets_path, policy_version
+from fleet.adapters.k8s.model import Node, parse_release
+from fleet.adapters.k8s.pods import Pod, parse_pod
+from fleet.adapters.k8s.policy import DrainPolicy
+from fleet.adapters.k8s.volumes import Volumes, bound, parse_claim, parse_volume
 from fleet.procedures.findings import Finding, ask, note, stop
 
 

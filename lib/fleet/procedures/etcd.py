@@ -7,12 +7,12 @@ turn comes when it has caught up.
 import logging
 from collections.abc import Sequence
 
-from fleet.config import EtcdConfig
+from fleet.adapters.etcd import health, members
+from fleet.adapters.etcd.health import View
+from fleet.adapters.etcd.members import EtcdError
+from fleet.config.model import EtcdConfig
+from fleet.engine.model import UnitState, Verdict, done, failed, pending, unknown
 from fleet.errors import FleetError
-from fleet.etcd import health, members
-from fleet.etcd.health import View
-from fleet.etcd.members import EtcdError
-from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, unknown
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
 from fleet.text import count

@@ -3,12 +3,12 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from fleet.k8s import attached, owners, staying
-from fleet.k8s.client import JSON, ApiError
-from fleet.k8s.daemons import all_daemonsets, existing_daemonsets
-from fleet.k8s.owners import Standing, Workload
-from fleet.k8s.pods import STAYING, PodClass, classify, parse_pod
-from fleet.maintenance.model import UnitState, Verdict, done, pending
+from fleet.adapters.k8s import attached, owners, staying
+from fleet.adapters.k8s.client import JSON, ApiError
+from fleet.adapters.k8s.daemons import all_daemonsets, existing_daemonsets
+from fleet.adapters.k8s.owners import Standing, Workload
+from fleet.adapters.k8s.pods import STAYING, PodClass, classify, parse_pod
+from fleet.engine.model import UnitState, Verdict, done, pending
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.steps import NEW_BOOT, NodeStep, Verdicts, each
 

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fleet.adapters.k8s import rights
+from fleet.adapters.k8s.lock import ClusterLock
+from fleet.engine import advance, journal
+from fleet.engine.journal import Journal
+from fleet.engine.model import Stage, Unit, UnitState
+from fleet.engine.protocols import Procedure
 from fleet.errors import FleetError
-from fleet.k8s import rights
-from fleet.maintenance import advance, journal
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.lock import ClusterLock
-from fleet.maintenance.model import Stage, Unit, UnitState
-from fleet.maintenance.protocols import Procedure
 from fleet.procedures import plan, preflight
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from fleet.maintenance.lock import ClusterLock
-from fleet.maintenance.model import (
+from fleet.adapters.k8s.lock import ClusterLock
+from fleet.engine.model import (
     Limits,
     Observation,
     Stage,
@@ -22,7 +22,7 @@ from fleet.maintenance.model import (
     done,
     pending,
 )
-from fleet.maintenance.protocols import Effects
+from fleet.engine.protocols import Effects
 from fleet.procedures import steps, units
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.maintenance import ABORT, Step, effects_of, proof_of, specs

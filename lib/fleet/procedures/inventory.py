@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from fleet.hosts.names import Naming, known_as
+from fleet.names import Naming, known_as
 from fleet.procedures.findings import Finding, note, stop
 from fleet.text import listed
 

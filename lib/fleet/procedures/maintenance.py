@@ -8,12 +8,12 @@ from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 
-from fleet.config import ClusterConfig
+from fleet.adapters.k8s.lock import ClusterLock
+from fleet.config.model import ClusterConfig
+from fleet.engine.journal import Journal
+from fleet.engine.model import StepSpec, UnitState, Verdict, done
+from fleet.engine.protocols import Effects, Procedure
 from fleet.errors import FleetError
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.lock import ClusterLock
-from fleet.maintenance.model import StepSpec, UnitState, Verdict, done
-from fleet.maintenance.protocols import Effects, Procedure
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding
 

@@ -8,19 +8,19 @@ from pathlib import Path
 
 from ClusterShell.NodeSet import NodeSet, NodeSetException
 
+from fleet.adapters.hosts import probe
+from fleet.adapters.hosts.probe import HostState
+from fleet.adapters.hosts.remote import Remote
+from fleet.adapters.k8s import nodes
+from fleet.adapters.k8s.client import ApiError
+from fleet.adapters.k8s.lock import ClusterLock
+from fleet.adapters.k8s.nodes import ownership
+from fleet.engine import advance, journal, planner
+from fleet.engine.journal import Journal
+from fleet.engine.model import Limits, Stage, Status, UnitState
+from fleet.engine.protocols import Procedure
 from fleet.errors import FleetError
-from fleet.hosts import probe
-from fleet.hosts.names import known_as
-from fleet.hosts.probe import HostState
-from fleet.hosts.remote import Remote
-from fleet.k8s import nodes
-from fleet.k8s.client import ApiError
-from fleet.k8s.nodes import ownership
-from fleet.maintenance import advance, journal, planner
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.lock import ClusterLock
-from fleet.maintenance.model import Limits, Stage, Status, UnitState
-from fleet.maintenance.protocols import Procedure
+from fleet.names import known_as
 from fleet.procedures import inventory, plan, preflight
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, note

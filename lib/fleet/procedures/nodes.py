@@ -8,11 +8,10 @@ run: its taints, and its silences except those of held nodes.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fleet.errors import FleetError
-from fleet.k8s import nodes
-from fleet.k8s.nodes import Node
-from fleet.maintenance.lock import ClusterLock
-from fleet.maintenance.model import (
+from fleet.adapters.k8s import nodes
+from fleet.adapters.k8s.lock import ClusterLock
+from fleet.adapters.k8s.nodes import Node
+from fleet.engine.model import (
     Absent,
     Accepted,
     Limits,
@@ -27,7 +26,8 @@ from fleet.maintenance.model import (
     When,
     done,
 )
-from fleet.maintenance.protocols import Effects
+from fleet.engine.protocols import Effects
+from fleet.errors import FleetError
 from fleet.procedures import bgp, gates, steps
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.drain import Drain

@@ -8,12 +8,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from fleet.adapters.k8s import drain, nodes
+from fleet.adapters.k8s.nodes import Node
 from fleet.clock import Clock, Moment
-from fleet.hosts.probe import Unreachable
-from fleet.hosts.remote import Result
-from fleet.k8s import drain, nodes
-from fleet.k8s.nodes import Node
-from fleet.maintenance.model import Facts, Kind, Phase, UnitState, Verdict, done, failed, pending, unknown
+from fleet.engine.model import Facts, Kind, Phase, UnitState, Verdict, done, failed, pending, unknown
+from fleet.execution import Result, Unreachable
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.steps import (
     UNCORDONED,

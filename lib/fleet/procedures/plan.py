@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fleet.maintenance import folders, journal, planner
-from fleet.maintenance.journal import RunInfo
-from fleet.maintenance.model import Limits, Status, Unit
-from fleet.maintenance.report import duration, step_times
+from fleet.engine import folders, journal, planner
+from fleet.engine.journal import RunInfo
+from fleet.engine.model import Limits, Status, Unit
+from fleet.engine.report import duration, step_times
 from fleet.procedures.findings import Finding, Level
 from fleet.text import count
 

@@ -3,13 +3,13 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from fleet.config import COMPONENTS, ComponentConfig, ControlPlaneConfig
-from fleet.hosts import services
-from fleet.hosts.probe import TIMEOUT, Unreachable
-from fleet.hosts.services import ServiceState
-from fleet.k8s.apiserver import Apiservers, Health
-from fleet.k8s.watchdog import Watchdog
-from fleet.load_balancer.model import LoadBalancer
+from fleet.adapters.hosts import services
+from fleet.adapters.hosts.services import ServiceState
+from fleet.adapters.k8s.apiserver import Apiservers, Health
+from fleet.adapters.k8s.watchdog import Watchdog
+from fleet.adapters.load_balancer.model import LoadBalancer
+from fleet.config.model import COMPONENTS, ComponentConfig, ControlPlaneConfig
+from fleet.execution import TIMEOUT, Unreachable
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.steps import NodeStep
 from fleet.text import count

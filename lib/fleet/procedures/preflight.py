@@ -11,23 +11,24 @@ from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
+from fleet import execution
+from fleet.adapters.hosts import probe, services
+from fleet.adapters.hosts.probe import HostState
+from fleet.adapters.hosts.services import ServiceState
+from fleet.adapters.k8s import access, lock, nodes, rights
+from fleet.adapters.k8s.access import Right
+from fleet.adapters.k8s.client import Api
+from fleet.adapters.k8s.model import Node
 from fleet.clock import Threads
+from fleet.engine import decide, folders
+from fleet.engine.model import Facts, Limits, Observation, Stage, Unit, UnitState
+from fleet.engine.survey import in_doubt, open_runs
 from fleet.errors import FleetError
-from fleet.hosts import probe, services
-from fleet.hosts.probe import HostState
-from fleet.hosts.services import ServiceState
-from fleet.k8s import access, nodes, rights
-from fleet.k8s.access import Right
-from fleet.k8s.client import Api
-from fleet.k8s.model import Node
-from fleet.maintenance import decide, folders, lock
-from fleet.maintenance.model import Facts, Limits, Observation, Stage, Unit, UnitState
 from fleet.procedures import bgp, drains, steps, units
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, ask, note, stop
 from fleet.procedures.nodes import NODES, absent
 from fleet.procedures.once import other_machine
-from fleet.runs import in_doubt, open_runs
 from fleet.text import count
 
 _CLOCKS_DIFFER, _CLOCKS_ARE_WRONG = 5.0, 60.0
@@ -342,7 +343,7 @@ def of_addresses(cluster: Cluster, hosts: Sequence[str]) -> list[Finding]:
     named = {host: address for host, address in cluster.config.control_plane.addresses.items() if host in hosts}
     if not named:
         return []
-    results = cluster.remote.run(list(named), "hostname --all-ip-addresses", timeout=probe.TIMEOUT, safe=True)
+    results = cluster.remote.run(list(named), "hostname --all-ip-addresses", timeout=execution.TIMEOUT, safe=True)
     findings = []
     for host, result in results.items():
         own = {ip_address(word) for word in result.output.split()} if result.ok else {named[host]}

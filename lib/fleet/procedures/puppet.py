@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from fleet.hosts import probe, puppet
-from fleet.hosts.probe import HostState
-from fleet.maintenance.model import Status, UnitState, Verdict, done, pending
+from fleet.adapters.hosts import probe, puppet
+from fleet.adapters.hosts.probe import HostState
+from fleet.engine.model import Status, UnitState, Verdict, done, pending
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.steps import NodeStep, Tell, Verdicts, each_host
 from fleet.procedures.traces import Known

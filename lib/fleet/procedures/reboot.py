@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from fleet.hosts import probe, puppet, reboot
-from fleet.hosts.probe import HostState, Unreachable
-from fleet.hosts.remote import Result
-from fleet.maintenance.model import Facts, Kind, StepSpec, UnitState, Verdict, done, failed, pending
+from fleet.adapters.hosts import probe, puppet, reboot
+from fleet.adapters.hosts.probe import HostState
+from fleet.engine.model import Facts, Kind, StepSpec, UnitState, Verdict, done, failed, pending
+from fleet.execution import Result, Unreachable
 from fleet.procedures import gates
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.maintenance import Step

@@ -7,13 +7,13 @@ the running processes were started with tells, whatever files say; it is remembe
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fleet.etcd import clients
-from fleet.etcd.health import View
-from fleet.hosts import processes
-from fleet.hosts.probe import Unreachable
-from fleet.load_balancer.model import LoadBalancer
-from fleet.maintenance.model import StepSpec, UnitState, Verdict, done
-from fleet.maintenance.protocols import Effects
+from fleet.adapters.etcd import clients
+from fleet.adapters.etcd.health import View
+from fleet.adapters.hosts import processes
+from fleet.adapters.load_balancer.model import LoadBalancer
+from fleet.engine.model import StepSpec, UnitState, Verdict, done
+from fleet.engine.protocols import Effects
+from fleet.execution import Unreachable
 from fleet.procedures.balancing import Connections, Depool, Pool, Watched
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.control_plane import Calm, Serving

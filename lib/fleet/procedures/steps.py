@@ -7,17 +7,17 @@ was lost.
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from fleet.config import DrainConfig
+from fleet.adapters.alertmanager.silences import NoSuchSilenceError, Silence
+from fleet.adapters.hosts import probe
+from fleet.adapters.k8s import nodes
+from fleet.adapters.k8s.client import ApiError
+from fleet.adapters.k8s.nodes import CordonOutcome, Node
+from fleet.adapters.k8s.policy import BudgetPattern, DrainPolicy
+from fleet.config.matchers import parse_matcher
+from fleet.config.model import DrainConfig
+from fleet.engine.model import UnitState, Verdict, done, failed, held, pending, undone, unknown
 from fleet.errors import FleetError
-from fleet.hosts import probe
-from fleet.hosts.matchers import parse_matcher
-from fleet.hosts.probe import Unreachable
-from fleet.hosts.silences import NoSuchSilenceError, Silence
-from fleet.k8s import nodes
-from fleet.k8s.client import ApiError
-from fleet.k8s.nodes import CordonOutcome, Node
-from fleet.k8s.policy import BudgetPattern, DrainPolicy
-from fleet.maintenance.model import UnitState, Verdict, done, failed, held, pending, undone, unknown
+from fleet.execution import Unreachable
 from fleet.procedures.cluster import Cluster, NodeGone
 
 T = TypeVar("T")

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from fleet.hosts.silences import Silence
-from fleet.k8s import nodes
-from fleet.maintenance.model import Status, UnitState, Verdict, done, undone
+from fleet.adapters.alertmanager.silences import Silence
+from fleet.adapters.k8s import nodes
+from fleet.engine.model import Status, UnitState, Verdict, done, undone
 from fleet.procedures import steps
 from fleet.procedures.cluster import Cluster
 from fleet.text import count, verb

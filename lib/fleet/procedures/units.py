@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from fleet.hosts import services
-from fleet.hosts.probe import Unreachable
-from fleet.hosts.remote import Result
-from fleet.hosts.services import ServiceState
-from fleet.maintenance.model import UnitState, Verdict, done, failed, pending
+from fleet.adapters.hosts import services
+from fleet.adapters.hosts.services import ServiceState
+from fleet.engine.model import UnitState, Verdict, done, failed, pending
+from fleet.execution import Result, Unreachable
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, note, stop
 from fleet.procedures.once import Life, Once

@@ -8,9 +8,9 @@ accepted are pods that are left, an act that is not proven, and the health of th
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from fleet.engine.journal import Journal
+from fleet.engine.model import Accepted, GivenUp, Status, StepSpec, UnitState
 from fleet.errors import FleetError
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.model import Accepted, GivenUp, Status, StepSpec, UnitState
 from fleet.procedures.cluster import Cluster
 
 LeftOn = Callable[[Cluster, UnitState], Sequence[str]]

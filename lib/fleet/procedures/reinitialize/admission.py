@@ -3,11 +3,11 @@
 import shlex
 from pathlib import Path
 
+from fleet.adapters.hosts import defaults, services, textfile
+from fleet.adapters.hosts.textfile import Missing, TextFile
+from fleet.engine.model import UnitState, Verdict, done, pending
 from fleet.errors import FleetError
-from fleet.hosts import defaults, services, textfile
-from fleet.hosts.probe import Unreachable
-from fleet.hosts.textfile import Missing, TextFile
-from fleet.maintenance.model import UnitState, Verdict, done, pending
+from fleet.execution import Unreachable
 from fleet.procedures.reinitialize.data import Say, WorldStep
 from fleet.procedures.reinitialize.machines import of_results
 from fleet.procedures.reinitialize.world import World

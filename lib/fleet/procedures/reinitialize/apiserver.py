@@ -4,15 +4,15 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 
+from fleet.adapters.etcd import keys
+from fleet.adapters.hosts import processes, services
+from fleet.adapters.k8s.apiserver import Health, Strange, unread, url
+from fleet.adapters.k8s.client import Api, ApiError
+from fleet.adapters.k8s.lock import ClusterLock
+from fleet.adapters.load_balancer.model import LoadBalancer
+from fleet.engine.model import UnitState, Verdict, done, failed, pending, undone, unknown
 from fleet.errors import FleetError
-from fleet.etcd import keys
-from fleet.hosts import processes, services
-from fleet.hosts.probe import Unreachable
-from fleet.k8s.apiserver import Health, Strange, unread, url
-from fleet.k8s.client import Api, ApiError
-from fleet.load_balancer.model import LoadBalancer
-from fleet.maintenance.lock import ClusterLock
-from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone, unknown
+from fleet.execution import Unreachable
 from fleet.procedures.plane import of_health
 from fleet.procedures.reinitialize.admission import FLAG, taken_out
 from fleet.procedures.reinitialize.data import Say, WorldStep

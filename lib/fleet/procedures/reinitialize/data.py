@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from fleet.calico import contents
-from fleet.calico.contents import Contents
-from fleet.calico.datastore import Datastore
+from fleet.adapters.calico import contents
+from fleet.adapters.calico.contents import Contents
+from fleet.adapters.calico.datastore import Datastore
+from fleet.adapters.etcd import keys
+from fleet.adapters.k8s import export
+from fleet.config.matchers import parse_matcher
+from fleet.engine.model import Kind, UnitState, Verdict, done, failed, pending, undone
 from fleet.errors import FleetError
-from fleet.etcd import keys
-from fleet.hosts.matchers import parse_matcher
-from fleet.k8s import export
-from fleet.maintenance.model import Kind, UnitState, Verdict, done, failed, pending, undone
 from fleet.procedures.reinitialize.world import World
 from fleet.procedures.steps import NodeStep, Tell, Verdicts, each, silence_comment, silences_about
 from fleet.text import count, verb

@@ -3,10 +3,10 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from fleet import commands
-from fleet.k8s import workloads
-from fleet.k8s.client import ApiError
-from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone
+from fleet.adapters import commands
+from fleet.adapters.k8s import workloads
+from fleet.adapters.k8s.client import ApiError
+from fleet.engine.model import UnitState, Verdict, done, failed, pending, undone
 from fleet.procedures.reinitialize.data import Say, WorldStep, is_merged
 from fleet.procedures.reinitialize.world import World
 from fleet.text import count

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from fleet.calico import config as calicoctl
+from fleet.adapters.calico import config as calicoctl
+from fleet.adapters.hosts import defaults, probe, puppet, services, textfile
+from fleet.adapters.hosts.probe import HostState
+from fleet.adapters.hosts.services import ServiceState
+from fleet.adapters.hosts.textfile import TextFile
+from fleet.engine.model import Kind, UnitState, Verdict, done, failed, pending, undone, unknown
+from fleet.engine.protocols import Effects
 from fleet.errors import FleetError
-from fleet.hosts import defaults, probe, puppet, services, textfile
-from fleet.hosts.probe import HostState, Unreachable
-from fleet.hosts.remote import Result, failures
-from fleet.hosts.services import ServiceState
-from fleet.hosts.textfile import TextFile
-from fleet.maintenance.model import Kind, UnitState, Verdict, done, failed, pending, undone, unknown
-from fleet.maintenance.protocols import Effects
+from fleet.execution import Result, Unreachable, failures
 from fleet.procedures.puppet import puppet_reason
 from fleet.procedures.reinitialize.world import Store, World
 from fleet.procedures.steps import NodeStep, Tell, Verdicts, each

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fleet.bgp import verify
+from fleet.adapters.bgp import verify
+from fleet.adapters.k8s.client import KubernetesError
+from fleet.adapters.k8s.model import Node
+from fleet.adapters.k8s.nodes import list_nodes
+from fleet.engine.model import Facts, UnitState, Verdict, done, pending
 from fleet.errors import FleetError
-from fleet.hosts.names import known_as
-from fleet.k8s.client import KubernetesError
-from fleet.k8s.model import Node
-from fleet.k8s.nodes import list_nodes
-from fleet.maintenance.model import Facts, UnitState, Verdict, done, pending
+from fleet.names import known_as
 from fleet.procedures import bgp
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.once import REPLACED, Life, began

@@ -5,10 +5,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fleet.discovery import Discovery
-from fleet.load_balancer.model import LoadBalancer
-from fleet.maintenance.model import StepSpec
-from fleet.maintenance.protocols import Effects
+from fleet.adapters.discovery import Discovery
+from fleet.adapters.load_balancer.model import LoadBalancer
+from fleet.engine.model import StepSpec
+from fleet.engine.protocols import Effects
 from fleet.procedures.hosts import API_DEADLINE, POLL
 from fleet.procedures.maintenance import ABORT, Step
 from fleet.procedures.puppet import PuppetOff

@@ -4,14 +4,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from fleet.calico import config as calicoctl
-from fleet.etcd import health, keys, members, reach
-from fleet.etcd.certificates import Certificates
-from fleet.hosts import defaults, probe, services
-from fleet.hosts.probe import Unreachable
-from fleet.hosts.services import ServiceState
-from fleet.k8s.apiserver import Strange
-from fleet.k8s.nodes import list_nodes
+from fleet import execution
+from fleet.adapters.calico import config as calicoctl
+from fleet.adapters.etcd import health, keys, members, reach
+from fleet.adapters.hosts import defaults, services
+from fleet.adapters.hosts.services import ServiceState
+from fleet.adapters.k8s.apiserver import Strange
+from fleet.adapters.k8s.nodes import list_nodes
+from fleet.config.certificates import Certificates
+from fleet.engine.survey import open_runs
+from fleet.execution import Unreachable
 from fleet.procedures import preflight, units
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding, Level, ask, note, stop
@@ -23,7 +25,6 @@ from fleet.procedures.reinitialize.machines import absent, endpoint_problems, st
 from fleet.procedures.reinitialize.nodes import nodes_by_host
 from fleet.procedures.reinitialize.parts import API_STARTS, API_STOPS, PUPPET_GOES, Edges, Part
 from fleet.procedures.reinitialize.world import Store, World
-from fleet.runs import open_runs
 from fleet.text import count, verb
 
 _REPAIR = "Repair that first."
@@ -244,7 +245,7 @@ def _definition(world: World, host: str, unit: str, state: ServiceState | Unreac
 
 def of_calicoctl(world: World) -> list[Finding]:
     """Look whether the host has calicoctl."""
-    results = world.cluster.remote.run([world.first], "command -v calicoctl", timeout=probe.TIMEOUT, safe=True)
+    results = world.cluster.remote.run([world.first], "command -v calicoctl", timeout=execution.TIMEOUT, safe=True)
     if all(result.ok for result in results.values()):
         return []
     return [stop(f"{world.first} has no calicoctl in its PATH.", "Install it there.")]

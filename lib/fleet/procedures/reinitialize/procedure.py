@@ -5,10 +5,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 
-from fleet.errors import FleetError
-from fleet.hosts.silences import Silence
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.model import (
+from fleet.adapters.alertmanager.silences import Silence
+from fleet.engine.journal import Journal
+from fleet.engine.model import (
     Limits,
     Observation,
     Stage,
@@ -21,7 +20,8 @@ from fleet.maintenance.model import (
     done,
     undone,
 )
-from fleet.maintenance.protocols import Effects
+from fleet.engine.protocols import Effects
+from fleet.errors import FleetError
 from fleet.procedures.hosts import API_DEADLINE
 from fleet.procedures.maintenance import Question, Step, effects_of, specs
 from fleet.procedures.reinitialize.data import Say, Silenced, WorldStep

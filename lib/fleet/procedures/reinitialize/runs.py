@@ -11,19 +11,19 @@ from typing import Any
 from rich.console import Console
 from spicerack import Spicerack
 
-from fleet import commands
-from fleet.config import ClusterConfig
-from fleet.config_types import DNS_LABEL
-from fleet.discovery import Discovery
+from fleet.adapters import commands
+from fleet.adapters.discovery import Discovery
+from fleet.adapters.k8s import namespaces
+from fleet.adapters.k8s.lock import ClusterLock
+from fleet.adapters.load_balancer.connect import connect
+from fleet.config.model import ClusterConfig
+from fleet.config.types import DNS_LABEL
+from fleet.engine import journal
+from fleet.engine.journal import Journal
+from fleet.engine.model import Status, Unit, UnitState
+from fleet.engine.planner import natural
+from fleet.engine.protocols import Procedure
 from fleet.errors import FleetError
-from fleet.k8s import namespaces
-from fleet.load_balancer.connect import connect
-from fleet.maintenance import journal
-from fleet.maintenance.journal import Journal
-from fleet.maintenance.lock import ClusterLock
-from fleet.maintenance.model import Status, Unit, UnitState
-from fleet.maintenance.planner import natural
-from fleet.maintenance.protocols import Procedure
 from fleet.procedures import plan
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.findings import Finding

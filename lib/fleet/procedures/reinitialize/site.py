@@ -3,12 +3,13 @@
 import re
 import shlex
 
-from fleet import commands
-from fleet.discovery import Discovery, last_one
+from fleet import execution
+from fleet.adapters import commands
+from fleet.adapters.discovery import Discovery, last_one
+from fleet.adapters.hosts import defaults, probe
+from fleet.adapters.hosts.probe import HostState
+from fleet.adapters.k8s import namespaces
 from fleet.errors import FleetError
-from fleet.hosts import defaults, probe
-from fleet.hosts.probe import HostState
-from fleet.k8s import namespaces
 from fleet.procedures.findings import Finding, ask, note, stop
 from fleet.procedures.reinitialize.admission import plugins_of, read_defaults
 from fleet.procedures.reinitialize.machines import endpoint_problems
@@ -42,11 +43,11 @@ def of_commands(world: World) -> list[Finding]:
 def _command_problem(command: str) -> str:
     """Return why bash could not run a command; programs are looked for where their names are plain words."""
     plain = command.replace("{{", "{").replace("}}", "}")
-    code, said = commands.ask(f"bash -n -c {shlex.quote(plain)}", timeout=probe.TIMEOUT)
+    code, said = commands.ask(f"bash -n -c {shlex.quote(plain)}", timeout=execution.TIMEOUT)
     if code:
         return f"it is no command for bash: {' '.join(said.split())[-200:]}"
     for program in programs_of(plain):
-        code, _ = commands.ask(f"type -t -- {shlex.quote(program)} >/dev/null", timeout=probe.TIMEOUT)
+        code, _ = commands.ask(f"type -t -- {shlex.quote(program)} >/dev/null", timeout=execution.TIMEOUT)
         if code:
             return f"there is no {program} on this host"
     return ""
@@ -81,7 +82,7 @@ def is_merged(world: World) -> bool:
         FleetError: the configured command does not know.
     """
     command = world.fill(world.config.puppet_change.merged, change=world.change)
-    code, said = commands.ask(command, timeout=probe.TIMEOUT)
+    code, said = commands.ask(command, timeout=execution.TIMEOUT)
     if code in (0, 1):
         return code == 0
     why = " ".join(said.split())[-200:] or f"exit code {code}"

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fleet.maintenance.model import StepSpec
-from fleet.maintenance.protocols import Effects
+from fleet.engine.model import StepSpec
+from fleet.engine.protocols import Effects
 from fleet.procedures import etcd
 from fleet.procedures.hosts import API_DEADLINE
 from fleet.procedures.maintenance import Step

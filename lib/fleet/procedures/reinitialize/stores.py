@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Sequence
 
+from fleet.adapters.etcd import health, keys, members
+from fleet.adapters.etcd.keys import Fingerprint
+from fleet.engine.model import UnitState, Verdict, done, pending, undone
 from fleet.errors import FleetError
-from fleet.etcd import health, keys, members
-from fleet.etcd.keys import Fingerprint
-from fleet.maintenance.model import UnitState, Verdict, done, pending, undone
 from fleet.procedures.reinitialize.apiserver import serving
 from fleet.procedures.reinitialize.data import EMPTY, Say, WorldStep
 from fleet.procedures.reinitialize.world import CLUSTER, Store, World

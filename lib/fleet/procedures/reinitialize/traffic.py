@@ -3,9 +3,9 @@
 import threading
 from collections.abc import Sequence
 
-from fleet.discovery import Discovery, last_one
-from fleet.k8s import namespaces
-from fleet.maintenance.model import UnitState, Verdict, done, failed, pending, undone
+from fleet.adapters.discovery import Discovery, last_one
+from fleet.adapters.k8s import namespaces
+from fleet.engine.model import UnitState, Verdict, done, failed, pending, undone
 from fleet.procedures.reinitialize.data import Say, WorldStep, is_merged
 from fleet.procedures.reinitialize.world import World
 from fleet.procedures.steps import NodeStep, Verdicts

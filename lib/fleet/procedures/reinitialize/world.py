@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fleet import commands
-from fleet.config import COMPONENTS, EtcdConfig, ReinitializeConfig
+from fleet.adapters import commands
+from fleet.adapters.etcd import health, members
+from fleet.adapters.k8s.apiserver import Apiservers
+from fleet.adapters.k8s.lock import ClusterLock
+from fleet.config.model import COMPONENTS, EtcdConfig, ReinitializeConfig
+from fleet.engine import journal
+from fleet.engine.model import Status, UnitState
 from fleet.errors import FleetError
-from fleet.etcd import health, members
-from fleet.k8s.apiserver import Apiservers
-from fleet.maintenance import journal
-from fleet.maintenance.lock import ClusterLock
-from fleet.maintenance.model import Status, UnitState
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.plane import unit_of
 
@@ -149,7 +149,7 @@ class World:
         """Run a filled command on this host, its output in the run's folder; return its exit code.
 
         Raises:
-            fleet.commands.CommandError: it did not end in time.
+            fleet.adapters.commands.CommandError: it did not end in time.
         """
         return commands.run(
             command,

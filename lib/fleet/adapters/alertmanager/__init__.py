@@ -1,0 +1,1 @@
+"""Alertmanager: its members, silences and alerts."""

@@ -1,0 +1,1 @@
+"""The configuration: models by section, and what contradicts itself in it."""

@@ -1,0 +1,17 @@
+"""The Cumin queries of a configuration."""
+
+from collections.abc import Iterator
+
+from fleet.config.model import ClusterConfig
+
+
+def queries(cluster: ClusterConfig) -> Iterator[tuple[str, str]]:
+    """Return all Cumin queries of a cluster, each with its key."""
+    for key, query in cluster.hosts.model_dump().items():
+        yield f"hosts.{key}", query
+    if haproxy := cluster.control_plane.load_balancer.haproxy:
+        yield "control_plane.load_balancer.haproxy.hosts", haproxy.hosts
+    if cluster.etcd:
+        yield "etcd.hosts", cluster.etcd.hosts
+    for name, etcds in (cluster.reinitialize.etcds if cluster.reinitialize else {}).items():
+        yield f"reinitialize.etcds.{name}.hosts", etcds.hosts

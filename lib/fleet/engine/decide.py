@@ -1,0 +1,314 @@
+"""Decisions of the engine: pure functions from what is known to what is done next.
+
+:func:`decide` looks at a stage's units and at the world and says which units may start, which steps run, which units
+are held; what becomes of one unit is the business of :mod:`fleet.engine.advance`. Nothing here does any I/O, or
+changes its arguments.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from fleet.engine.advance import before_pivot, is_given_back, may_release
+from fleet.engine.model import Limits, Observation, Phase, Stage, Status, Unit, UnitState, When
+from fleet.engine.room import Room
+
+OVERDUE = 120.0
+"""Seconds past its deadline after which a call that does not return is given up."""
+RENEW_RETRY = 10.0
+"""Seconds until a renewal that failed is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Take a unit into work."""
+
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Ask or carry out one step for some units."""
+
+    step: int
+    phase: Phase
+    units: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Extend what expires by itself on units in flight."""
+
+    units: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Leave a unit as it is, closed for work, and report it."""
+
+    unit: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give a unit back whose step did not come true in time: it is tried again later."""
+
+    unit: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Let a unit's step have its whole time anew: what it waits for may need what another unit still keeps away."""
+
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Send a unit back that was about to be taken out of service, and may not be now: it starts again later."""
+
+    unit: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The stage is over: complete, or stopped for a reason."""
+
+    complete: bool
+    reason: str = ""
+
+
+Action = Start | Run | Renew | Hold | Release | Wait | Withdraw | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do now, and when to look again.
+
+    Attributes:
+        actions: in the order in which they are to be done.
+        blocked: why pending units cannot start although there is nothing else to do; empty if they can.
+        due: the time of the next check or deadline, or None when only an event can change anything.
+    """
+
+    actions: tuple[Action, ...]
+    blocked: str = ""
+    due: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The mutable part of a stage: its units' states, and since when it waits for others.
+
+    Attributes:
+        units: the state of every unit, in the order of the plan.
+        blocked_since: when the stage began to wait with nothing in flight; None if it does not.
+        stopping: why nothing new is to start (an operator's wish); empty if there is no such wish.
+        renewing: the units for which a renewal is under way: what it extends must not be given back meanwhile.
+    """
+
+    units: Mapping[str, UnitState]
+    blocked_since: float | None = None
+    stopping: str = ""
+    renewing: frozenset[str] = frozenset()
+
+
+def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> Decision:
+    """Say what to do next in a stage.
+
+    Args:
+        stage: the stage.
+        progress: where its units stand.
+        seen: the world right now.
+        now: seconds of the runner's monotonic clock.
+    """
+    states = progress.units
+    running = [state for state in states.values() if state.status is Status.RUNNING]
+    # Those that were tried before come last, in the order of the plan among themselves.
+    waiting = sorted((s for s in states.values() if s.status is Status.PENDING), key=lambda state: state.attempts)
+    held = [state for state in states.values() if state.status is Status.HELD]
+
+    actions: list[Action] = list(_withdrawals(stage, running, held, seen))
+    withdrawn = {action.unit for action in actions if isinstance(action, Withdraw)}
+    running = [state for state in running if state.unit.name not in withdrawn]
+    actions += _holds(stage, running, seen, now)
+    just_held = {action.unit for action in actions if isinstance(action, Hold)}
+    overdue = {action.unit for action in actions if isinstance(action, Hold | Release | Wait)}
+    going = [state for state in running if state.unit.name not in overdue]
+    actions += _runs(stage, going, seen, now, progress.renewing)
+    actions += _renewals(stage, [*running, *held], now)
+
+    occupied = [state.unit for state in [*running, *held] if not is_given_back(stage, state)]
+    barring = _barring(stage, going)
+    starts, reason = _startable(stage, progress, seen, waiting, occupied, len(held) + len(just_held), now, barring)
+    actions += starts
+
+    in_flight = len(running) - len(just_held) + len(starts)
+    if in_flight == 0 and not withdrawn:
+        if not waiting:
+            failures = len(held) + len(just_held)
+            return Decision((*actions, Finish(failures == 0, f"{failures} held" if failures else "")))
+        if seen.hopeless or _is_final(stage, progress, waiting, occupied, len(held) + len(just_held), now):
+            return Decision((*actions, Finish(False, reason or _first_problem(stage, waiting, occupied))), reason)
+    return Decision(tuple(actions), "" if starts or not waiting else reason, _next_due(stage, progress, in_flight))
+
+
+def _holds(
+    stage: Stage, running: Sequence[UnitState], seen: Observation, now: float
+) -> Iterator[Hold | Release | Wait]:
+    """End the wait of units whose step did not come true in time, and of units that may never be rebooted any more."""
+    for state in running:
+        step = stage.steps[state.step]
+        late = now - state.deadline
+        if late >= (OVERDUE if state.busy else 0.0):
+            why = "its call does not return" if state.busy else state.detail or "it never became true"
+            if step.bars and not state.busy and any(_is_closed(stage, other) for other in running):
+                yield Wait(state.unit.name)
+                continue
+            end = Release if may_release(stage, state) and not state.busy else Hold
+            yield end(state.unit.name, f"{step.name}: not within {step.timeout:.0f} s: {why}")
+        elif seen.hopeless and not state.busy and _is_closed(stage, state) and before_pivot(stage, state):
+            yield Hold(state.unit.name, f"{step.name}: not gone on with: {seen.blocked}")
+
+
+def _withdrawals(
+    stage: Stage, running: Sequence[UnitState], held: Sequence[UnitState], seen: Observation
+) -> Iterator[Withdraw]:
+    """Send units back that are about to be taken out of service while there is no room for them.
+
+    There was when they started; but others may have made units unavailable since, above all between a crash and its
+    resume.
+    """
+    closed = [s.unit for s in [*running, *held] if s.unit.name in seen.absent or _is_closed(stage, s)]
+    room = Room(stage.limits, closed, seen.absent)
+    for state in running:
+        closing = state.phase is Phase.APPLY and not state.busy and stage.steps[state.step].closes
+        if closing and state.unit.name not in seen.absent:
+            if problem := seen.blocked or room.problem(state.unit):
+                yield Withdraw(state.unit.name, problem)
+            else:
+                room.take(state.unit)
+
+
+def _runs(
+    stage: Stage, running: Sequence[UnitState], seen: Observation, now: float, renewing: frozenset[str]
+) -> list[Run]:
+    """Return the calls that are due, and with each the units that are asked along with it.
+
+    Units at the same step and phase share one call, unless each call takes as long as its unit needs.
+    """
+    calls: dict[tuple[int, Phase, str], list[UnitState]] = {}
+    for state in running:
+        step = stage.steps[state.step]
+        if state.busy or ((step.pivot or step.closes) and state.phase is Phase.APPLY and seen.blocked):
+            continue
+        if step.gives_back and state.unit.name in renewing:
+            continue
+        shared = "" if step.batch else state.unit.name
+        calls.setdefault((state.step, state.phase, shared), []).append(state)
+    runs = []
+    for (index, phase, _), states in calls.items():
+        if due := [state for state in states if state.due <= now]:
+            joint = stage.steps[index].joint and phase is not Phase.APPLY
+            runs.append(Run(index, phase, tuple(state.unit.name for state in (states if joint else due))))
+    return runs
+
+
+def _is_closed(stage: Stage, state: UnitState) -> bool:
+    """Say whether a unit in flight is, or may be, out of service already."""
+    closing = next((index for index, step in enumerate(stage.steps) if step.closes), 0)
+    if is_given_back(stage, state):
+        return False
+    applied = state.step == closing and (state.phase is Phase.VERIFY or (state.phase is Phase.APPLY and state.busy))
+    return state.step > closing or applied or state.status is Status.HELD
+
+
+def _renewals(stage: Stage, in_flight: list[UnitState], now: float) -> list[Renew]:
+    # Not from the last step on that gives something back: it ends what would be renewed.
+    last = stage.last_give_back()
+    names = tuple(s.unit.name for s in in_flight if stage.renew and s.renew_at <= now and s.step < last)
+    return [Renew(names)] if names else []
+
+
+def _barring(stage: Stage, running: Sequence[UnitState]) -> str:
+    """Return which unit keeps all others from starting, and why; empty if none does."""
+    for state in running:
+        if stage.steps[state.step].bars:
+            return f"{state.unit.name}: {stage.steps[state.step].name}: {state.detail or 'not looked at yet'}"
+    return ""
+
+
+def _too_many_failed(limits: Limits, failures: int) -> str:
+    if failures <= limits.max_failed:
+        return ""
+    return f"{failures} held, and no more than {limits.max_failed} may fail"
+
+
+def _startable(
+    stage: Stage,
+    progress: Progress,
+    seen: Observation,
+    waiting: list[UnitState],
+    occupied: list[Unit],
+    failures: int,
+    now: float,
+    barring: str,
+) -> tuple[list[Start], str]:
+    if stage.when is not When.WORK:  # Getting ready and tidying up make nothing unavailable.
+        return [Start(state.unit.name) for state in waiting], ""
+    if stop := progress.stopping or seen.blocked or _too_many_failed(stage.limits, failures):
+        return [], stop
+    if barring:
+        return [], barring
+    ready = [state for state in waiting if not state.attempts or state.due <= now]
+    return _starts(stage.limits, ready, occupied, seen)
+
+
+def _starts(
+    limits: Limits, waiting: list[UnitState], occupied: list[Unit], seen: Observation
+) -> tuple[list[Start], str]:
+    """Return the units that may start, and what keeps the first one that may not."""
+    room = Room(limits, occupied, seen.absent)
+    starts = []
+    reason = ""
+    for state in waiting:
+        if room.take(state.unit):
+            starts.append(Start(state.unit.name))
+        else:
+            reason = reason or room.problem(state.unit)
+    return starts, reason
+
+
+def _first_problem(stage: Stage, waiting: list[UnitState], occupied: list[Unit]) -> str:
+    return _starts(stage.limits, waiting, occupied, Observation())[1]
+
+
+def _is_final(
+    stage: Stage, progress: Progress, waiting: list[UnitState], occupied: list[Unit], failures: int, now: float
+) -> bool:
+    """Say whether waiting for others is of no use: nothing is in flight and nothing can start."""
+    if progress.stopping or _too_many_failed(stage.limits, failures):
+        return True
+    starts, _ = _starts(stage.limits, waiting, occupied, Observation())
+    if not starts:
+        return True
+    return progress.blocked_since is not None and now - progress.blocked_since >= stage.limits.blocked
+
+
+def _next_due(stage: Stage, progress: Progress, in_flight: int) -> float | None:
+    times = [min(state.due, state.deadline) for state in progress.units.values() if _waits(state)]
+    times += [state.deadline + OVERDUE for state in progress.units.values() if state.busy]
+    times += [state.due for state in progress.units.values() if state.status is Status.PENDING and state.attempts]
+    if stage.renew:
+        last = stage.last_give_back()
+        in_flight_states = (s for s in progress.units.values() if s.status in (Status.RUNNING, Status.HELD))
+        times += [state.renew_at for state in in_flight_states if state.step < last]
+    if not in_flight and progress.blocked_since is not None:
+        times.append(progress.blocked_since + stage.limits.blocked)
+    return min(times, default=None)
+
+
+def _waits(state: UnitState) -> bool:
+    return state.status is Status.RUNNING and not state.busy

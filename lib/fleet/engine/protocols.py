@@ -1,0 +1,48 @@
+"""What the engine needs of the world: what steps do, what a run consists of, and where it is shown."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from fleet.engine.model import Observation, Stage, UnitState, Verdict
+
+
+class Effects(Protocol):
+    """What a step does. Both calls may come from any thread, and answer for each unit by name.
+
+    Raising a :class:`~fleet.errors.FleetError` means that the question could not be answered, or the act not done: it
+    is tried again until the step's deadline.
+    """
+
+    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
+        """Say, without changing anything, whether the step's promise is true."""
+
+    def apply(self, units: Sequence[UnitState], tell: Callable[[str, str], None]) -> Mapping[str, Verdict]:
+        """Make it true, or set in motion what will; ``tell(unit, line)`` reports progress meanwhile."""
+
+
+class Procedure(Protocol):
+    """What a run carries out: stages, the effects of their steps, and the world around them."""
+
+    @property
+    def stages(self) -> Iterable[Stage]:
+        """The stages, in order; each is asked for when its turn has come, so that it may look at the world first."""
+
+    def effects(self, stage: str, step: str) -> Effects:
+        """Return what a step does."""
+
+    def observe(self) -> Observation:
+        """Say what the world looks like, at once and without I/O: from what watches have brought."""
+
+    def renew(self, stage: str, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
+        """Extend what expires by itself on units in flight."""
+
+
+class View(Protocol):
+    """Shows a run to the operator."""
+
+    def show(self, stage: Stage, states: Mapping[str, UnitState], blocked: str) -> None:
+        """Show where the units stand, and why nothing can start if so. Called often."""
+
+    def tell(self, message: str, *, level: int = logging.INFO) -> None:
+        """Tell the operator one thing that happened."""
