@@ -58,8 +58,9 @@ EXTRAS_REQUIRE = {
         # Each 0.x of ruff formats and checks in a way of its own, and the code has to be as it formats.
         "ruff>=0.17,<0.18",
         "mypy>=2.4,<3",
-        # The layers of the library (pyproject.toml names them).
-        "import-linter>=2,<3",
+        # The layers of the library (pyproject.toml names them), and that there are no circles; the graph is grimp's.
+        "import-linter>=2.17,<3",
+        "grimp>=3.14,<4",
         "types-PyYAML>=6.0,<7",
         "types-requests>=2.31,<3",
     ],

@@ -12,8 +12,10 @@ from spicerack.cookbook import ArgparseFormatter, CookbookBase, CookbookRunnerBa
 
 from fleet import arguments, output
 from fleet.adapters import locks
-from fleet.config import model as config
+from fleet.config.loading import load
+from fleet.config.model import Config
 from fleet.errors import FleetError
+from fleet.paths import default_path
 from fleet.procedures.maintenance import Maintenance
 from fleet.procedures.node_runs import NodeRuns, Selection
 from fleet.procedures.nodes import NodeProcedure
@@ -242,7 +244,7 @@ class RunRunner(FleetRunner):
     def act(self) -> int:
         """Start, resume or abort a run."""
         args = self._args
-        settings = config.load(config.default_path(self._spicerack.config_dir))
+        settings = load(default_path(self._spicerack.config_dir))
         if (run := _run_id(args)) is not None:
             self._check_alone()
             way_out = _way_out(args)
@@ -262,7 +264,7 @@ class RunRunner(FleetRunner):
         run = self._started.run if self._started else ""
         return f"The run went on without that: see `fleet runs show {run}`." if run else "Nothing was changed."
 
-    def _session(self, settings: config.Config) -> Session:
+    def _session(self, settings: Config) -> Session:
         maintenance = self._cookbook.maintenance(self._args)
         self._started = Session(self._spicerack, settings, maintenance, unattended=self._args.unattended)
         return self._started

@@ -94,7 +94,7 @@ def _run(options: argparse.Namespace) -> int:
     elif options.command == "workload":
         workload.delete(lab) if options.delete else workload.create(lab)
     elif options.command == "services":
-        deployment.unload(lab) if options.delete else deployment.load(lab)
+        deployment.unload(lab.api()) if options.delete else deployment.load(lab.api())
     elif options.command == "old-etcd":
         reinitialized.restore(lab)
     elif options.command == "env":

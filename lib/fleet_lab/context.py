@@ -1,6 +1,6 @@
 """Puts the parts of a lab together."""
 
-from fleet_lab import operator
+from fleet_lab.installation import examples
 from fleet_lab.paths import Paths
 from fleet_lab.pki import Authority
 from fleet_lab.roles import Context
@@ -21,5 +21,5 @@ def make(paths: Paths, topology: Topology) -> Context:
         ssh=Ssh(paths.ssh),
         kubernetes_ca=Authority(paths.pki / "kubernetes", "fleet-lab Kubernetes"),
         etcd_ca=Authority(paths.pki / "etcd", "fleet-lab etcd"),
-        host_files=operator.examples() / "hosts",
+        host_files=examples() / "hosts",
     )

@@ -4,16 +4,13 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fleet_lab.charts import COMMANDS, cluster, objects
 from fleet_lab.guest.kubelet.api import TROUBLE, Api, ApiError
 from fleet_lab.pki import Authority
 from fleet_lab.roles import Context, pybal
 from fleet_lab.waiting import wait_for
-
-if TYPE_CHECKING:
-    from fleet_lab.lab import Lab
 
 DATACENTER = "lab"
 """The cluster's own datacenter among conftool's discovery records."""
@@ -93,17 +90,16 @@ def initialize(api: Api) -> None:
     cluster.initialize(api, say=_silent)
 
 
-def load(lab: "Lab", *, hanging_finalizer: bool = False) -> None:
+def load(api: Api, *, hanging_finalizer: bool = False) -> None:
     """Deploy the components and all services, and wait until all are Ready.
 
     Args:
-        lab: the lab.
+        api: the cluster's API, with all rights.
         hanging_finalizer: whether the namespace ``data`` is to hold an object with a finalizer that nobody removes.
 
     Raises:
         LabError: something does not get Ready.
     """
-    api = lab.api()
 
     def undone() -> str:
         initialize(api)
@@ -126,13 +122,15 @@ def load(lab: "Lab", *, hanging_finalizer: bool = False) -> None:
     wait_for(missing, what="components and services to be Ready", timeout=_READY, trouble=TROUBLE)
 
 
-def unload(lab: "Lab") -> None:
+def unload(api: Api) -> None:
     """Delete what :func:`load` has deployed, what hangs as well, and wait until it is gone.
+
+    Args:
+        api: the cluster's API, with all rights.
 
     Raises:
         LabError: something is still there after a while.
     """
-    api = lab.api()
     paths = [objects.path(objects.namespace(name)) for name in objects.MANAGED]
     # Of budgets both versions, as one of them is not served: what is not there need not be deleted.
     paths += [objects.path(item) for version in ("policy/v1", "policy/v1beta1") for item in objects.components(version)]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable
 from functools import cached_property
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
 
 from fleet_lab import bgp, cgroups, faults, operator, preflight, status, topology
 from fleet_lab.command import run
@@ -260,27 +259,13 @@ class Lab:
 
         wait_for(missing, what="nodes that are Ready", timeout=timeout, trouble=TROUBLE)
 
-    def sessions(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """Return the nodes' BGP sessions as the routers themselves see them, by router and the node's address.
-
-        Each is what FRR's ``show bgp summary json`` says of it: ``state``, ``pfxRcd``, ``connectionsDropped`` …
-
-        Raises:
-            LabError: a router is down, or its bgpd does not run.
-        """
-        return bgp.sessions(self)
+    def sessions(self) -> dict[tuple[str, str], bgp.Session]:
+        """Return the nodes' BGP sessions as the routers themselves see them: :func:`fleet_lab.bgp.sessions`."""
+        return bgp.sessions(self.context.topology, self.enter)
 
     def wait_for_sessions(self, *, without: Collection[str] = (), timeout: float = 30.0) -> None:
-        """Wait until all nodes have all their BGP sessions, with all prefixes, at all routers.
-
-        Args:
-            without: nodes and routers that need not.
-            timeout: seconds.
-
-        Raises:
-            LabError: some sessions are not there in time.
-        """
-        bgp.wait_for_sessions(self, without=without, timeout=timeout)
+        """Wait until all nodes have all their sessions: :func:`fleet_lab.bgp.wait_for_sessions`."""
+        bgp.wait_for_sessions(self.context.topology, self.enter, without=without, timeout=timeout)
 
     def _console(self, name: str) -> str:
         paths = self.paths.host(name)

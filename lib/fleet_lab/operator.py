@@ -5,7 +5,6 @@ Everything is rendered from the examples in ``config/``, with only the values re
 
 import os
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from typing import Any
 import yaml
 
 from fleet_lab import deployment, kubeconfig, operator_commands
-from fleet_lab.errors import LabError
-from fleet_lab.guest.kubelet.api import Api, ApiError
+from fleet_lab.installation import cookbooks_folder, examples
 from fleet_lab.roles import Context, control_plane, etcd, load_balancer, netconf, pybal
 from fleet_lab.roles.alertmanager import PORT
 from fleet_lab.topology import RoleName
@@ -31,7 +29,6 @@ _ALIASES: Mapping[str, RoleName] = {
     "lab-etcd": "etcd",
     "lab-etcd-b": "new-etcd",
 }
-_HERE = Path(__file__).resolve()
 
 # Faults are to show in minutes, not in half an hour.
 _DEADLINES = {
@@ -44,24 +41,6 @@ _DEADLINES = {
     "bgp": "1m",
     "blocked": "3m",
 }
-
-
-def examples() -> Path:
-    """Return the folder ``config/``: the repository's, or where an installation has put it.
-
-    Raises:
-        LabError: it is in neither place.
-    """
-    for folder in (_HERE.parents[2] / "config", Path(sys.prefix) / "share" / "fleet-cookbooks" / "config"):
-        if (folder / "fleet.yaml").exists():
-            return folder
-    raise LabError(f"The examples of configuration files are not installed: {folder} is missing.")
-
-
-def cookbooks_folder() -> Path:
-    """Return the folder that holds ``cookbooks/``: the repository, or where packages are installed."""
-    repository = _HERE.parents[2]
-    return repository if (repository / "cookbooks").is_dir() else _HERE.parents[1]
 
 
 def admin_kubeconfig(context: Context) -> Path:
@@ -237,28 +216,6 @@ def environment(context: Context) -> dict[str, str]:
         "FLEET_CONFIG": str(fleet_config(context)),
         "FLEET_LAB_DIR": str(context.paths.state),
     }
-
-
-def grant(api: Api) -> None:
-    """Allow the maintenance's user what ``config/kubernetes-rbac.yaml`` says, and no more.
-
-    Args:
-        api: the cluster's API, with the rights of its administrator.
-
-    Raises:
-        ApiError: the API is not ready for it.
-    """
-    text = (examples() / "kubernetes-rbac.yaml").read_text(encoding="utf-8")
-    for item in yaml.safe_load_all(text):
-        namespace = item["metadata"].get("namespace")
-        scope = f"/namespaces/{namespace}" if namespace else ""
-        path = f"/apis/{item['apiVersion']}{scope}/{item['kind'].lower()}s"
-        try:
-            api.request("POST", path, item)
-        except ApiError as error:
-            if error.status != 409:
-                raise
-            api.request("PUT", f"{path}/{item['metadata']['name']}", item)
 
 
 def _maintenance_kubeconfig(context: Context) -> Path:

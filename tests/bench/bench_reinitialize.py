@@ -16,7 +16,7 @@ from rehearsal import Rehearsal
 @pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root")
 def test_from_the_old_etcd_to_the_new_one(lab: Lab, tmp_path):  # noqa: F811
     reinitialized.restore(lab)
-    deployment.load(lab)
+    deployment.load(lab.api())
     rehearsal = Rehearsal(lab, tmp_path, REINITIALIZE)
     rehearsal.hurry(puppet="5m", ready="5m", restart="2m", bgp="2m")
     begin = time.monotonic()
@@ -30,4 +30,4 @@ def test_from_the_old_etcd_to_the_new_one(lab: Lab, tmp_path):  # noqa: F811
     for stage, longest in stages.items():
         print(f"  {stage}: {longest:.1f} s")
     reinitialized.restore(lab)
-    deployment.unload(lab)
+    deployment.unload(lab.api())

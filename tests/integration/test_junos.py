@@ -16,7 +16,8 @@ import pytest
 from jnpr.junos import Device
 from jnpr.junos.exception import RpcError
 
-from fleet.adapters.bgp.junos import Restarts, RouterError, Routers
+from fleet.adapters.bgp.errors import RouterError
+from fleet.adapters.bgp.junos import Restarts, Routers
 from fleet.adapters.bgp.summary import Summary
 from fleet_lab.guest.netconf import HANGS, HOST_KEY, LOGIN
 from fleet_lab.guest.netconf.rpc import BASE

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from spicerack.confctl import Confctl
 
-from fleet.config.model import load
+from fleet.config.loading import load
 from fleet.config.reinitialize import ReinitializeConfig
 from fleet_lab import deployment, operator
 from fleet_lab.charts.objects import SERVICES
@@ -26,9 +26,9 @@ def deployed(lab: Lab) -> Iterator[ReinitializeConfig]:
     """Components and services on the cluster, and the operator's configuration, which names the commands for them."""
     section = load(lab.fleet_config).cluster(operator.CLUSTER).reinitialize
     assert section
-    deployment.load(lab, hanging_finalizer=True)
+    deployment.load(lab.api(), hanging_finalizer=True)
     yield section
-    deployment.unload(lab)
+    deployment.unload(lab.api())
 
 
 def begin(command: str, service: str = "") -> subprocess.Popen[str]:

@@ -12,7 +12,8 @@ from spicerack import Spicerack
 from fleet.adapters.hosts.remote import Remote
 from fleet.adapters.load_balancer.connect import connect
 from fleet.adapters.load_balancer.model import LoadBalancer, LoadBalancerError, ServerState
-from fleet.config.model import LoadBalancerConfig, load
+from fleet.config.loading import load
+from fleet.config.model import LoadBalancerConfig
 from fleet_lab import operator
 from fleet_lab.lab import Lab
 from fleet_lab.roles.load_balancer import BACKEND, SOCKET

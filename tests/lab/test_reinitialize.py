@@ -31,7 +31,7 @@ def rehearsal(lab: Lab, tmp_path: Any) -> Any:
         reinitialized.restore(lab)
     with suppress(ApiError):
         lab.api().request("DELETE", LEASE)  # Of a run that was killed and not resumed.
-    deployment.load(lab)
+    deployment.load(lab.api())
     found = Rehearsal(lab, tmp_path, REINITIALIZE)
     found.hurry(puppet="120s", ready="120s", restart="60s", bgp="60s")
     yield found
@@ -45,7 +45,7 @@ def rehearsal(lab: Lab, tmp_path: Any) -> Any:
 def _as_it_was(lab: Lab) -> Any:
     yield
     reinitialized.restore(lab)
-    deployment.unload(lab)
+    deployment.unload(lab.api())
 
 
 def on_terminal(rehearsal: Rehearsal, *arguments: str, replies: dict[str, str] = YES) -> Terminal:
@@ -252,7 +252,7 @@ def test_whatever_goes_wrong_is_told_and_gone_on_with_once_it_is_mended(rehearsa
     folder = deployment.folder(lab.context)
     (folder / "fail-initialize").touch()
     (folder / "fail-service-shop-cart").touch()
-    deployment.load(lab, hanging_finalizer=True)
+    deployment.load(lab.api(), hanging_finalizer=True)
     rehearsal.change_config(lambda cluster: cluster["reinitialize"].update({"command_timeout": "20s"}))
     arguments: tuple[str, ...] = (*NEW, "--max-failed", "1")
 

@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from fleet.adapters.bgp import table
-from fleet.adapters.bgp.junos import RouterError
+from fleet.adapters.bgp.errors import RouterError
 from fleet.adapters.bgp.summary import ESTABLISHED, Peer, Rib, Summary
 from fleet.adapters.k8s.model import parse_node
 from fleet.config.model import BgpConfig

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from fleet.config.model import Config, ConfigError, default_path, load, parse_amount, parse_duration
+from fleet.config.loading import load
+from fleet.config.model import Config, ConfigError, default_path, parse_amount, parse_duration
 from fleet.config.sense import contradictions
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "fleet.yaml"

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from fleet.adapters.alertmanager.silences import Silence
-from fleet.adapters.bgp.junos import RouterError
+from fleet.adapters.bgp.errors import RouterError
 from fleet.adapters.bgp.summary import Summary
 from fleet.cli import config_edges, config_live
-from fleet.config.model import load
+from fleet.config.loading import load
 from fleet.errors import FleetError
 from fleet.execution import Result
 from plain import Operator

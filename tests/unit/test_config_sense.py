@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fleet.config.model import Config, ConfigError, load
+from fleet.config.loading import load
+from fleet.config.model import Config, ConfigError
 from fleet.config.sense import contradictions, overlaps
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "fleet.yaml"

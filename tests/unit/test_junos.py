@@ -6,7 +6,8 @@ import sys
 import pytest
 from lxml import etree
 
-from fleet.adapters.bgp.junos import Restarts, RouterError, restarts_of
+from fleet.adapters.bgp.errors import RouterError
+from fleet.adapters.bgp.junos import Restarts, restarts_of
 
 # As `show bgp neighbor | display xml` has it, shortened; the first of a peer that restarts, with both families.
 PEER = """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.config import model as config
+from fleet.config.loading import load as load_config
 from fleet_lab import operator
 from fleet_lab.container import FAULTS as FAULT_FOLDER
 from fleet_lab.context import make
@@ -152,7 +152,7 @@ def test_the_netconf_server_gets_keys_a_login_and_the_groups(context: Context) -
 
 def test_the_operator_knows_the_routers(context: Context) -> None:
     operator.write(context)
-    bgp = config.load(operator.fleet_config(context)).cluster("lab").bgp
+    bgp = load_config(operator.fleet_config(context)).cluster("lab").bgp
     assert bgp is not None
     assert {name: router.address for name, router in bgp.routers.items()} == {"cr1": "10.77.0.25", "cr2": "10.77.0.26"}
     assert bgp.asn == 64601
@@ -168,7 +168,7 @@ def test_the_operator_knows_the_routers(context: Context) -> None:
 
 def test_the_operator_can_move_the_cluster_onto_the_other_etcd(context: Context) -> None:
     operator.write(context)
-    cluster = config.load(operator.fleet_config(context)).cluster("lab")
+    cluster = load_config(operator.fleet_config(context)).cluster("lab")
     assert cluster.etcd is not None
     assert cluster.reinitialize is not None
     assert cluster.etcd.endpoints == tuple(f"https://10.77.0.{number}:2379" for number in (13, 14, 15))
@@ -188,6 +188,6 @@ def test_a_lab_without_routers_and_without_another_etcd(tmp_path: Path) -> None:
     small.write_text(SMALL, encoding="utf-8")
     context = make_context(tmp_path, load(small))
     operator.write(context)
-    cluster = config.load(operator.fleet_config(context)).cluster("lab")
+    cluster = load_config(operator.fleet_config(context)).cluster("lab")
     assert (cluster.bgp, cluster.reinitialize) == (None, None)
     assert files(context, "worker1")["/etc/calico/sessions-ipv4.conf"].content == ""

@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from fleet.adapters.bgp.junos import Restarts, RouterError
+from fleet.adapters.bgp.errors import RouterError
+from fleet.adapters.bgp.junos import Restarts
 from fleet.adapters.bgp.summary import Address, Peer, Rib, Summary
 from worlds.timeline import Time
 

@@ -10,10 +10,11 @@ from fleet.adapters.bgp import table
 from fleet.adapters.bgp.junos import Routers
 from fleet.adapters.k8s.client import Api
 from fleet.adapters.k8s.model import parse_node
-from fleet.config import model as config
+from fleet.config.loading import load
 from fleet.cookbook import FleetCookbook, FleetRunner
 from fleet.engine import report
 from fleet.errors import FleetError
+from fleet.paths import default_path
 
 
 class BgpSummary(FleetCookbook):
@@ -68,7 +69,7 @@ class BgpSummaryRunner(FleetRunner):
     def act(self) -> int:
         """Ask Kubernetes and the routers; print what they say."""
         args = self._args
-        cluster = config.load(config.default_path(self._spicerack.config_dir)).cluster(args.cluster)
+        cluster = load(default_path(self._spicerack.config_dir)).cluster(args.cluster)
         if cluster.bgp is None:
             raise FleetError(
                 f"The cluster {args.cluster} has no section bgp in the configuration; it names the routers."

@@ -19,7 +19,8 @@ from spicerack import Spicerack
 from fleet.adapters.alertmanager.alertmanager import find_instance
 from fleet.adapters.bgp import known_hosts
 from fleet.config import sense as config_sense
-from fleet.config.model import BgpConfig, Config, ConfigError, ConftoolConfig, load, read_yaml
+from fleet.config.loading import load
+from fleet.config.model import BgpConfig, Config, ConfigError, ConftoolConfig, read_yaml
 from fleet.config.queries import queries
 from fleet.config.reinitialize import DiscoveryConfig
 from fleet.errors import FleetError

@@ -15,7 +15,8 @@ from spicerack import Spicerack
 from fleet import execution
 from fleet.adapters import locks
 from fleet.adapters.alertmanager.silences import Silence, Silences
-from fleet.adapters.bgp.junos import RouterError, Routers
+from fleet.adapters.bgp.errors import RouterError
+from fleet.adapters.bgp.junos import Routers
 from fleet.adapters.bgp.summary import Summary
 from fleet.adapters.hosts.remote import Remote
 from fleet.adapters.load_balancer.connect import connect

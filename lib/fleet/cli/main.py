@@ -115,28 +115,29 @@ _DEFAULT = "this project's configuration (default: %(default)s; $FLEET_CONFIG ma
 
 def _check_config(args: argparse.Namespace) -> int:
     from fleet.cli import config_check
-    from fleet.config import model as config
+    from fleet.config.file import ConfigError
+    from fleet.config.loading import load
 
     mistakes = config_check.check(args.path, args.spicerack)
     if args.live:
         from fleet.cli import config_live
 
-        with suppress(config.ConfigError):  # which is among the mistakes
+        with suppress(ConfigError):  # which is among the mistakes
             beside = config_check.spicerack_beside(args.path, args.spicerack)
-            mistakes += config_live.check(config.load(args.path), args.path, spicerack=beside)
+            mistakes += config_live.check(load(args.path), args.path, spicerack=beside)
     for mistake in mistakes:
         print(mistake, file=sys.stderr)
     if mistakes:
         print(f"{count(mistakes, 'mistake')}.", file=sys.stderr)
         return 1
-    print(f"{args.path}: no mistakes; clusters: {', '.join(sorted(config.load(args.path).clusters))}.")
+    print(f"{args.path}: no mistakes; clusters: {', '.join(sorted(load(args.path).clusters))}.")
     return 0
 
 
 def _state_dir(args: argparse.Namespace) -> Path:
-    from fleet.config import model as config
+    from fleet.config.loading import load
 
-    return config.load(args.config).state_dir
+    return load(args.config).state_dir
 
 
 def _list_runs(args: argparse.Namespace) -> int:

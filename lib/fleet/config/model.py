@@ -7,12 +7,11 @@ commented example of it. Every mistake in it is reported at once, each with its 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, IPvAnyAddress, ValidationError, model_validator
+from pydantic import Field, IPvAnyAddress, model_validator
 
 from fleet.config.drain import DrainConfig
-from fleet.config.file import ConfigError, mistakes, read_yaml
+from fleet.config.file import ConfigError, read_yaml
 from fleet.config.reinitialize import EtcdConfig, ReinitializeConfig
-from fleet.config.sense import contradictions
 from fleet.config.types import (
     ALERT_LABEL,
     DNS_LABEL,
@@ -51,13 +50,10 @@ __all__ = [
     "LoadBalancerConfig",
     "ReinitializeConfig",
     "default_path",
-    "load",
     "parse_amount",
     "parse_duration",
     "read_yaml",
 ]
-
-"""Where the configuration is read from, unless ``$FLEET_CONFIG`` names another file."""
 
 
 class HostsConfig(Model):
@@ -353,22 +349,3 @@ class Config(Model):
         except KeyError:
             known = ", ".join(sorted(self.clusters))
             raise ConfigError(f"There is no cluster {name!r} in the configuration. It has: {known}.") from None
-
-
-def load(path: Path) -> Config:
-    """Read the configuration.
-
-    Args:
-        path: the YAML file.
-
-    Raises:
-        ConfigError: with a line for each mistake: the file, the key and what is wrong with it.
-    """
-    data = read_yaml(path, own=True)
-    try:
-        config = Config.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(mistakes(path, error))) from error
-    if found := [f"{path}: {line}" for line in contradictions(config)]:
-        raise ConfigError("\n".join(found))
-    return config

@@ -4,16 +4,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
+from fleet.config.model import ClusterConfig, Config
 from fleet.config.types import parse_duration, parse_pause
 from fleet.text import count, listed
-
-if TYPE_CHECKING:
-    from fleet.config.model import ClusterConfig, Config
 
 _SHORTEST, _LONGEST = 1.0, 30 * 86400.0
 _BOUNDS = {
@@ -28,7 +26,7 @@ _NO_DISK = ("/proc", "/sys", "/dev", "/run")
 Place = tuple[str, FieldInfo, Any]
 
 
-def contradictions(config: "Config") -> list[str]:
+def contradictions(config: Config) -> list[str]:
     """Return what cannot be right, each with its key."""
     found = [*_state_dir(config.state_dir)]
     for name, cluster in config.clusters.items():
@@ -123,7 +121,7 @@ def _twice(place: str, _field: FieldInfo, value: Any) -> Iterator[str]:
                 yield f"{place}: {shown} is there {count(number, 'time')}: name it once"
 
 
-def _of_cluster(cluster: "ClusterConfig") -> Iterator[str]:
+def _of_cluster(cluster: ClusterConfig) -> Iterator[str]:
     hosts = {"hosts.workers": cluster.hosts.workers, "hosts.control_plane": cluster.hosts.control_plane}
     if cluster.etcd:
         hosts["etcd.hosts"] = cluster.etcd.hosts
@@ -153,7 +151,7 @@ def _shared(values: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{key}: {value} is that of {other} as well: each has its own"
 
 
-def _between(clusters: Mapping[str, "ClusterConfig"]) -> Iterator[str]:
+def _between(clusters: Mapping[str, ClusterConfig]) -> Iterator[str]:
     """Return what two clusters cannot have in common."""
     yield from _shared({f"clusters.{name}.kubeconfig": [str(one.kubeconfig)] for name, one in clusters.items()})
     moved = {name: one.reinitialize for name, one in clusters.items() if one.reinitialize}

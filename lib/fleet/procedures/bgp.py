@@ -6,7 +6,8 @@ from ipaddress import ip_address
 from typing import Any
 
 from fleet.adapters.bgp import verify
-from fleet.adapters.bgp.junos import Restarts, RouterError, Routers
+from fleet.adapters.bgp.errors import RouterError
+from fleet.adapters.bgp.junos import Restarts, Routers
 from fleet.adapters.bgp.summary import Address
 from fleet.adapters.bgp.verify import Readings, Session
 from fleet.adapters.k8s.model import Node

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import yaml
+
 from fleet_lab.charts import objects
 from fleet_lab.errors import LabError
 from fleet_lab.guest.kubelet.api import TROUBLE, Api, ApiError, Json
+from fleet_lab.installation import examples
 from fleet_lab.waiting import wait_for
 
 Say = Callable[[str], None]
@@ -28,16 +31,28 @@ def initialize(api: Api, *, say: Say, fail: Path | None = None) -> None:
         LabError: it was to fail.
         OSError: the API cannot be reached.
     """
-    # The operator's configuration names the scripts that run this.
-    from fleet_lab import operator
-
     if _serves(api, "policy/v1beta1", "PodSecurityPolicy"):
         apply(api, [objects.pod_security_policy(), *objects.policy_rights()], say=say)
     apply(api, objects.base(), say=say)
     if fail is not None and fail.exists():
         raise LabError(f"The cluster is initialised half way only: {fail} is there. Remove it, and run this again.")
-    operator.grant(api)
+    _grant(api)
     say("the rights of a maintenance are granted")
+
+
+def _grant(api: Api) -> None:
+    """Allow the maintenance's user what ``config/kubernetes-rbac.yaml`` says, and no more."""
+    text = (examples() / "kubernetes-rbac.yaml").read_text(encoding="utf-8")
+    for item in yaml.safe_load_all(text):
+        namespace = item["metadata"].get("namespace")
+        scope = f"/namespaces/{namespace}" if namespace else ""
+        path = f"/apis/{item['apiVersion']}{scope}/{item['kind'].lower()}s"
+        try:
+            api.request("POST", path, item)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            api.request("PUT", f"{path}/{item['metadata']['name']}", item)
 
 
 def apply(api: Api, items: Iterable[Json], *, say: Say) -> None:

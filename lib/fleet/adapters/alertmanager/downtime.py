@@ -11,6 +11,7 @@ from spicerack import Spicerack
 
 from fleet.adapters.alertmanager.silences import Silence, Silences
 from fleet.config import model as config
+from fleet.config.loading import load
 from fleet.config.matchers import Matcher, host_patterns, hosts_matched, parse_matcher
 from fleet.text import count
 
@@ -69,7 +70,7 @@ def connect(spicerack: Spicerack, cluster: str | None) -> Alerting:
     """
     settings = config.AlertsConfig()
     if cluster is not None:
-        settings = config.load(config.default_path(spicerack.config_dir)).cluster(cluster).alerts
+        settings = load(config.default_path(spicerack.config_dir)).cluster(cluster).alerts
     return Alerting(
         # One will do, as somebody reads what the others did not answer, and the mesh brings it to them.
         Silences.from_spicerack(spicerack, instance=settings.instance, label=settings.label, needed=1),

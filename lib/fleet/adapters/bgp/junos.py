@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fleet import members
 from fleet.adapters.bgp import summary
+from fleet.adapters.bgp.errors import RouterError
 from fleet.adapters.bgp.summary import ESTABLISHED, Address, Summary
 from fleet.adapters.bgp.verify import ROUTERS
 from fleet.clock import THREADS, Threads
 from fleet.config.model import BgpConfig
-from fleet.errors import FleetError
 from fleet.text import count
 
 if TYPE_CHECKING:
@@ -26,10 +26,6 @@ logger = logging.getLogger(__name__)
 
 _SUMMARY = "get-bgp-summary-information"
 _NEIGHBORS = "get-bgp-neighbor-information"
-
-
-class RouterError(FleetError):
-    """One router could not be asked."""
 
 
 @dataclass(frozen=True, slots=True)

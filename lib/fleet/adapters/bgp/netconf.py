@@ -25,7 +25,7 @@ from lxml import etree
 from ncclient.transport.errors import AuthenticationError, SessionCloseError, SSHError, SSHUnknownHostError
 
 from fleet.adapters.bgp import known_hosts, tcp
-from fleet.adapters.bgp.junos import RouterError
+from fleet.adapters.bgp.errors import RouterError
 from fleet.config.model import BgpConfig
 from fleet.errors import FleetError
 

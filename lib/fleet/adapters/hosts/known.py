@@ -11,10 +11,11 @@ from spicerack import Spicerack
 
 from fleet.adapters.hosts.remote import Remote
 from fleet.clock import THREADS, Threads
-from fleet.config import model as config
+from fleet.config.loading import load
 from fleet.config.queries import queries
 from fleet.errors import FleetError
 from fleet.execution import RemoteError
+from fleet.paths import default_path
 
 
 def unknown(
@@ -55,7 +56,7 @@ def inventory(spicerack: Spicerack, remote: Remote) -> frozenset[str]:
     """
     asked = {f"A:{alias}" for alias in remote.aliases()}
     try:
-        clusters = config.load(config.default_path(spicerack.config_dir)).clusters
+        clusters = load(default_path(spicerack.config_dir)).clusters
         asked |= {query for cluster in clusters.values() for _, query in queries(cluster)}
     except FleetError:
         pass
