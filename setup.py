@@ -80,7 +80,7 @@ setup(
         "cookbooks.sre.network",
     ],
     package_dir={"": "lib", "cookbooks": "cookbooks"},
-    package_data={"fleet_lab": ["**/*"]},
+    package_data={"fleet": ["py.typed"], "fleet_lab": ["**/*"]},
     # The examples: the lab renders its configuration from them, also where there is no repository.
     data_files=[
         ("share/fleet-cookbooks/config", [str(path) for path in Path("config").glob("*.yaml")]),
