@@ -49,10 +49,10 @@ $(TOOLS)/.unpacked: | $(BIN)/.installed
 	@dpkg-deb -x $(TOOLS)/prometheus-alertmanager_*.deb $(TOOLS) && rm $(TOOLS)/*.deb
 	@touch $@
 
-$(BIN)/.installed: setup.py pyproject.toml | packages
+$(BIN)/.installed: setup.py pyproject.toml lib/setup.py lib/pyproject.toml | packages
 	@echo "== Setting up the virtual environment in $(VENV)"
 	@python3 -m venv $(VENV)
-	@$(BIN)/pip install -q --disable-pip-version-check -e '.[lab,tests]'
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[tests]' -e ./lib
 	@touch $@
 
 demo: $(BIN)/.installed
@@ -130,4 +130,4 @@ clean:
 	@if [ -x $(BIN)/fleet-lab ] && [ "$(ROOT)" = yes ]; then \
 	    for lab in "$${FLEET_LAB_DIR:-/var/lib/fleet-lab}"{,-tests1}; do FLEET_LAB_DIR=$$lab $(BIN)/fleet-lab down; done; \
 	fi
-	@rm -rf $(VENV) build lib/*.egg-info
+	@rm -rf $(VENV) build lib/build lib/*.egg-info

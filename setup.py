@@ -1,4 +1,4 @@
-"""Installs the library (``lib/``) and the cookbooks (``cookbooks/``)."""
+"""Installs the library (``lib/fleet/``) and the cookbooks (``cookbooks/``); ``lib/setup.py`` installs the lab."""
 
 from pathlib import Path
 
@@ -38,11 +38,6 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
-    "lab": [
-        # The lab's certificate authority and its SSH host keys. It has a new major version every few months; what is
-        # used here has been there for years.
-        "cryptography>=42",
-    ],
     "tests": [
         "pytest>=8,<10",
         # Several test files at a time; from 3.7 on in an order of our own.
@@ -73,15 +68,15 @@ setup(
     license="GPL-3.0-or-later",
     python_requires=">=3.11",
     packages=[
-        *find_packages("lib"),
+        *find_packages("lib", include=["fleet", "fleet.*"]),
         "cookbooks.sre.etcd",
         "cookbooks.sre.hosts",
         "cookbooks.sre.k8s",
         "cookbooks.sre.network",
     ],
     package_dir={"": "lib", "cookbooks": "cookbooks"},
-    package_data={"fleet": ["py.typed"], "fleet_lab": ["**/*"]},
-    # The examples: the lab renders its configuration from them, also where there is no repository.
+    package_data={"fleet": ["py.typed"]},
+    # The examples: operators copy them, and the lab renders its configuration from them where there is no repository.
     data_files=[
         ("share/fleet-cookbooks/config", [str(path) for path in Path("config").glob("*.yaml")]),
         ("share/fleet-cookbooks/config/hosts", [str(path) for path in Path("config/hosts").iterdir()]),
@@ -91,7 +86,6 @@ setup(
     entry_points={
         "console_scripts": [
             "fleet=fleet.cli.main:main",
-            "fleet-lab=fleet_lab.cli:main",
         ]
     },
 )
