@@ -1,5 +1,6 @@
 """The documents: their links lead somewhere, and what runs tests elsewhere runs the same ones."""
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from mutants.table import MUTANTS
 
 ROOT = Path(__file__).parents[2]
 NOT_OURS = (".venv", "build", "node_modules")
@@ -102,3 +105,60 @@ def test_a_commit_is_checked_as_make_lint_checks_it() -> None:
     commands = re.findall(r"^\t@(?:PYTHONPATH=lib )?\$\(BIN\)/(.*)$", recipe[1], re.MULTILINE)
     tidy = [re.sub(r" -q| \.$", "", command) for command in commands]
     assert sorted(entry.partition(".venv/bin/")[2] for entry in entries) == sorted(tidy)
+
+
+RULES = (ROOT / "docs/rules.md").read_text(encoding="utf-8")
+
+
+def rules() -> dict[str, dict[str, list[str]]]:
+    """Return the tests that each rule names, by its heading and by ``Tests`` and ``Mutants``."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for section in re.split(r"^## ", RULES, flags=re.MULTILINE)[1:]:
+        title, _, rest = section.partition("\n")
+        lists = re.split(r"^(Tests|Mutants):\n", rest, flags=re.MULTILINE)[1:]
+        named = [re.findall(r"^\* `(tests/[^`]+)`$", text, re.MULTILINE) for text in lists[1::2]]
+        found[title] = dict(zip(lists[::2], named, strict=True))
+    return found
+
+
+def exists(test: str) -> bool:
+    """Return whether there is a test of a node id: a file, or a function of it, or of a class in it."""
+    path, *names = test.split("::")
+    if not (ROOT / path).is_file():
+        return False
+    body: list[ast.stmt] = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+    for name in names:
+        known = {node.name: node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        if name not in known:
+            return False
+        body = known[name].body
+    return True
+
+
+def test_each_rule_names_what_proves_it() -> None:
+    assert [title.partition(".")[0] for title in rules()] == [str(number) for number in range(1, 13)]
+    assert all(list(lists) == ["Tests", "Mutants"] and lists["Tests"] for lists in rules().values())
+
+
+def test_all_tests_that_a_rule_names_exist() -> None:
+    named = set(re.findall(r"`(tests/[^`]+\.py(?:::[^`]+)?)`", RULES))
+    assert len(named) > 50
+    assert {test for test in named if not exists(test)} == set()
+
+
+def test_all_mutants_that_a_rule_names_exist() -> None:
+    known = {mutant.test for mutant in MUTANTS}
+    assert {test for lists in rules().values() for test in lists["Mutants"]} - known == set()
+
+
+def test_what_is_no_test_is_found() -> None:
+    here = Path(__file__).relative_to(ROOT)
+    assert exists(f"{here}::test_what_is_no_test_is_found")
+    assert not exists(f"{here}::test_that_is_not_there")
+    assert not exists("tests/unit/test_that_is_not_there.py")
+
+
+def test_the_glossary_has_each_term_once_and_in_order() -> None:
+    terms = re.findall(r"^\* \*\*(.+?)\*\*: ", (ROOT / "docs/glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(terms) > 50
+    assert terms == sorted(set(terms))
