@@ -146,6 +146,18 @@ MUTANTS = (
         "if False:",
         f"{_STEPS}::TestDrain::test_a_drain_ends_when_its_node_was_opened",
     ),
+    _of(
+        "adapters/k8s/eviction.py",
+        """            "deleteOptions": {"preconditions": {"uid": ref.uid}},\n""",
+        "",
+        "test_k8s_eviction.py::test_version",
+    ),
+    _of(
+        "adapters/k8s/eviction.py",
+        "return Verdict(Answer.BLOCKED, self._blocked(pod, error), error.retry_after)",
+        "return Verdict(Answer.GONE)",
+        "test_k8s_eviction.py::test_answers",
+    ),
     # Gates.
     _of(
         "procedures/steps.py",
@@ -323,6 +335,61 @@ MUTANTS = (
         "return stage.steps[step].acceptable and stage.steps[step].name in state.accepted",
         "return stage.steps[step].name in state.accepted",
         "test_advance.py::test_an_accepted_proof_is_passed_over_and_no_other_step_is",
+    ),
+    _of(
+        "engine/decide.py",
+        "return [Renew(names)] if names else []",
+        "return []",
+        "test_decide.py::test_rules_hold_in_every_history",
+    ),
+    # Members of etcd, and of whatever else has several.
+    _of(
+        "adapters/etcd/health.py",
+        "for member in members) // 2 + 1",
+        "for member in members) // 2",
+        "test_etcd_health.py::test_a_quorum_is_more_than_half_of_the_votes",
+    ),
+    _of(
+        "adapters/etcd/health.py",
+        "for other, answer in others.items() if not answer.status.is_learner]",
+        "for other, answer in others.items()]",
+        "test_etcd_health.py::test_learners_are_no_quorum",
+    ),
+    _of(
+        "adapters/etcd/health.py",
+        "    if len(unheard) > 1:\n",
+        "    if False:\n",
+        "test_etcd_health.py::test_a_member_that_nobody_asks_keeps_all_others_up",
+    ),
+    _of(
+        "adapters/etcd/health.py",
+        "if other != host}, others=1):\n        return why",
+        "if other != host}, others=1):\n        pass",
+        "test_etcd_health.py::test_a_member_that_is_not_well_keeps_all_others_up",
+    ),
+    _of(
+        "adapters/etcd/health.py",
+        "    if len(voting) < needed:\n",
+        "    if False:\n",
+        "test_etcd_health.py::test_small_clusters_cannot_spare_a_member",
+    ),
+    _of(
+        "members.py",
+        "outcome for name, outcome in outcomes.items() if isinstance(outcome, FleetError)},",
+        "outcome for name, outcome in outcomes.items() if isinstance(outcome, FleetError) and False},",
+        "test_members.py::test_every_member_has_an_answer_or_a_reason",
+    ),
+    _of(
+        "adapters/alertmanager/alertmanagers.py",
+        "if len(answers.given) < self._needed:",
+        "if not answers.given:",
+        "test_silences.py::test_a_member_that_cannot_be_asked_makes_it_unknown",
+    ),
+    _of(
+        "adapters/bgp/verify.py",
+        "left = [problem] if (problem := unread(readings, also=baseline)) else []",
+        "left: list[str] = []",
+        "test_bgp_verify.py::test_one_router_that_is_not_read_keeps_it_closed",
     ),
     # The lock and the journal.
     _of(
