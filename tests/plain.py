@@ -5,8 +5,7 @@ import pwd
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,11 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from fleet.config.model import ClusterConfig
-from fleet.engine.journal import Journal
-from fleet.engine.model import Limits, Observation, Stage, StepSpec, Unit, UnitState, Verdict, done, pending
+from fleet.engine.declaration import Specified, Stage
+from fleet.engine.findings import Finding
+from fleet.engine.model import StepSpec, Unit, UnitState, Verdict, done, pending
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.findings import Finding
-from fleet.procedures.maintenance import Proposal, Step, Steps
+from fleet.procedures.procedure import Procedure, Proposal
 
 NAME = "sre.plain.work"
 TESTS = Path(__file__).parent
@@ -38,7 +36,7 @@ class Work(MaintenanceCookbook):
     def options(self, args):
         return {"units": args.units, "seconds": args.seconds}
 
-    def maintenance(self, args):
+    def procedure(self, args):
         return Plain()
 '''
 
@@ -73,18 +71,14 @@ class Working:
         return {state.unit.name: done() for state in units}
 
 
-class Plain:
-    """The maintenance: ``units`` units, ``seconds`` each, one after the other."""
+class Plain(Procedure):
+    """The procedure: ``units`` units, ``seconds`` each, one after the other."""
 
     name = NAME
     needs_api = False
-    keeps = ()
 
     def is_offline(self, cluster: Cluster, folder: Path | None) -> bool:
         return True
-
-    def kubeconfig(self, config: ClusterConfig) -> Path:
-        return config.kubeconfig
 
     def propose(self, cluster: Cluster, state_dir: Path) -> Proposal:
         names = [f"unit{number}" for number in range(cluster.run.options["units"])]
@@ -92,31 +86,12 @@ class Plain:
         cluster = replace(cluster, run=replace(cluster.run, options={**cluster.run.options, "hosts": hosts}))
         return Proposal(cluster, Plan(names), {"units": [UnitState(Unit(name)) for name in names]})
 
-    def steps(self, cluster: Cluster) -> Steps:
+    def stages(self, cluster: Cluster) -> Sequence[Stage]:
         working = Working(cluster.config.kubeconfig.parent, cluster.run.options["seconds"])
-        return {"units": [Step(StepSpec("work", 60.0, poll=0.05), working)]}
+        return [Stage("units", list, proofs=[Specified(StepSpec("work", 60.0, poll=0.05), working)])]
 
-    @contextmanager
-    def work(self, cluster: Cluster, book: Journal, lock: Any) -> Iterator["PlainProcedure"]:
-        yield PlainProcedure(self.steps(cluster)["units"], [state.unit for state in book.states("units").values()])
-
-    def give_back(self, cluster: Cluster, book: Journal) -> Any:
-        raise NotImplementedError
-
-
-class PlainProcedure:
-    def __init__(self, steps: Sequence[Step], units: Sequence[Unit]) -> None:
-        self._step = steps[0]
-        self.stages = (Stage("units", tuple(units), (self._step.spec,), Limits(max_unavailable=1)),)
-
-    def effects(self, stage: str, step: str) -> Any:
-        return self._step.effects
-
-    def observe(self) -> Observation:
-        return Observation()
-
-    def renew(self, stage: str, units: Any) -> Mapping[str, Verdict]:
-        return {}
+    def left_on(self, cluster: Cluster, state: UnitState) -> Sequence[str]:
+        return ()
 
 
 class Operator:

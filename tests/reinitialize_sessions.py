@@ -14,13 +14,13 @@ from fleet.engine import journal
 from fleet.engine.journal import Journal
 from fleet.engine.model import Status, done, pending
 from fleet.engine.report import LogView
-from fleet.procedures.reinitialize.runs import ReinitializeRuns, Wish
+from fleet.procedures.reinitialize.runs import Options, ReinitializeCluster
 from fleet.session import Request, Session
 from reinitialize_world import CONFIG, Client, World
 from worlds.timeline import AtOnce, Events, Killed
 
 RUN = "r1"
-WISH = Wish("new", "change-1")
+OPTIONS = Options("new", "change-1")
 _REINITIALIZE = "fleet.procedures.reinitialize"
 
 
@@ -135,7 +135,7 @@ class Play:
         folder: Path,
         *,
         config: ClusterConfig = CONFIG,
-        wish: Wish = WISH,
+        options: Options = OPTIONS,
         dry_run: bool = False,
         unattended: bool = False,
         preflight: bool = False,
@@ -143,7 +143,7 @@ class Play:
         self.world = world
         self.folder = folder
         self._config = Config(state_dir=folder, clusters={"lab": config})
-        self._wish = wish
+        self._options = options
         self._unattended = unattended
         self._preflight = preflight
         self._spicerack: Any = SimpleNamespace(username="ann", current_hostname="here", dry_run=dry_run)
@@ -179,7 +179,7 @@ class Play:
         self.world.moments_left = kill
         self.world.typed.clear()
         with _in(self.world, preflight=self._preflight):
-            runs = ReinitializeRuns(self._spicerack, self._wish)
+            runs = ReinitializeCluster(self._spicerack, self._options)
             edges: Any = Edges(self.world)
             session = Session(self._spicerack, self._config, runs, unattended=self._unattended, edges=edges)
             try:
@@ -238,7 +238,7 @@ def _in(world: World, *, preflight: bool) -> Any:
             pooled=world.pooled_at, set=world.set_pooled
         ),
         f"{_REINITIALIZE}.runs.connect": lambda *args: world,
-        f"{_REINITIALIZE}.procedure.Silences.keep": lambda self: None,
+        f"{_REINITIALIZE}.silences.Silences.keep": lambda self: None,
         "fleet.session.sys": SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)),
         "fleet.session.ask_confirmation": lambda text: None,
         "fleet.session.ask_input": world.answer,

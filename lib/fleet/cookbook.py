@@ -16,9 +16,8 @@ from fleet.config.loading import load
 from fleet.config.model import Config
 from fleet.errors import FleetError
 from fleet.paths import default_path
-from fleet.procedures.maintenance import Maintenance
-from fleet.procedures.node_runs import NodeRuns, Selection
-from fleet.procedures.nodes import NodeProcedure
+from fleet.procedures.nodes import NodeProcedure, Selection
+from fleet.procedures.procedure import Procedure
 from fleet.procedures.way_out import WayOut
 from fleet.session import INTERRUPTED, REFUSED, Request, Session
 
@@ -100,7 +99,7 @@ class MaintenanceCookbook(FleetCookbook):
         """Add the arguments that say what a new run is about."""
 
     @abstractmethod
-    def maintenance(self, args: argparse.Namespace) -> Maintenance:
+    def procedure(self, args: argparse.Namespace) -> Procedure:
         """Return what is done, and to what."""
 
     def options(self, args: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG002
@@ -115,7 +114,7 @@ class MaintenanceCookbook(FleetCookbook):
 class NodeCookbook(MaintenanceCookbook):
     """Base of the cookbooks that take nodes through steps."""
 
-    procedure: NodeProcedure
+    procedure_type: type[NodeProcedure]
     """What is done to each node."""
 
     def add_arguments(self, parser: "argparse._ArgumentGroup") -> None:
@@ -142,7 +141,7 @@ class NodeCookbook(MaintenanceCookbook):
             help="Failed nodes to tolerate; default: configuration.",
         )
 
-    def maintenance(self, args: argparse.Namespace) -> Maintenance:
+    def procedure(self, args: argparse.Namespace) -> Procedure:
         """Return what is done, and to which nodes."""
         selection = Selection(
             query=args.query,
@@ -151,7 +150,7 @@ class NodeCookbook(MaintenanceCookbook):
             max_failed=args.max_failed,
             only_if_required=getattr(args, "only_if_required", False),
         )
-        return NodeRuns(self.procedure, selection)
+        return self.procedure_type(selection)
 
 
 class FleetRunner(CookbookRunnerBase):
@@ -265,8 +264,8 @@ class RunRunner(FleetRunner):
         return f"The run went on without that: see `fleet runs show {run}`." if run else "Nothing was changed."
 
     def _session(self, settings: Config) -> Session:
-        maintenance = self._cookbook.maintenance(self._args)
-        self._started = Session(self._spicerack, settings, maintenance, unattended=self._args.unattended)
+        procedure = self._cookbook.procedure(self._args)
+        self._started = Session(self._spicerack, settings, procedure, unattended=self._args.unattended)
         return self._started
 
     def _check_alone(self) -> None:

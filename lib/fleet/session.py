@@ -29,15 +29,18 @@ from fleet.adapters.k8s.nodes import NodeView, NoNodes
 from fleet.config.model import ClusterConfig, Config
 from fleet.edges import Edges, SystemEdges
 from fleet.engine import advance, folders, journal, lost, report
+from fleet.engine.declaration import Question, specs
+from fleet.engine.executor import ABORT, Execution
+from fleet.engine.findings import Level
 from fleet.engine.journal import Journal, RunInfo, RunRecord
 from fleet.engine.model import Status, UnitState
-from fleet.engine.protocols import Procedure, View
+from fleet.engine.protocols import Procedure as Executable
+from fleet.engine.protocols import View
 from fleet.engine.runner import STOPPED_BY_OPERATOR, Interrupted, Runner
 from fleet.errors import FleetError
 from fleet.procedures import plan
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.findings import Level
-from fleet.procedures.maintenance import ABORT, Asking, Maintenance, Nothing, Proposal, Question, Refused, specs
+from fleet.procedures.procedure import Nothing, Procedure, Proposal, Refused
 from fleet.procedures.way_out import NOTHING, WayOut, carry_out, changes
 
 logger = logging.getLogger(__name__)
@@ -69,7 +72,7 @@ class Session:
     Args:
         spicerack: the cookbook runner.
         config: this project's configuration.
-        maintenance: what is done.
+        procedure: what is done.
         unattended: never ask; every question takes its safe answer.
         edges: what it reaches the world with; the system's own unless others are handed in.
     """
@@ -78,7 +81,7 @@ class Session:
         self,
         spicerack: Spicerack,
         config: Config,
-        maintenance: Maintenance,
+        procedure: Procedure,
         *,
         unattended: bool = False,
         edges: Edges | None = None,
@@ -86,7 +89,7 @@ class Session:
         self._edges = edges or SystemEdges(spicerack)
         self._spicerack = spicerack
         self._config = config
-        self._maintenance = maintenance
+        self._procedure = procedure
         self._console = self._edges.console
         self._unattended = unattended
         self.run = ""
@@ -104,8 +107,8 @@ class Session:
         config = self._config.cluster(request.cluster)
         now = datetime.fromtimestamp(self._edges.clock.time(), UTC)
         info = RunInfo(
-            id=journal.new_run_id(self._maintenance.name, request.cluster, now),
-            procedure=self._maintenance.name,
+            id=journal.new_run_id(self._procedure.name, request.cluster, now),
+            procedure=self._procedure.name,
             cluster=request.cluster,
             operator=self._operator,
             reason=request.reason,
@@ -114,7 +117,7 @@ class Session:
             options=request.options,
         )
         with self._connect(info, config, {}) as bare:
-            proposal = self._maintenance.propose(bare, self._config.state_dir)
+            proposal = self._procedure.propose(bare, self._config.state_dir)
             if isinstance(proposal, Nothing):
                 self._console.print(f"Nothing to do: {proposal.why}.")
                 return DONE
@@ -197,7 +200,7 @@ class Session:
         run_id = cluster.run.id
         self._adapt(book, cluster)
         self._close(book, cluster, way_out)
-        procedure = self._maintenance.give_back(cluster, book)
+        procedure = self._procedure.abort(cluster, book)
         book.note("session", "abort")
         self.run = run_id
         try:
@@ -236,7 +239,7 @@ class Session:
 
     def _with_steps(self, cluster: Cluster) -> Cluster:
         """Return the cluster of a run that remembers the names of its steps."""
-        names = {stage: [s.spec.name for s in steps] for stage, steps in self._maintenance.steps(cluster).items()}
+        names = {stage: [s.spec.name for s in steps] for stage, steps in self._procedure.steps(cluster).items()}
         return replace(cluster, run=replace(cluster.run, options={**cluster.run.options, "steps": names}))
 
     def _adapt(self, book: Journal, cluster: Cluster) -> None:
@@ -255,8 +258,8 @@ class Session:
                 f"Run {cluster.run.id} was begun with {list(before)}, and the configuration now has {list(now)}."
             )
         states = {}
-        for stage, steps in self._maintenance.steps(cluster).items():
-            lost = [name for name in before[stage] if name in self._maintenance.keeps and name not in now[stage]]
+        for stage, steps in self._procedure.steps(cluster).items():
+            lost = [name for name in before[stage] if name in self._procedure.keeps and name not in now[stage]]
             if lost and any(state.facts for state in book.states(stage).values() if state.status is not Status.DONE):
                 raise Refused(
                     f"Run {cluster.run.id} has begun with the steps {', '.join(lost)}, which the configuration has no"
@@ -273,9 +276,9 @@ class Session:
         """Record what the operator has decided about single units, and say so."""
         if not way_out:
             return
-        steps = {stage: specs(its) for stage, its in self._maintenance.steps(cluster).items()}
+        steps = {stage: specs(its) for stage, its in self._procedure.steps(cluster).items()}
         way_out = replace(way_out, operator=self._operator)
-        for line in carry_out(way_out, cluster, book, steps, self._maintenance.left_on):
+        for line in carry_out(way_out, cluster, book, steps, self._procedure.left_on):
             logger.warning("%s", line)
 
     @property
@@ -288,7 +291,7 @@ class Session:
         asked = plan.worst(proposal.plan.findings) is Level.ASK
         names = [state.unit.name for states in proposal.states.values() for state in states]
         first = next((name for name in names if name in proposal.cluster.hosts), "")
-        begin = f"Start with {first}" if self._maintenance.needs_api else "Start"
+        begin = f"Start with {first}" if self._procedure.needs_api else "Start"
         try:
             ask_confirmation(f"{begin}{' in spite of the findings marked [ask]' if asked else ''}?")
         except WmflibError as error:
@@ -301,7 +304,7 @@ class Session:
         self._console.print(f"Run {cluster.run.id}; its journal and report are in {book.folder}.", soft_wrap=True)
         self.run = cluster.run.id
         try:
-            with self._maintenance.work(cluster, book, lock) as procedure:
+            with self._procedure.work(cluster, book, lock) as procedure:
                 book.note("session", "")
                 book.set_status("running")
                 incomplete = self._run(procedure, book, cluster)
@@ -326,11 +329,11 @@ class Session:
             return INTERRUPTED if incomplete == STOPPED_BY_OPERATOR else INCOMPLETE
         return DONE
 
-    def _run(self, procedure: Procedure, book: Journal, cluster: Cluster) -> str:
+    def _run(self, procedure: Executable, book: Journal, cluster: Cluster) -> str:
         while True:
             with self._edges.view() as view:
                 incomplete = self._runner(procedure, book, view, cluster).run()
-            if incomplete or not isinstance(procedure, Asking):
+            if incomplete or not isinstance(procedure, Execution):
                 return incomplete
             question = procedure.question()
             if question is None:
@@ -342,7 +345,7 @@ class Session:
                 return problem
             procedure.answered()
 
-    def _runner(self, procedure: Procedure, book: Journal, view: View, cluster: Cluster) -> Runner:
+    def _runner(self, procedure: Executable, book: Journal, view: View, cluster: Cluster) -> Runner:
         edges = self._edges
         return Runner(procedure, book, view, cluster.cancel, edges.events, clock=edges.clock, threads=edges.threads)
 
@@ -380,7 +383,7 @@ class Session:
             self._console.print(f"Report: {path}", soft_wrap=True)
 
     def _command(self, option: str, run_id: str) -> str:
-        return shlex.join(["cookbook", self._maintenance.name, option, run_id])
+        return shlex.join(["cookbook", self._procedure.name, option, run_id])
 
     def _describe(self, run_id: str, verb: str, cluster_name: str | None, way_out: WayOut) -> int:
         folder = folders.run_folder(self._config.state_dir, run_id)
@@ -390,7 +393,7 @@ class Session:
             raise Refused(f"{problem}.")
         if record.status == "running":
             raise Refused(f"Run {run_id} is being worked on by another process on this host.")
-        if not self._maintenance.needs_api:
+        if not self._procedure.needs_api:
             return self._outline(run_id, verb, cluster_name)
         report.render(report.summary(record, {}), self._console)
         gone = set()
@@ -409,7 +412,7 @@ class Session:
         """Print what would be recorded of single units; return those that would be given up."""
         run, config = record.info, self._config.cluster(record.info.cluster)
         with self._connect(run, config, run.options["hosts"]) as cluster:
-            steps = {stage: specs(its) for stage, its in self._maintenance.steps(cluster).items()}
+            steps = {stage: specs(its) for stage, its in self._procedure.steps(cluster).items()}
         states = {stage: {state.unit.name: state for state in record.units.get(stage, ())} for stage in steps}
         found = changes(way_out, states, steps, cluster.hosts)
         for _, state in found:
@@ -422,10 +425,10 @@ class Session:
         with ExitStack() as stack:
             book, cluster = stack.enter_context(self._reopened(run_id, verb, cluster_name))
             if verb == "abort":
-                procedure = self._maintenance.give_back(cluster, book)
+                procedure = self._procedure.abort(cluster, book)
             else:
-                procedure = stack.enter_context(self._maintenance.work(cluster, book, self._lock(cluster)))
-            if isinstance(procedure, Asking):
+                procedure = stack.enter_context(self._procedure.work(cluster, book, self._lock(cluster)))
+            if isinstance(procedure, Execution):
                 for line in procedure.outline():
                     self._console.print(line, markup=False, soft_wrap=True)
         self._console.print("Dry run: this is what a real run would do. Nothing was touched.")
@@ -434,7 +437,7 @@ class Session:
     def _check_open(self, info: RunInfo, status: str, verb: str, cluster_name: str | None) -> None:
         if cluster_name not in (None, info.cluster):
             raise Refused(f"Run {info.id} is on the cluster {info.cluster}, not on {cluster_name}.")
-        if info.procedure != self._maintenance.name:
+        if info.procedure != self._procedure.name:
             raise Refused(f"Run {info.id} is one of {info.procedure}: {verb} it with that cookbook.")
         if status in folders.OVER:
             raise Refused(f"Run {info.id} is {status} already; there is nothing to {verb}.")
@@ -451,10 +454,10 @@ class Session:
     @contextmanager
     def _connect(self, info: RunInfo, config: ClusterConfig, hosts: Mapping[str, str]) -> Iterator[Cluster]:
         edges = self._edges
-        remote, api = edges.remote(), edges.api(self._maintenance.kubeconfig(config))
+        remote, api = edges.remote(), edges.api(self._procedure.kubeconfig(config))
         with ExitStack() as stack:
             nodes: NodeView = (
-                stack.enter_context(self._watch(api, config, remote)) if self._maintenance.needs_api else NoNodes()
+                stack.enter_context(self._watch(api, config, remote)) if self._procedure.needs_api else NoNodes()
             )
             routers = stack.enter_context(edges.routers(config.bgp)) if config.bgp else None
             yield Cluster(
@@ -485,14 +488,14 @@ class Session:
 
     def _locked(self, cluster: Cluster, folder: Path | None) -> AbstractContextManager[ClusterLock]:
         """Hold the cluster for as long as the context lasts; ``folder`` is that of a run that is gone on with."""
-        if self._maintenance.is_offline(cluster, folder):
+        if self._procedure.is_offline(cluster, folder):
             return self._holding(cluster, lambda lock: lock.suspend())
-        patient = not self._maintenance.needs_api and folder is not None
+        patient = not self._procedure.needs_api and folder is not None
         return self._holding(cluster, lambda lock: lock.acquire(patient=patient))
 
     def _held(self, cluster: Cluster) -> AbstractContextManager[ClusterLock]:
         """Hold the cluster while it is given back: whenever there is an API on the way, if it needs none."""
-        patient = not self._maintenance.needs_api
+        patient = not self._procedure.needs_api
         return self._holding(cluster, lambda lock: lock.acquire(patient=patient))
 
     @contextmanager

@@ -14,7 +14,7 @@ from fleet.adapters.k8s.policy import DrainPolicy
 from fleet.engine import planner
 from fleet.engine.model import Limits
 from fleet.procedures import preflight
-from fleet.procedures.nodes import unit_of
+from fleet.procedures.availability import unit_of
 
 NODES, PODS, WORKLOADS, PAGE = 5_000, 100_000, 2_000, 500
 ROW = "topology.kubernetes.io/zone"

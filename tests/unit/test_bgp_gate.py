@@ -15,10 +15,10 @@ from fleet.adapters.bgp.summary import ESTABLISHED, Peer, Rib, Summary
 from fleet.adapters.k8s.nodes import OWNER_ANNOTATION
 from fleet.clock import CLOCK, Moment
 from fleet.config.model import BgpConfig
+from fleet.engine.findings import Level
 from fleet.engine.model import Kind, Unit, UnitState
 from fleet.errors import FleetError
 from fleet.procedures.bgp import DOWN, FACT, Baseline, Proven, Routes, examine
-from fleet.procedures.findings import Level
 from fleet.procedures.once import REPLACED
 
 ADDRESSES = {"w1": ("10.0.0.1", "fd00::1"), "w2": ("10.0.0.2", "fd00::2")}

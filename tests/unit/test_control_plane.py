@@ -11,16 +11,16 @@ from freezegun import freeze_time
 from fleet.adapters.k8s.client import ApiError
 from fleet.adapters.load_balancer.model import LoadBalancerError
 from fleet.clock import SystemClock
+from fleet.engine.declaration import Seen, Stage, specs
+from fleet.engine.findings import Level
 from fleet.engine.journal import Journal, RunInfo
 from fleet.engine.model import Kind, Phase, Status, Unit, UnitState
 from fleet.errors import FleetError
 from fleet.execution import Unreachable
 from fleet.procedures import control_plane
 from fleet.procedures.balancing import REPOOL, Connections, Depool, Pool, Repool, Watched, forget_put_back
-from fleet.procedures.control_plane import Calm, Elected, Serving, works
+from fleet.procedures.control_plane import Calm, Elected, Serving
 from fleet.procedures.control_plane_runs import of_spared
-from fleet.procedures.findings import Level
-from fleet.procedures.maintenance import specs
 from fleet.procedures.plane import API, LED, ControlPlane
 from hosts_world import LB, World
 
@@ -203,9 +203,14 @@ def test_a_host_that_was_out_before_stays_out(world, facts):
 
 def held(phase=Phase.CHECK, step="connections", **facts: Any) -> tuple[Any, UnitState]:
     """Return the work on apiservers, and a host that is held at one of its steps."""
-    work = works(plane(World(HOSTS)), [API])[0]
+    work = control_plane.stages(plane(World(HOSTS)), [API])[0]
     index = [spec.name for spec in specs(work.steps)].index(step)
     return work, UnitState(Unit("cp1"), Status.HELD, index, phase, facts={"pooled_at": [LB], **facts})
+
+
+def seen(work: Stage, state: UnitState) -> Seen:
+    """Return what is known of a host."""
+    return Seen(lambda: {}, lambda: {"cp1": state}, specs(work.steps))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +226,7 @@ def held(phase=Phase.CHECK, step="connections", **facts: Any) -> tuple[Any, Unit
 def test_only_a_held_host_that_was_not_restarted_goes_back(world, step, phase, facts, told):
     work, state = held(phase, step, **facts)
     world.depool("cp1", [LB])
-    repool = Repool(plane(world), world, work, lambda: {"cp1": state})
+    repool = Repool(plane(world), world, seen(work, state))
     me = [unit("repool")]
     assert repool.check(me)["repool"].kind is Kind.PENDING
     repool.apply(me, tell)
@@ -234,7 +239,7 @@ def test_a_held_host_that_was_out_before_stays_out(world):
     out = replace(state, facts={"pooled_at": []})
     running = replace(state, status=Status.RUNNING)
     for known in (out, running):
-        step = Repool(plane(world), world, work, lambda known=known: {"cp1": known})  # type: ignore[misc]
+        step = Repool(plane(world), world, seen(work, known))
         assert step.check([unit("repool")])["repool"].kind is Kind.DONE
 
 
@@ -382,7 +387,7 @@ def test_a_leader_that_is_dead_is_never_settled(world, clock, monkeypatch):
 
 
 def order(world: World, component: str, targets=HOSTS) -> list[str]:
-    return list(works(plane(world, targets), [component])[0].order())
+    return [unit.name for unit in control_plane.stages(plane(world, targets), [component])[0].targets()]
 
 
 def test_the_leader_goes_last(world):
@@ -455,7 +460,7 @@ def test_without_a_load_balancer_nothing_is_asked_of_it(world):
     bare = plane(world, balancer=None)
     world.balancer_fails = True
     assert bare.problem(API, "cp1") == ""
-    names = [spec.name for spec in specs(control_plane.works(bare, [API])[0].steps)]
+    names = [spec.name for spec in specs(control_plane.stages(bare, [API])[0].steps)]
     assert not {"depool", "connections", "pool"} & set(names)
     with pytest.raises(FleetError):
         plane(world).problem(API, "cp1")
@@ -464,7 +469,7 @@ def test_without_a_load_balancer_nothing_is_asked_of_it(world):
 def test_the_only_host_is_not_taken_out_of_the_load_balancer(world):
     """Nobody, the run included, could reach the API any more."""
     alone = replace(plane(world), hosts=["cp1"], allow_outage=True)
-    names = [spec.name for spec in specs(control_plane.works(alone, [API])[0].steps)]
+    names = [spec.name for spec in specs(control_plane.stages(alone, [API])[0].steps)]
     assert not {"depool", "connections", "pool"} & set(names)
     assert {"restart", "ready", "settle"} <= set(names)
 

@@ -9,7 +9,7 @@ import pytest
 from cookbook_help import cookbook, examples
 from fleet.config.model import COMPONENTS, ComponentConfig, ControlPlaneConfig
 from fleet.errors import FleetError
-from fleet.procedures.control_plane_runs import ControlPlaneRuns
+from fleet.procedures.control_plane_runs import RestartControlPlane
 
 RESTART_CONTROL_PLANE, RESTART_ETCD = "sre.k8s.restart-control-plane", "sre.etcd.restart"
 NODES = ("sre.k8s.reboot-nodes", "sre.k8s.restart-calico")
@@ -130,7 +130,7 @@ def chosen(*components: str) -> Any:
     config = ControlPlaneConfig(components={"kube-proxy": ComponentConfig(check="true")})
     cluster: Any = SimpleNamespace(config=SimpleNamespace(control_plane=config), run=SimpleNamespace(options={}))
     nothing: Any = None
-    return ControlPlaneRuns(nothing, components=components).options(cluster)["components"]
+    return RestartControlPlane(nothing, components=components).options(cluster)["components"]
 
 
 def test_components_are_restarted_in_a_fixed_order() -> None:

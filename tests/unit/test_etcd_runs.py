@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from etcd_world import NAMES, UNIT, Members
+from fleet.engine.findings import Level
 from fleet.engine.journal import Journal
 from fleet.engine.model import Kind, Unit, UnitState
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.etcd import CaughtUp, Etcd, HandOver
-from fleet.procedures.etcd_runs import EtcdRuns, of_members, of_units
-from fleet.procedures.findings import Level
+from fleet.procedures.etcd_runs import RestartEtcd, of_members, of_units
 from hosts_sessions import Lock, MortalJournal, carry_out
 from hosts_world import Killed
 
@@ -59,10 +59,10 @@ def stories(draw: st.DrawFn) -> Story:
 def session(cluster: Cluster, world: Members, folder: Path, *, abort: bool = False, kill: int = -1) -> str:
     """Carry out a session; return what it left undone."""
     world.moments_left = kill
-    runs, lock = EtcdRuns(), Lock(world)
+    runs, lock = RestartEtcd(), Lock(world)
     with closing(MortalJournal.open(folder, "r1")) as book:
         if abort:
-            return carry_out(partial(runs.give_back, cluster, book), book, world, cluster)
+            return carry_out(partial(runs.abort, cluster, book), book, world, cluster)
         fake: Any = lock
         with runs.work(cluster, book, fake) as procedure:
             return carry_out(lambda: procedure, book, world, cluster)
@@ -100,7 +100,7 @@ def play(story: Story, folder: Path, patch: pytest.MonkeyPatch) -> None:
             world.fall(host)
 
     patch.setattr(world, "_restart", break_after_restart)
-    waiting = {work.name: [UnitState(Unit(name)) for name in work.order()] for work in EtcdRuns().works(cluster)}
+    waiting = {stage.key: [UnitState(unit) for unit in stage.targets()] for stage in RestartEtcd().stages(cluster)}
     Journal.create(folder, cluster.run, waiting).close()
     for kill in (*story.kills, -1):  # the last one lives as long as it has to
         with suppress(Killed):

@@ -15,11 +15,11 @@ from fleet.config.model import Config
 from fleet.engine import folders, lost
 from fleet.engine import journal as j
 from fleet.engine import model as m
+from fleet.engine.findings import Level
 from fleet.engine.report import LogView
 from fleet.engine.runner import Runner
 from fleet.procedures import preflight
-from fleet.procedures.findings import Level
-from fleet.procedures.maintenance import Refused
+from fleet.procedures.procedure import Refused
 from fleet.procedures.way_out import NOTHING
 from fleet.session import INTERRUPTED, Session
 from hosts_world import CONFIG, World
@@ -167,7 +167,7 @@ class Runs:
             if self._notes:
                 book.note("watchdog", "x" * 10_000)
 
-    def give_back(self, cluster, book):
+    def abort(self, cluster, book):
         return self.made
 
     def steps(self, cluster):

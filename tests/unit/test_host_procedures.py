@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from fleet.engine import journal
+from fleet.engine.declaration import Specified, Stage, specs
+from fleet.engine.executor import Abort, Execution, known_of
 from fleet.engine.journal import Journal
 from fleet.engine.model import Kind, Phase, Status, StepSpec, Unit, UnitState, done, pending
 from fleet.procedures import hosts
-from fleet.procedures.hosts import GiveBack, HostMaintenance, Work
-from fleet.procedures.maintenance import Step, specs
 from fleet.procedures.puppet import EnablePuppet, PuppetOff, PuppetOn, puppet_reason
 from fleet.procedures.steps import NodeStep
 from fleet.procedures.units import RestartUnit
+from fleet.procedures.watching import observe
 from hosts_sessions import Lock, carry_out
 from hosts_world import World
 
@@ -106,8 +107,8 @@ def test_of_a_host_in_several_stages_the_last_one_that_it_came_to_counts():
         "second": {"cp1": unit(facts={"stage": 2}), "cp2": unit("cp2")},
         "third": {"cp1": unit(), "cp3": unit("cp3")},
     }
-    works = [Work(name, list, ()) for name in states]
-    found = hosts.known_of(works, states.__getitem__)()
+    stages = [Stage(name, list) for name in states]
+    found = known_of(stages, states.__getitem__)()
     assert found["cp1"].facts == {"stage": 2}, "it went back to waiting in the second stage"
     assert found["cp2"].status is Status.HELD
     assert found["cp3"].status is Status.PENDING
@@ -165,18 +166,17 @@ def maintenance(world, tmp_path):
 
         def order(name):
             log.append(f"order of {name}")
-            return {"a": ["cp1", "cp2"], "b": ["cp2", "cp1"], "one gone": ["cp1"]}[name]
+            return [Unit(host) for host in {"a": ["cp1", "cp2"], "b": ["cp2", "cp1"], "one gone": ["cp1"]}[name]]
 
-        works = [
-            Work(name, partial(order, name), (Step(StepSpec("act", 5.0), Fake(cluster, log, name, ok=ok)),))
+        declared = [
+            Stage(name, partial(order, name), proofs=[Specified(StepSpec("act", 5.0), Fake(cluster, log, name, ok=ok))])
             for name, ok in stages
         ]
         waiting = {name: [unit("cp1"), unit("cp2")] for name, _ in stages}
-        tidy = Step(StepSpec("tidy", 5.0), Fake(cluster, log, "tidy"))
+        tidy = Specified(StepSpec("tidy", 5.0), Fake(cluster, log, "tidy"))
         with closing(Journal.create(tmp_path, cluster.run, waiting)) as book:
             states = partial(journal.read_states, book.folder)
-            lock: Any = Lock(world)
-            made = partial(HostMaintenance, cluster, works, lock, states, ending=(tidy,))
+            made = partial(Execution, declared, states, ending=(tidy,))
             left = carry_out(made, book, world, cluster)
             return left, log, {name: states(name) for name, _ in stages}
 
@@ -206,29 +206,28 @@ def test_a_host_that_is_not_found_any_more_is_not_passed_over(maintenance):
 def test_what_says_that_the_run_must_stop_is_final(world):
     said = [""]
     lock: Any = Lock(world)
-    procedure = HostMaintenance(world.cluster(["cp1"]), [], lock, lambda stage: {}, lambda: said[0])
-    assert procedure.observe().blocked == ""
+    assert observe(lock, lambda: said[0]).blocked == ""
     said[0] = "2 of 100 requests failed"
-    seen = procedure.observe()
+    seen = observe(lock, lambda: said[0])
     assert (seen.blocked, seen.hopeless) == ("2 of 100 requests failed", True)
 
 
-def work_of(cluster) -> Work:
-    """Return the restart of the scheduler, with what gives hosts back from it."""
+def stage_of(cluster) -> Stage:
+    """Return the restart of the scheduler."""
     act = RestartUnit(cluster, UNIT, lambda host: "", patient=True)
-    restart = hosts.restart_steps(cluster, act, UNIT)
-    before, after = hosts.before_steps(cluster, lambda host: ""), hosts.after_steps(cluster)
-    return Work("s", lambda: list(cluster.hosts), (*before, *restart, *after), act, (*restart[1:], *after))
+    return hosts.stage_of(
+        cluster, "s", lambda: list(cluster.hosts), guard=lambda host: "", unit=UNIT, act=act, proofs=(), abort_proofs=()
+    )
 
 
-def give_back(world, tmp_path, state: UnitState, ordered=frozenset()):
+def give_back(world, tmp_path, state: UnitState):
     """Give back a host from where it stands in a restart of the scheduler."""
     cluster = world.cluster(["cp1"])
-    work = work_of(cluster)
-    step = [spec.name for spec in specs(work.steps)].index("restart")
+    stage = stage_of(cluster)
+    step = [spec.name for spec in specs(stage.steps)].index("restart")
     with closing(Journal.create(tmp_path, cluster.run, {"s": [replace(state, step=step)]})) as book:
         states = partial(journal.read_states, book.folder)
-        left = carry_out(lambda: GiveBack(cluster, [work], states, lambda work: ordered), book, world, cluster)
+        left = carry_out(lambda: Abort([stage], states, world), book, world, cluster)
         return left, list(journal.read(book.folder).units)
 
 
@@ -258,12 +257,12 @@ def test_a_host_that_is_not_well_is_not_given_back(world, tmp_path):
 def test_a_host_that_was_done_since_an_earlier_abort_is_not_silenced_again(world, tmp_path):
     """That abort could not give it back; a resume has done it, and was stopped by another host."""
     cluster = world.cluster(["cp1", "cp2"])
-    work = work_of(cluster)
+    stage = stage_of(cluster)
     held = unit(status=Status.HELD, facts={"silence": "s-cp1"})
     states = {"s": [unit(status=Status.DONE), unit("cp2", status=Status.HELD)], "abort s": [held]}
     with closing(Journal.create(tmp_path, cluster.run, states)) as book:
         read = partial(journal.read_states, book.folder)
-        left = carry_out(lambda: GiveBack(cluster, [work], read, lambda work: frozenset()), book, world, cluster)
+        left = carry_out(lambda: Abort([stage], read, world), book, world, cluster)
     assert left == ""
     assert not world.silenced
 
@@ -290,7 +289,7 @@ def test_an_order_that_may_be_on_its_way_is_waited_for_before_a_host_is_given_ba
     world.at(8.1, lambda: alive.append(world.hosts["cp1"].puppet))
     alive: list[str | None] = []
     state = unit(status=Status.RUNNING, phase=Phase.APPLY, facts={"puppet_off": True, "invocation": f"{1:032x}"})
-    left, _ = give_back(world, tmp_path, state, frozenset({"cp1"}))
+    left, _ = give_back(world, tmp_path, state)
     assert left == ""
     assert world.restarts == {("cp1", "kube-scheduler"): 1}
     assert alive == [REASON], "nothing was given back before the order had come"

@@ -11,14 +11,12 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fleet.engine import journal
+from fleet.engine.declaration import Stage
 from fleet.engine.journal import Journal
 from fleet.engine.model import Unit, UnitState
 from fleet.procedures import control_plane
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.control_plane_runs import _ending
-from fleet.procedures.host_runs import HostRuns
-from fleet.procedures.hosts import HostMaintenance, Work
+from fleet.procedures.hosts import HostProcedure
 from fleet.procedures.plane import API, LED, ControlPlane
 from hosts_sessions import Lock, MortalJournal, carry_out
 from hosts_world import Killed, World
@@ -26,7 +24,7 @@ from hosts_world import Killed, World
 CONTROL_PLANE = ("cp1", "cp2", "cp3")
 
 
-class Runs(HostRuns):
+class Runs(HostProcedure):
     """Runs over the control plane of a world."""
 
     name = "sre.k8s.restart-control-plane"
@@ -38,16 +36,11 @@ class Runs(HostRuns):
     def all_hosts(self, cluster: Cluster) -> list[str]:
         return list(self._plane.hosts)
 
-    def works(self, cluster: Cluster) -> Sequence[Work]:
-        return control_plane.works(self._plane, self._components)
+    def stages(self, cluster: Cluster) -> Sequence[Stage]:
+        return control_plane.stages(self._plane, self._components)
 
     def checks(self, cluster: Cluster) -> Any:
         return ()
-
-    def work(self, cluster: Cluster, book: Journal, lock: Any) -> Any:
-        states = partial(journal.read_states, book.folder)
-        works = self.works(cluster)
-        return HostMaintenance(cluster, works, lock, states, ending=_ending(self._plane, works, states))
 
 
 @dataclass(frozen=True)
@@ -122,7 +115,7 @@ class Player:
         self.plane = ControlPlane(self.cluster, story.hosts, apiservers=fake, balancer=fake)
         self.runs = Runs(self.plane, story.components)
         states = {
-            work.name: [UnitState(Unit(host)) for host in story.targets] for work in self.runs.works(self.cluster)
+            stage.key: [UnitState(Unit(host)) for host in story.targets] for stage in self.runs.stages(self.cluster)
         }
         Journal.create(folder, self.cluster.run, states).close()
         MortalJournal.world = world
@@ -141,12 +134,11 @@ class Player:
         self.world.moments_left = kill
         troubles = [] if self._quiet else [(self._began + a, self._began + b) for a, b in self.story.locks]
         with closing(MortalJournal.open(self._folder, "r1")) as book:
-            lock = Lock(self.world, *troubles)
-            work, back = (
-                partial(self.runs.work, self.cluster, book, lock),
-                partial(self.runs.give_back, self.cluster, book),
-            )
-            return carry_out(back if abort else work, book, self.world, self.cluster)
+            if abort:
+                return carry_out(partial(self.runs.abort, self.cluster, book), book, self.world, self.cluster)
+            lock: Any = Lock(self.world, *troubles)
+            with self.runs.work(self.cluster, book, lock) as work:
+                return carry_out(lambda: work, book, self.world, self.cluster)
 
     def repair(self) -> None:
         """Let an operator mend everything."""

@@ -19,8 +19,8 @@ from fleet.engine import journal as j
 from fleet.engine.journal import Journal
 from fleet.engine.model import Phase, Stage, Status, StepSpec
 from fleet.procedures import control_plane
-from fleet.procedures.etcd_runs import EtcdRuns
-from fleet.procedures.host_runs import HostRuns
+from fleet.procedures.etcd_runs import RestartEtcd
+from fleet.procedures.hosts import HostProcedure
 from fleet.procedures.plane import ControlPlane
 from hosts_world import World
 
@@ -168,7 +168,7 @@ def test_a_unit_whose_reboot_was_ordered_is_asked_first_with_other_steps_as_well
     }
 
 
-class Plane(HostRuns):
+class Plane(HostProcedure):
     """Runs over the control plane of a world."""
 
     name = "sre.k8s.restart-control-plane"
@@ -177,9 +177,9 @@ class Plane(HostRuns):
     def all_hosts(self, cluster: Any) -> list[str]:
         return list(cluster.hosts)
 
-    def works(self, cluster: Any) -> Any:
+    def stages(self, cluster: Any) -> Any:
         plane = ControlPlane(cluster, list(cluster.hosts), apiservers=cluster.remote, balancer=cluster.remote)
-        return control_plane.works(plane, list(cluster.run.options["steps"]))
+        return control_plane.stages(plane, list(cluster.run.options["steps"]))
 
     def checks(self, cluster: Any) -> Any:
         return ()
@@ -197,8 +197,8 @@ def test_an_abort_gives_back_what_the_run_owns(old):
         cluster = world.cluster(sorted(hosts))
         config = cluster.config.model_copy(update={"etcd": EtcdConfig(hosts="etcd[1-3]")})
         cluster = replace(cluster, config=config, run=book.info())
-        kind = EtcdRuns() if expected["procedure"] == "sre.etcd.restart" else Plane()
-        stages = {stage.name: [unit.name for unit in stage.units] for stage in kind.give_back(cluster, book).stages}
+        kind = RestartEtcd() if expected["procedure"] == "sre.etcd.restart" else Plane()
+        stages = {stage.name: [unit.name for unit in stage.units] for stage in kind.abort(cluster, book).stages}
     of_hosts = {name: units for name, units in expected["gives_back"].items() if name.startswith("abort")}
     assert {name: units for name, units in stages.items() if name.startswith("abort")} == of_hosts
 

@@ -11,8 +11,8 @@ from fleet.adapters.k8s.disruption import Risk, RiskKind, assess
 from fleet.adapters.k8s.model import parse_node
 from fleet.adapters.k8s.pods import Pod, parse_pod
 from fleet.adapters.k8s.policy import BudgetPattern, DrainPolicy
+from fleet.engine.findings import Level
 from fleet.procedures import drains
-from fleet.procedures.findings import Level
 
 
 def pod(phase: str = "Running", *, ready: bool = True, deleting: bool = False) -> Pod:

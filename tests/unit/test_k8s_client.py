@@ -8,8 +8,8 @@ import pytest
 
 from fleet.adapters.k8s.client import Api
 from fleet.clock import SystemClock
+from fleet.engine.findings import Level
 from fleet.procedures import preflight
-from fleet.procedures.findings import Level
 
 
 @pytest.mark.parametrize(

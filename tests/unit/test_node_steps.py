@@ -9,12 +9,12 @@ import pytest
 
 from fleet.adapters.k8s import nodes
 from fleet.adapters.k8s.nodes import PENDING_TAINT, Owner, ownership
+from fleet.engine.findings import Level
 from fleet.engine.journal import Journal
 from fleet.engine.model import Kind, Phase, Status, Unit, UnitState, Verdict
 from fleet.procedures import plan, preflight
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.drain import Drain
-from fleet.procedures.findings import Level
 from fleet.procedures.reboot import Puppet, Reboot
 from fleet.procedures.steps import Alerts, Cordon, SilenceNode, Uncordon, Unsilence, extend
 from fleet.procedures.traces import EndSilences, TaintPending, Untaint
@@ -195,7 +195,7 @@ class TestWayBack:
 
     def test_nodes_that_are_done_are_not_tainted_again(self, world: World, cluster: Cluster) -> None:
         done = UnitState(Unit("w1"), Status.DONE)
-        step = TaintPending(cluster, ["w1", "w2"], lambda: {"w1": done, "w2": UnitState(Unit("w2"))})
+        step = TaintPending(cluster, lambda: {"w1": done, "w2": UnitState(Unit("w2"))})
         act(step)
         tainted = {node.name: node.taints for node in nodes.list_nodes(cluster.api)}
         assert [name for name, taints in tainted.items() if any(t.key == PENDING_TAINT for t in taints)] == ["w2"]

@@ -10,10 +10,11 @@ from freezegun import freeze_time
 from fleet.adapters.hosts.probe import HostState
 from fleet.adapters.hosts.services import ServiceState
 from fleet.clock import CLOCK, Moment
+from fleet.engine.executor import Settled
 from fleet.engine.model import Kind, Unit, UnitState
 from fleet.execution import Unreachable
 from fleet.procedures.calico import Restart
-from fleet.procedures.once import REPLACED, Settled
+from fleet.procedures.once import REPLACED
 from fleet.procedures.reboot import Reboot
 from fleet.procedures.units import Active
 
@@ -116,7 +117,7 @@ def test_a_restart_is_proven_by_another_start_of_the_unit(service):
 def test_an_order_that_may_be_on_its_way_is_waited_for(service, monkeypatch):
     service()
     facts = {"invocation": FIRST, "ordered": True}
-    settled = Settled(Restart(cluster()), frozenset({"w1"}))
+    settled = Settled(Restart(cluster()), frozenset({"w1"}), CLOCK)
     assert look(settled, **facts).kind is Kind.PENDING
     monkeypatch.setattr(Settled, "GRACE", -1.0)
     service(moving=True)
@@ -126,7 +127,7 @@ def test_an_order_that_may_be_on_its_way_is_waited_for(service, monkeypatch):
     service(invocation=SECOND)
     assert look(settled, **facts).facts["new_invocation"] == SECOND
     assert look(settled, **facts).detail == "it was restarted"
-    assert look(Settled(Restart(cluster()), frozenset()), **facts).facts == {}
+    assert look(Settled(Restart(cluster()), frozenset(), CLOCK), **facts).facts == {}
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from fleet.clock import SystemClock
 from fleet.engine import journal, report
+from fleet.engine.findings import Level, ask, note, stop
 from fleet.engine.journal import Journal, RunInfo
 from fleet.engine.model import Status, Unit, UnitState
-from fleet.procedures.findings import Level, ask, note, stop
 from fleet.procedures.plan import HostPlan, worst
 
 HOSTILE = "why [/bold] $(reboot) [red]☃"

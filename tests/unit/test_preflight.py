@@ -15,11 +15,11 @@ from fleet.adapters.k8s.model import Node, Taint, parse_node
 from fleet.adapters.k8s.nodes import OWNER_ANNOTATION
 from fleet.clock import THREADS
 from fleet.config.model import LeaseConfig
+from fleet.engine.findings import Finding, Level, ask, note, stop
 from fleet.engine.model import Limits, Unit
 from fleet.procedures import drains, preflight
-from fleet.procedures.findings import Finding, Level, ask, note, stop
+from fleet.procedures.availability import absent, group_of
 from fleet.procedures.inventory import compare, match
-from fleet.procedures.nodes import absent, group_of
 
 ROW = "topology.kubernetes.io/zone"
 

@@ -6,19 +6,19 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from fleet.engine.declaration import Specified
+from fleet.engine.findings import Finding, ask, stop
 from fleet.engine.model import StepSpec
-from fleet.procedures.findings import Finding, ask, stop
-from fleet.procedures.maintenance import Step
-from fleet.procedures.reinitialize.parts import Part
+from fleet.procedures.reinitialize.parts import stage
 from fleet.procedures.reinitialize.runs import ReinitializePlan
 from fleet.session import DONE
 from reinitialize_sessions import Play
 from reinitialize_world import World
 
-STEPS = tuple(Step(StepSpec(name, 1.0), effects=None) for name in ("depool", "traffic gone"))  # type: ignore[arg-type]
+STEPS = tuple(Specified(StepSpec(name, 1.0), effects=None) for name in ("depool", "traffic gone"))  # type: ignore[arg-type]
 PARTS = (
-    Part("0 keep", ["a snapshot"], lambda: ["cluster"], STEPS[:1]),
-    Part("4 depool", ["records [out] of {here}", "x" * 300], lambda: ["shop", "[bold]search"], STEPS),
+    stage("0 keep", ["a snapshot"], lambda: ["cluster"], STEPS[:1]),
+    stage("4 depool", ["records [out] of {here}", "x" * 300], lambda: ["shop", "[bold]search"], STEPS),
 )
 
 

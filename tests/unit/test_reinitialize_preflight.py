@@ -11,8 +11,8 @@ from fleet.adapters.calico import contents
 from fleet.adapters.k8s.apiserver import Health, Strange
 from fleet.config.certificates import Certificates
 from fleet.config.model import ClusterConfig
-from fleet.procedures.maintenance import Refused
-from fleet.procedures.reinitialize.runs import Wish
+from fleet.procedures.procedure import Refused
+from fleet.procedures.reinitialize.runs import Options
 from fleet.procedures.reinitialize.site import programs_of
 from fleet.session import DONE
 from reinitialize_hosts import API, BY_HAND, CALICO, CALICO_FILE, DEFAULTS, KUBELET, NEW, OLD, PLUGIN
@@ -37,8 +37,8 @@ def findings(text: str, level: str) -> list[str]:
     return [line.partition("] ")[2] for line in text.splitlines() if line.strip().startswith(f"[{level}]")]
 
 
-def wish(**options: Any) -> Wish:
-    return Wish("new", "change-1", **options)
+def asked(**options: Any) -> Options:
+    return Options("new", "change-1", **options)
 
 
 def test_where_all_is_well_nothing_is_asked(tmp_path):
@@ -153,8 +153,8 @@ def test_what_cannot_go_well_keeps_the_run_from_starting(tmp_path, change, findi
 @pytest.mark.parametrize(
     ("change", "options", "finding"),
     [
-        (_away("w2"), {"wish": wish(max_failed=1)}, "No answer over SSH from w2."),
-        (_there("/registry/a"), {"wish": wish(reuse="new")}, "new is not empty: 1 key, such as /registry/a."),
+        (_away("w2"), {"options": asked(max_failed=1)}, "No answer over SSH from w2."),
+        (_there("/registry/a"), {"options": asked(reuse="new")}, "new is not empty: 1 key, such as /registry/a."),
         (_depooled, {}, "No service is pooled in here."),
         (_alert, {}, "The alert Down is firing for w1."),
         (
@@ -198,7 +198,7 @@ def test_what_an_operator_may_overrule_is_asked(tmp_path, change, options, findi
         ),
         ({"config": config(initialize="initialize 'x")}, "reinitialize.initialize: it is no command for bash"),
         ({"config": config(node_watchers=["proxy.service"])}, "w1 has no proxy.service."),
-        ({"wish": wish(from_stage=4), "merged": True}, "The Puppet change change-1 is merged before stage 4."),
+        ({"options": asked(from_stage=4), "merged": True}, "The Puppet change change-1 is merged before stage 4."),
     ],
 )
 def test_what_the_configuration_has_wrong_keeps_the_run_from_starting(tmp_path, options, finding):
@@ -221,7 +221,7 @@ def test_what_there_is_to_go_back_to_is_looked_at_for_as_long_as_it_serves(tmp_p
     change(world)
     if first == 7:
         _all(_depooled, _everywhere_disabled)(world)
-    text = said(world, tmp_path, wish=wish(from_stage=first))
+    text = said(world, tmp_path, options=asked(from_stage=first))
     assert f"Stages 0 to {first - 1} are taken as done by hand." in text
     assert any(stop.endswith(finding) for stop in findings(text, "stop")), text
 
@@ -282,7 +282,7 @@ def test_hosts_reach_the_new_etcd_with_what_they_use_themselves(tmp_path):
         if name in world.planes:
             host.files[DEFAULTS] = host.files[DEFAULTS].replace('="', f'="{files} ')
     world.hosts["w2"].reachable = False
-    assert findings(said(world, tmp_path, wish=wish(max_failed=1)), "stop") == []
+    assert findings(said(world, tmp_path, options=asked(max_failed=1)), "stop") == []
     assert sorted(world.reached_with) == [
         (("cp1", "cp2"), Certificates(Path("/ca"), Path("/cert"), Path("/key"))),
         (("cp1", "cp2", "w1"), Certificates(Path("/a"), Path("/b"), Path("/c"))),
@@ -297,7 +297,7 @@ def test_where_there_is_no_api_it_is_not_asked(tmp_path, first):
     _all(_depooled, _everywhere_disabled, *([_merged, _moved] if first == 13 else []))(world)
     for name in world.planes if first == 13 else ():
         world.hosts[name].files[DEFAULTS] = world.hosts[name].files[DEFAULTS].replace(f",{PLUGIN}", "")
-    text = said(world, tmp_path, wish=wish(from_stage=first))
+    text = said(world, tmp_path, options=asked(from_stage=first))
     assert findings(text, "stop") == []
     assert "not taken out" not in text
 
@@ -324,7 +324,7 @@ def test_a_run_that_is_not_over_keeps_another_one_from_starting(tmp_path):
 def test_what_is_said_to_be_done_by_hand_is_not_believed(tmp_path, first, change, finding):
     world = World()
     change(world)
-    text = said(world, tmp_path, wish=wish(from_stage=first))
+    text = said(world, tmp_path, options=asked(from_stage=first))
     assert f"Stages 0 to {first - 1} are taken as done by hand." in text
     stops = findings(text, "stop")
     assert any(stop.startswith(finding) or stop.endswith(finding) for stop in stops), stops
@@ -337,14 +337,14 @@ def test_what_is_said_to_be_done_by_hand_is_not_believed(tmp_path, first, change
 def test_what_was_done_by_hand_is_taken_for_done(tmp_path, first, change):
     world = World()
     change(world)
-    assert findings(said(world, tmp_path, wish=wish(from_stage=first)), "stop") == []
+    assert findings(said(world, tmp_path, options=asked(from_stage=first)), "stop") == []
 
 
 def test_an_etcd_that_is_said_to_be_lost_and_is_well_is_not_given_up(tmp_path):
     export = tmp_path / "calico.json"
     export.write_text(contents.to_json(ALL_CALICO), encoding="utf-8")
     world = World()
-    lost = {"wish": wish(calico_export=str(export))}
+    lost = {"options": asked(calico_export=str(export))}
     assert findings(said(world, tmp_path, **lost), "stop") == ["The old etcd is well."]
     world.ill[OLD] = "no leader"
     again = World()

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fleet.procedures.reinitialize.runs import Wish
+from fleet.procedures.reinitialize.runs import Options
 from fleet.session import DONE
 from reinitialize_hosts import API, CALICO, CALICO_FILE, CONTROLLERS, DEFAULTS, PLUGIN, SCHEDULER, endpoint_of
 from reinitialize_sessions import Play
@@ -64,8 +64,8 @@ class Story:
 
     def play(self, world: World, folder: str) -> Play:
         """Return the run, which a worker may be away from."""
-        wish = Wish("new", "change-1", max_failed=1)
-        return Play(world, Path(folder), config=BY_PEOPLE if self.people else CONFIG, wish=wish)
+        wish = Options("new", "change-1", max_failed=1)
+        return Play(world, Path(folder), config=BY_PEOPLE if self.people else CONFIG, options=wish)
 
     def to_its_end(self, world: World, session: Callable[..., int | None]) -> None:
         """Let sessions be killed, all hosts come back, and the last one end well."""

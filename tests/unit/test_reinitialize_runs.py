@@ -9,8 +9,8 @@ import pytest
 
 from fleet.engine import journal
 from fleet.engine.model import Kind, Status, Unit, UnitState
-from fleet.procedures.maintenance import Refused
-from fleet.procedures.reinitialize.runs import Wish
+from fleet.procedures.procedure import Refused
+from fleet.procedures.reinitialize.runs import Options
 from fleet.procedures.reinitialize.traffic import NamespaceGone
 from fleet.session import DONE, INCOMPLETE
 from reinitialize_hosts import API, BY_HAND, CALICO, CALICO_FILE, KUBELET, NEW, OLD, PLUGIN, endpoint_of
@@ -39,7 +39,7 @@ def killed_in(world: World, stage: int) -> None:
 
 
 def tolerant(world: World, folder: Path, max_failed: int) -> Play:
-    return Play(world, folder, wish=Wish("new", "change-1", max_failed=max_failed))
+    return Play(world, folder, options=Options("new", "change-1", max_failed=max_failed))
 
 
 # Hosts that are away.
@@ -190,7 +190,7 @@ def test_a_run_that_was_gone_back_from_cannot_be_gone_on_with(world, play):
     assert play.start() is None
     assert play.abort(kill=20) is None
     assert world.going_back
-    with pytest.raises(Refused, match="can only be gone on with, by --abort"):
+    with pytest.raises(Refused, match="resume it with --abort"):
         play.resume()
     assert world.begun == 9
     assert play.abort() == DONE
@@ -266,7 +266,7 @@ def test_only_managed_namespaces_are_deleted(world, name):
 
 
 def test_stages_before_the_first_one_are_left_out(world, tmp_path):
-    play = Play(world, tmp_path, wish=Wish("new", "change-1", from_stage=3))
+    play = Play(world, tmp_path, options=Options("new", "change-1", from_stage=3))
     assert play.start() == DONE
     assert world.new.calico.peers == (), "that was done by hand, it is said"
     assert "2 Calico: left out (--from-stage)" in world.said.getvalue()
@@ -277,22 +277,22 @@ def test_stages_before_the_first_one_are_left_out(world, tmp_path):
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        (Wish(None, "c"), "needs --new-etcd and --puppet-change"),
-        (Wish("new", None), "needs --new-etcd and --puppet-change"),
-        (Wish("new", "c", reuse="old"), "--reuse old is not the etcd of --new-etcd, new"),
-        (Wish("new", "c", from_stage=21), "There is no stage 21 for this cluster: there are 0, 1, 2, "),
-        (Wish("other", "c"), r"There is no etcd 'other' for lab .*; there is new"),
+        (Options(None, "c"), "needs --new-etcd and --puppet-change"),
+        (Options("new", None), "needs --new-etcd and --puppet-change"),
+        (Options("new", "c", reuse="old"), "--reuse old is not the etcd of --new-etcd, new"),
+        (Options("new", "c", from_stage=21), "There is no stage 21 for this cluster: there are 0, 1, 2, "),
+        (Options("other", "c"), r"There is no etcd 'other' for lab .*; there is new"),
     ],
 )
 def test_wishes_that_cannot_be_granted(world, tmp_path, wish, message):
     with pytest.raises(Exception, match=message):
-        Play(world, tmp_path, wish=wish).start()
+        Play(world, tmp_path, options=wish).start()
     assert not (tmp_path / "r1").exists()
 
 
 def test_an_etcd_that_is_used_again_is_not_wiped_on_the_way_back(world, tmp_path):
     world.new.keys.add("/registry/precious")
-    play = Play(world, tmp_path, wish=Wish("new", "change-1", reuse="new"))
+    play = Play(world, tmp_path, options=Options("new", "change-1", reuse="new"))
     killed_in(world, 5)
     assert play.start() is None
     assert play.abort() == DONE

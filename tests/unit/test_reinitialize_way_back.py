@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from fleet.errors import FleetError
-from fleet.procedures.reinitialize.runs import Wish
+from fleet.procedures.reinitialize.runs import Options
 from fleet.session import DONE, INCOMPLETE
 from reinitialize_hosts import API, CALICO_FILE, DEFAULTS, NEW, OLD, PLUGIN, endpoint_of
 from reinitialize_sessions import Play
@@ -145,7 +145,7 @@ def test_services_that_were_never_taken_away_are_not_deployed(world, play):
 
 
 def test_services_that_were_taken_away_by_hand_are_deployed_on_the_way_back(world, tmp_path):
-    play = Play(world, tmp_path, wish=Wish("new", "change-1", from_stage=7))
+    play = Play(world, tmp_path, options=Options("new", "change-1", from_stage=7))
     killed_in(world, play, 9)
     assert play.abort() == DONE
     assert world.ran["deploy"] == 2
@@ -178,7 +178,7 @@ def test_commands_that_have_outlived_their_run_and_namespaces_that_are_going_are
 @pytest.mark.parametrize("is_back", [False, True])
 def test_a_cluster_that_was_moved_stays_so_when_its_latecomers_are_given_up(world, play, caplog, is_back):
     world.at_begin(7, partial(setattr, world.hosts["w2"], "reachable", False))
-    play = Play(world, play.folder, wish=Wish("new", "change-1", max_failed=1))
+    play = Play(world, play.folder, options=Options("new", "change-1", max_failed=1))
     assert play.start() == INCOMPLETE
     assert play.held() == {"20 latecomers": ["w2"]}
     world.typed.clear()

@@ -13,11 +13,11 @@ from fleet.cli import runs, tidy
 from fleet.clock import SystemClock
 from fleet.config.model import ClusterConfig
 from fleet.engine import folders, journal, survey
+from fleet.engine.findings import Level
 from fleet.engine.journal import Journal, RunInfo
 from fleet.engine.model import Status, Unit, UnitState
 from fleet.procedures import preflight
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.findings import Level
 
 IDS = {
     "done": "20260101-030000-reboot-nodes-lab-0001",

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fleet.adapters.k8s.nodes import NoNodes
 from fleet.config.model import Config
-from fleet.procedures.maintenance import Question
+from fleet.engine.declaration import Question
 from fleet.session import Session
 from reinitialize_world import CONFIG
 

@@ -15,16 +15,17 @@ from etcd_world import NAMES, Members
 from fleet.adapters.k8s import watchdog
 from fleet.adapters.k8s.client import ApiError
 from fleet.adapters.k8s.tally import Report
+from fleet.engine.findings import Level
 from fleet.engine.journal import Journal
 from fleet.engine.model import Kind, Unit, UnitState
 from fleet.errors import FleetError
 from fleet.execution import Result
 from fleet.procedures import stacked
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.etcd_runs import EtcdRuns
-from fleet.procedures.findings import Level
+from fleet.procedures.etcd_runs import RestartEtcd
 from fleet.procedures.plane import API, ControlPlane
 from fleet.procedures.stacked import APISERVERS, Uses
+from fleet.procedures.units import RestartUnit
 from hosts_sessions import Lock, MortalJournal, carry_out
 from hosts_world import Killed, World, rule
 
@@ -76,7 +77,7 @@ class Stacked(Members):
             self.at(1.1, partial(self.down.add, host))
 
 
-class Runs(EtcdRuns):
+class Runs(RestartEtcd):
     """Runs over a world, with a watchdog that has seen some failures."""
 
     def __init__(self, world: Stacked, failed: int = 0) -> None:
@@ -108,7 +109,7 @@ def cluster(world: Stacked, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 def begin(world: Stacked, cluster: Cluster, folder: Path) -> None:
-    waiting = {work.name: [UnitState(Unit(name)) for name in work.order()] for work in Runs(world).works(cluster)}
+    waiting = {stage.key: [UnitState(unit) for unit in stage.targets()] for stage in Runs(world).stages(cluster)}
     Journal.create(folder, cluster.run, waiting).close()
 
 
@@ -120,7 +121,7 @@ def session(
     runs, lock = Runs(world, failed), Lock(world)
     with closing(MortalJournal.open(folder, "r1")) as book:
         if abort:
-            return carry_out(partial(runs.give_back, cluster, book), book, world, cluster)
+            return carry_out(partial(runs.abort, cluster, book), book, world, cluster)
         fake: Any = lock
         with runs.work(cluster, book, fake) as procedure:
             return carry_out(lambda: procedure, book, world, cluster)
@@ -176,17 +177,17 @@ def test_another_apiserver_that_is_not_well_keeps_a_member_up(world, cluster, tm
 
 
 def test_no_work_on_a_member_begins_while_another_apiserver_is_not_well(world, cluster):
-    members = Runs(world).works(cluster)[-1]
+    members = Runs(world).stages(cluster)[-1]
     others = next(step for step in members.steps if step.spec.name == "others")
-    assert others.effects.check([UnitState(Unit("etcd2"))])["etcd2"].kind is Kind.DONE
+    assert others.check([UnitState(Unit("etcd2"))])["etcd2"].kind is Kind.DONE
     world.hosts["etcd3"].ready = False
-    found = others.effects.check([UnitState(Unit("etcd2"))])["etcd2"]
+    found = others.check([UnitState(Unit("etcd2"))])["etcd2"]
     assert (found.kind, found.detail) == (Kind.PENDING, "kube-apiserver on etcd3 is not ready: etcd")
 
 
 def test_a_member_whose_apiserver_somebody_has_put_back_is_not_restarted(world, cluster):
-    act = Runs(world).works(cluster)[-1].act
-    assert act
+    act = Runs(world).stages(cluster)[-1].act
+    assert isinstance(act, RestartUnit)
     found = act.safe(UnitState(Unit("etcd2")))
     assert (found.kind, "somebody has put etcd2 back into the load balancer" in found.detail) == (Kind.PENDING, True)
     world.pooled.pop("etcd2")
@@ -200,7 +201,7 @@ def test_apiservers_with_all_members_are_left_in_use(world, monkeypatch):
 
 def test_the_way_back_needs_the_load_balancer_that_was_told(world, cluster):
     with pytest.raises(FleetError, match="restore control_plane"):
-        EtcdRuns().works(cluster)
+        RestartEtcd().stages(cluster)
 
 
 # Who uses what.

@@ -20,8 +20,9 @@ def test_a_taint_that_is_lost_is_set_again():
     cluster: Any = SimpleNamespace(
         nodes=SimpleNamespace(snapshot=lambda: nodes), run=SimpleNamespace(id="run-1"), check_current=lambda: None
     )
-    states = {"worker3": UnitState(Unit("worker3"), Status.DONE)}
-    step = TaintPending(cluster, ["worker1", "worker2", "worker3", "gone"], lambda: states)
+    states = {name: UnitState(Unit(name)) for name in ("worker1", "worker2", "gone")}
+    states["worker3"] = UnitState(Unit("worker3"), Status.DONE)
+    step = TaintPending(cluster, lambda: states)
     verdict = step.check(STAGE)["taint"]
     assert verdict.undone
     assert verdict.detail == "no taint on worker2"

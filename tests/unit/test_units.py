@@ -8,10 +8,10 @@ import pytest
 
 from fleet.adapters.hosts.services import ServiceState
 from fleet.config.model import SystemdConfig
+from fleet.engine.findings import Level
 from fleet.engine.model import Kind, Phase, Unit, UnitState
 from fleet.execution import Result
 from fleet.procedures.control_plane_runs import of_targets
-from fleet.procedures.findings import Level
 from fleet.procedures.plane import ControlPlane
 from fleet.procedures.preflight import of_unit
 from fleet.procedures.reinitialize.nodes import RestartedAnew

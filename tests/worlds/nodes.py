@@ -20,10 +20,10 @@ from fleet.engine import journal
 from fleet.engine.journal import RunInfo
 from fleet.engine.model import Stage, Status, UnitState
 from fleet.errors import FleetError
-from fleet.procedures.calico import RESTART_CALICO
+from fleet.procedures.calico import RestartCalico
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.node_runs import NodeRuns, Selection
-from fleet.procedures.reboot import REBOOT
+from fleet.procedures.nodes import NodeProcedure, Selection
+from fleet.procedures.reboot import RebootNodes
 from fleet.procedures.way_out import NOTHING, WayOut
 from fleet.session import Request, Session
 from worlds import watches
@@ -148,7 +148,7 @@ class World(Time):
         super().__init__()
         self.folder, self.most, self.lag, self.tells = folder, most, lag, tells
         self.is_reboot = not calico
-        self.procedure = RESTART_CALICO if calico else REBOOT
+        self.procedure: type[NodeProcedure] = RestartCalico if calico else RebootNodes
         lab = config(most=most, max_failed=max_failed, releases=releases)
         self.config = Config(state_dir=folder, clusters={"lab": lab})
         self.began = self.session_began = self.now
@@ -258,7 +258,7 @@ class World(Time):
         self.is_dead, self.moments_left, self.verb, self.session_began = False, kill, verb, self.now
         edges: Any = Edges(self)
         spicerack: Any = SimpleNamespace(username="ann", current_hostname="here", dry_run=dry_run)
-        runs = NodeRuns(self.procedure, Selection(max_unavailable=self.most))
+        runs = self.procedure(Selection(max_unavailable=self.most))
         session = Session(spicerack, self.config, runs, unattended=True, edges=edges)
         try:
             if verb == "start":

@@ -6,9 +6,9 @@ from fleet import arguments
 from fleet.adapters.load_balancer.connect import connect
 from fleet.adapters.load_balancer.model import LoadBalancer
 from fleet.cookbook import MaintenanceCookbook
+from fleet.procedures import etcd_runs
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.etcd_runs import EtcdRuns
-from fleet.procedures.maintenance import Maintenance
+from fleet.procedures.procedure import Procedure
 
 
 class RestartEtcd(MaintenanceCookbook):
@@ -40,10 +40,10 @@ class RestartEtcd(MaintenanceCookbook):
             "--hosts", type=arguments.text, metavar="QUERY", help="Members, a Cumin query; default: all."
         )
 
-    def maintenance(self, args: argparse.Namespace) -> Maintenance:
+    def procedure(self, args: argparse.Namespace) -> Procedure:
         """Return the restarts, and of which members."""
 
         def balancer(cluster: Cluster) -> LoadBalancer | None:
             return connect(cluster.config.control_plane.load_balancer, cluster.remote, self.spicerack)
 
-        return EtcdRuns(args.hosts, connect=balancer)
+        return etcd_runs.RestartEtcd(args.hosts, connect=balancer)

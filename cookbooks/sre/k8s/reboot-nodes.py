@@ -3,7 +3,7 @@
 import argparse
 
 from fleet.cookbook import NodeCookbook
-from fleet.procedures.reboot import REBOOT
+from fleet.procedures import reboot
 
 
 class RebootNodes(NodeCookbook):
@@ -27,7 +27,7 @@ class RebootNodes(NodeCookbook):
       cookbook sre.k8s.reboot-nodes --resume 20260131-030000-reboot-nodes-lab-4f2a
     """
 
-    procedure = REBOOT
+    procedure_type = reboot.RebootNodes
 
     def add_arguments(self, parser: "argparse._ArgumentGroup") -> None:
         """Add what is about reboots."""

@@ -4,8 +4,8 @@ import argparse
 
 from fleet import arguments
 from fleet.cookbook import MaintenanceCookbook
-from fleet.procedures.maintenance import Maintenance
-from fleet.procedures.reinitialize.runs import ReinitializeRuns, Wish
+from fleet.procedures.procedure import Procedure
+from fleet.procedures.reinitialize import runs
 
 
 class ReinitializeCluster(MaintenanceCookbook):
@@ -70,7 +70,9 @@ class ReinitializeCluster(MaintenanceCookbook):
             help="Workers that may be away, also with --resume and --abort.",
         )
 
-    def maintenance(self, args: argparse.Namespace) -> Maintenance:
+    def procedure(self, args: argparse.Namespace) -> Procedure:
         """Return the re-initialisation."""
-        wish = Wish(args.new_etcd, args.puppet_change, args.reuse, args.from_stage, args.max_failed, args.calico_export)
-        return ReinitializeRuns(self.spicerack, wish)
+        options = runs.Options(
+            args.new_etcd, args.puppet_change, args.reuse, args.from_stage, args.max_failed, args.calico_export
+        )
+        return runs.ReinitializeCluster(self.spicerack, options)

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from fleet.cookbook import NodeCookbook
-from fleet.procedures.calico import RESTART_CALICO
+from fleet.procedures import calico
 
 
 class RestartCalico(NodeCookbook):
@@ -30,7 +30,7 @@ class RestartCalico(NodeCookbook):
       cookbook sre.k8s.restart-calico --resume 20260131-030000-restart-calico-lab-4f2a
     """
 
-    procedure = RESTART_CALICO
+    procedure_type = calico.RestartCalico
 
     def add_arguments(self, parser: "argparse._ArgumentGroup") -> None:
         """Add what is about the restart of calico-node."""

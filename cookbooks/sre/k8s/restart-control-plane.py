@@ -5,8 +5,8 @@ import argparse
 from fleet import arguments
 from fleet.config.model import COMPONENTS
 from fleet.cookbook import MaintenanceCookbook
-from fleet.procedures.control_plane_runs import ControlPlaneRuns
-from fleet.procedures.maintenance import Maintenance
+from fleet.procedures import control_plane_runs
+from fleet.procedures.procedure import Procedure
 
 
 class RestartControlPlane(MaintenanceCookbook):
@@ -52,6 +52,8 @@ class RestartControlPlane(MaintenanceCookbook):
             help="Restart the only control-plane host there is: the API is away meanwhile.",
         )
 
-    def maintenance(self, args: argparse.Namespace) -> Maintenance:
+    def procedure(self, args: argparse.Namespace) -> Procedure:
         """Return the restarts, of which components and where."""
-        return ControlPlaneRuns(self.spicerack, args.hosts, args.components, allow_outage=args.allow_outage)
+        return control_plane_runs.RestartControlPlane(
+            self.spicerack, args.hosts, args.components, allow_outage=args.allow_outage
+        )

@@ -7,13 +7,11 @@ from dataclasses import replace
 from fleet.adapters.load_balancer.model import LoadBalancer
 from fleet.clock import Moment
 from fleet.engine import advance
+from fleet.engine.declaration import Seen, Tell, Verdicts
 from fleet.engine.journal import Journal
 from fleet.engine.model import Stage, Status, UnitState, Verdict, done, failed, pending
-from fleet.procedures.hosts import Work
-from fleet.procedures.maintenance import specs
 from fleet.procedures.plane import API, ControlPlane, PlaneStep
-from fleet.procedures.steps import Tell, Verdicts, each
-from fleet.procedures.traces import Known
+from fleet.procedures.steps import CHANGE_DEADLINE, POLL, each
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +29,10 @@ class _BalancerStep(PlaneStep):
 
 class Depool(_BalancerStep):
     """The host gets no new connections from the load balancer."""
+
+    name = "depool"
+    poll = POLL
+    closes = True
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask the load balancer; who sends connections here is noted before it is told otherwise."""
@@ -62,6 +64,15 @@ class Depool(_BalancerStep):
 class Connections(_BalancerStep):
     """No connection is open through the load balancer any more, or those that are have had their time."""
 
+    name = "connections"
+    poll = POLL
+    gate = True
+
+    @property
+    def timeout(self) -> float:
+        """The seconds that connections are given, and some more."""
+        return self.cluster.config.control_plane.load_balancer.drain + CHANGE_DEADLINE
+
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Count connections; watches stay until the apiserver ends them itself, as it does when it is stopped.
 
@@ -90,6 +101,10 @@ class Connections(_BalancerStep):
 class Pool(_BalancerStep):
     """The host gets connections from the load balancer again, unless it got none before the run."""
 
+    name = "pool"
+    deadline = "ready"
+    poll = POLL
+
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask the load balancer whether it uses the host."""
         states = self._balancer.states(self.hosts(units))
@@ -116,6 +131,8 @@ class Pool(_BalancerStep):
 class Watched(_BalancerStep):
     """The load balancer looks after the host's health by itself, as it did before the run."""
 
+    name = "watched"
+
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look whether it was told so."""
         return {s.unit.name: done() if s.facts.get("watched") else pending("not told yet") for s in units}
@@ -137,11 +154,13 @@ class Repool(_BalancerStep):
     A host that runs what it ran before must not stay out: it may be the last one that serves.
     """
 
-    def __init__(self, plane: ControlPlane, balancer: LoadBalancer, work: Work, known: Known) -> None:
-        """Look after the hosts that ``known`` has as held, or sent back to waiting, in the stage of kube-apiserver."""
+    name = REPOOL
+
+    def __init__(self, plane: ControlPlane, balancer: LoadBalancer, seen: Seen) -> None:
+        """Look after the hosts that are held, or were sent back to waiting, in the bracket's stage."""
         super().__init__(plane, balancer)
-        self._stage = Stage(work.name, (), specs(work.steps))
-        self._known = known
+        self._stage = Stage("", (), seen.steps)
+        self._known = seen.here
         self._told: set[str] = set()
         self._back: list[str] = []
 

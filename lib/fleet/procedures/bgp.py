@@ -12,12 +12,13 @@ from fleet.adapters.bgp.summary import Address
 from fleet.adapters.bgp.verify import Readings, Session
 from fleet.adapters.k8s.model import Node
 from fleet.config.model import BgpConfig
+from fleet.engine.declaration import Verdicts
+from fleet.engine.findings import Finding, Level, ask, note, stop
 from fleet.engine.model import Kind, UnitState, Verdict, done, failed, pending
 from fleet.errors import FleetError
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.findings import Finding, Level, ask, note, stop
 from fleet.procedures.once import began
-from fleet.procedures.steps import NodeStep, Verdicts, each, is_closed
+from fleet.procedures.steps import NodeStep, each, is_closed
 
 FACT = "bgp"
 """The name under which a node's baseline is remembered."""
@@ -29,6 +30,16 @@ DOWN = "bgp_down"
 
 class _RouterStep(NodeStep):
     """Base of the gates at the routers, which are all asked at once, and once for all nodes."""
+
+    deadline = "bgp"
+    joint = True
+    gate = True
+    acceptable = True
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the configuration has routers."""
+        return self.cluster.config.bgp is not None
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask the routers, and judge what they say of each node."""
@@ -42,6 +53,8 @@ class _RouterStep(NodeStep):
 
 class Baseline(_RouterStep):
     """All sessions of the node are up before it is touched, and what the routers have of them is remembered."""
+
+    name = "bgp baseline"
 
     def __init__(self, cluster: Cluster, *, graceful: bool) -> None:
         """Look at nodes of a cluster.
@@ -98,6 +111,8 @@ class Routes(_RouterStep):
     Addresses of services are announced where their pods are, and empty blocks of addresses may be given back.
     """
 
+    name = "bgp routes"
+
     def judge(self, state: UnitState, config: BgpConfig, readings: Readings) -> Verdict:
         """Lower the baseline to what is there now."""
         if unread := _unread(readings):
@@ -112,6 +127,8 @@ class Proven(_RouterStep):
 
     At a router that is new in the configuration all sessions must be up; one that was taken out is not asked for.
     """
+
+    name = "bgp"
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask the routers, and look whether the nodes that are not proven are still closed."""

@@ -3,22 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from fleet.adapters.hosts import services
-from fleet.engine.model import StepSpec
+from fleet.engine.declaration import Stage
 from fleet.execution import Result, Unreachable
-from fleet.procedures import bgp, units
+from fleet.procedures import bgp, gates, units
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.maintenance import Step
-from fleet.procedures.nodes import (
-    NodeProcedure,
-    alerts_step,
-    bgp_steps,
-    closing_steps,
-    daemons_step,
-    giving_steps,
-    ready_step,
-    workloads_step,
-)
+from fleet.procedures.nodes import NodeProcedure, stage_of
 from fleet.procedures.once import Life, NodeOnce
+from fleet.procedures.steps import POLL, Ready
 
 
 def _unit(cluster: Cluster) -> str:
@@ -33,6 +24,10 @@ def _unit(cluster: Cluster) -> str:
 
 class Restart(NodeOnce):
     """The unit runs as another start than when this run first looked."""
+
+    name = "restart"
+    deadline = "restart"
+    poll = POLL
 
     fact = "invocation"
     words = ("restarted", "not restarted yet")
@@ -51,30 +46,21 @@ def drains(cluster: Cluster) -> bool:
     return bool(cluster.run.options.get("drain", True))
 
 
-def restart_steps(cluster: Cluster) -> tuple[Step, ...]:
-    """Return the steps of a restart.
+class RestartCalico(NodeProcedure):
+    """Rolling restarts of calico-node."""
 
-    Raises:
-        FleetError: the cluster has no routers in the configuration.
-    """
-    bgp.configured(cluster)
-    restart = cluster.config.deadlines.restart
-    return (
-        *closing_steps(cluster, drained=drains(cluster)),
-        Step(StepSpec("restart", restart, poll=0.5, pivot=True), _act(cluster)),
-        Step(StepSpec("active", restart, poll=0.5, gate=True, acceptable=True), units.Active(cluster, _unit(cluster))),
-        *bgp_steps(cluster),
-        ready_step(cluster),
-        *daemons_step(cluster),
-        alerts_step(cluster),
-        *giving_steps(cluster),
-        *(workloads_step(cluster) if drains(cluster) else ()),
-    )
+    name = "sre.k8s.restart-calico"
 
+    def stage(self, cluster: Cluster) -> Stage:
+        """Return what each node goes through.
 
-def _act(cluster: Cluster) -> Restart:
-    return Restart(cluster, drained=drains(cluster))
-
-
-RESTART_CALICO = NodeProcedure("sre.k8s.restart-calico", restart_steps, _act)
-"""Rolling restarts of calico-node."""
+        Raises:
+            FleetError: the cluster has no routers in the configuration.
+        """
+        unit, moves = _unit(cluster), drains(cluster)
+        return stage_of(
+            cluster,
+            drains=moves,
+            act=Restart(cluster, drained=moves),
+            proofs=[units.Active(cluster, unit), bgp.Proven(cluster), Ready(cluster), gates.DaemonsReady(cluster)],
+        )

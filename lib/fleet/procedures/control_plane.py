@@ -13,15 +13,15 @@ from fleet.adapters.hosts import services
 from fleet.adapters.hosts.services import ServiceState
 from fleet.adapters.k8s import leader, watchdog
 from fleet.adapters.k8s.leader import Election
-from fleet.engine.model import Phase, StepSpec, UnitState, Verdict, done, pending
+from fleet.engine.declaration import Bracket, Stage, Step, Tell, Verdicts
+from fleet.engine.model import Phase, UnitState, Verdict, done, pending
 from fleet.engine.planner import natural
 from fleet.errors import FleetError
 from fleet.procedures import hosts
-from fleet.procedures.balancing import Connections, Depool, Pool, Watched
-from fleet.procedures.hosts import API_DEADLINE, POLL, Work
-from fleet.procedures.maintenance import Step
+from fleet.procedures.balancing import Connections
+from fleet.procedures.brackets import depooled
 from fleet.procedures.plane import API, LED, ControlPlane, PlaneStep, of_health
-from fleet.procedures.steps import NodeStep, Tell, Verdicts, each, each_host
+from fleet.procedures.steps import POLL, NodeStep, each, each_host
 from fleet.procedures.units import Guard, RestartUnit
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,11 @@ logger = logging.getLogger(__name__)
 
 class Serving(PlaneStep):
     """The host's own kube-apiserver is ready, asked on its own address."""
+
+    name = "ready"
+    deadline = "ready"
+    poll = POLL
+    gate = True
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask /readyz."""
@@ -44,6 +49,11 @@ class Serving(PlaneStep):
 
 class Calm(PlaneStep):
     """For a while all apiservers have been well and used, and no request has failed."""
+
+    name = "settle"
+    deadline = "ready"
+    poll = POLL
+    gate = True
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at everything; whatever is wrong makes the while begin anew."""
@@ -72,6 +82,10 @@ class Calm(PlaneStep):
 
 class Elected(PlaneStep):
     """The component runs on without ending, and has a leader that renews its Lease."""
+
+    name = "leader"
+    deadline = "ready"
+    gate = True
 
     STEADY = 5.0
     """Seconds since its start: a wrong flag or certificate ends a component earlier, and systemd starts it again."""
@@ -104,6 +118,11 @@ class Elected(PlaneStep):
 class Checked(PlaneStep):
     """The configured check of the component succeeds on the host."""
 
+    name = "ready"
+    deadline = "ready"
+    poll = POLL
+    gate = True
+
     def __init__(self, plane: ControlPlane, check: str) -> None:
         """Run a command of the configuration."""
         super().__init__(plane)
@@ -123,6 +142,8 @@ class Checked(PlaneStep):
 class Forget(NodeStep):
     """The watchdog of this run has left nothing in the cluster, though the run may have been killed."""
 
+    name = "forget watchdog"
+
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look for its ConfigMap."""
         left = watchdog.left_behind(self.cluster.api, self.cluster.config.lease.namespace, self.cluster.run.id)
@@ -138,53 +159,40 @@ class Forget(NodeStep):
         return each(units, remove)
 
 
-def works(plane: ControlPlane, components: Sequence[str]) -> list[Work]:
+def stages(plane: ControlPlane, components: Sequence[str]) -> list[Stage]:
     """Return the stages of a run: one for each component."""
-    return [_work(plane, component) for component in components]
+    return [_stage(plane, component) for component in components]
 
 
-def _work(plane: ControlPlane, component: str) -> Work:
+def _stage(plane: ControlPlane, component: str) -> Stage:
     cluster, unit = plane.cluster, plane.unit(component)
-    deadlines = cluster.config.deadlines
     guard: Guard = partial(plane.problem, component)
-    closing, proofs, opening = _around(plane, component)
-    last = plane.closed_problem if closing else guard
-    act = RestartUnit(cluster, unit, last, patient=not closing)
-    restart = hosts.restart_steps(cluster, act, unit)
-    calm = Step(StepSpec("settle", deadlines.ready, poll=POLL, gate=True), Calm(plane))
-    settle = (calm,) if component == API else ()
-    before, after = hosts.before_steps(cluster, guard), hosts.after_steps(cluster)
-    watched = (
-        [Step(StepSpec("watched", API_DEADLINE), Watched(plane, plane.balancer))] if closing and plane.balancer else []
-    )
-    return Work(
-        name=component,
-        order=partial(_order, plane, component),
-        steps=(*before, *closing, *restart, *proofs, *opening, *settle, hosts.alerts_step(cluster), *after),
-        act=act,
-        back=(*watched, *restart[1:], *proofs, *opening, *after),
-    )
-
-
-def _around(plane: ControlPlane, component: str) -> tuple[tuple[Step, ...], tuple[Step, ...], tuple[Step, ...]]:
-    """Return what comes before a component's restart, what proves that it is well again, and what comes after that."""
-    deadlines = plane.cluster.config.deadlines
-    ready = StepSpec("ready", deadlines.ready, poll=POLL, gate=True)
-    if component in LED:
-        return (), (Step(StepSpec("leader", deadlines.ready, gate=True), Elected(plane, component)),), ()
-    if check := plane.component(component).check:
-        return (), (Step(ready, Checked(plane, check)),), ()
-    serving = (Step(ready, Serving(plane)),)
-    balancer = plane.balancer
+    closing: list[Bracket | Step] = []
+    proof, opening = _proof(plane, component), []
     # The only host serves to the last: out of the load balancer nobody, the run included, could reach the API.
-    if balancer is None or len(plane.hosts) == 1:
-        return (), serving, ()
-    drain = plane.cluster.config.control_plane.load_balancer.drain
-    closing = (
-        Step(StepSpec("depool", API_DEADLINE, poll=POLL, closes=True), Depool(plane, balancer)),
-        Step(StepSpec("connections", drain + API_DEADLINE, poll=POLL, gate=True), Connections(plane, balancer)),
+    if component == API and plane.balancer and len(plane.hosts) > 1:
+        opening = [depooled(plane, plane.balancer)]
+        closing = [*opening, Connections(plane, plane.balancer)]
+    last = plane.closed_problem if closing else guard
+    return hosts.stage_of(
+        cluster,
+        component,
+        partial(_order, plane, component),
+        guard=guard,
+        unit=unit,
+        act=RestartUnit(cluster, unit, last, patient=not closing),
+        closing=closing,
+        proofs=[proof, *opening, *([Calm(plane)] if component == API else [])],
+        abort_proofs=[proof],
     )
-    return closing, serving, (Step(StepSpec("pool", deadlines.ready, poll=POLL), Pool(plane, balancer)),)
+
+
+def _proof(plane: ControlPlane, component: str) -> Step:
+    """Return what proves that a component is well again."""
+    if component in LED:
+        return Elected(plane, component)
+    check = plane.component(component).check
+    return Checked(plane, check) if check else Serving(plane)
 
 
 def _order(plane: ControlPlane, component: str) -> list[str]:

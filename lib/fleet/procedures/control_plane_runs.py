@@ -1,9 +1,7 @@
 """Runs over the control plane: what is restarted, what stands in the way, and the watchdog beside the work."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -19,24 +17,23 @@ from fleet.adapters.k8s.watchdog import Watchdog
 from fleet.adapters.load_balancer.connect import connect
 from fleet.config.model import COMPONENTS
 from fleet.engine import journal
+from fleet.engine.declaration import Stage, Step
+from fleet.engine.executor import Execution
+from fleet.engine.findings import Finding, ask, note, stop
 from fleet.engine.journal import Journal
-from fleet.engine.model import StepSpec
-from fleet.engine.protocols import Procedure
-from fleet.engine.report import WATCHDOG
+from fleet.engine.protocols import Procedure as Executable
 from fleet.errors import FleetError
 from fleet.procedures import control_plane, preflight, units
-from fleet.procedures.balancing import REPOOL, Repool, forget_put_back
+from fleet.procedures.balancing import forget_put_back
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.control_plane import Forget
 from fleet.procedures.etcd import Etcd
-from fleet.procedures.findings import Finding, ask, note, stop
-from fleet.procedures.host_runs import HostRuns
-from fleet.procedures.hosts import API_DEADLINE, HostMaintenance, States, Work
-from fleet.procedures.maintenance import Step
+from fleet.procedures.hosts import HostProcedure
 from fleet.procedures.plane import API, LED, ControlPlane
+from fleet.procedures.watching import observe, watchdog_of, watched
 
 
-class ControlPlaneRuns(HostRuns):
+class RestartControlPlane(HostProcedure):
     """Rolling restarts of the control plane's components.
 
     Args:
@@ -79,25 +76,19 @@ class ControlPlaneRuns(HostRuns):
         chosen = [name for name in known if name in self._components]
         return {**cluster.run.options, "components": chosen, "allow_outage": self._allow_outage}
 
-    def works(self, cluster: Cluster) -> Sequence[Work]:
+    def stages(self, cluster: Cluster) -> Sequence[Stage]:
         """Return a stage for each component."""
-        return control_plane.works(self._plane(cluster), cluster.run.options["components"])
+        return control_plane.stages(self._plane(cluster), cluster.run.options["components"])
 
     @contextmanager
-    def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Procedure]:
-        """Yield the restarts, with the watchdog beside them; what it saw is written to the journal."""
+    def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Executable]:
+        """Yield the restarts, with the watchdog beside them."""
         forget_put_back(book)
-        config = cluster.config
-        watchdog = Watchdog(config.kubeconfig, config.lease.namespace, cluster.run.id)
-        watchdog.start()
-        try:
+        with watched(watchdog_of(cluster), book) as watchdog:
             plane = self._plane(cluster, watchdog)
-            works = control_plane.works(plane, cluster.run.options["components"])
+            stages = control_plane.stages(plane, cluster.run.options["components"])
             states = partial(journal.read_states, book.folder)
-            yield HostMaintenance(cluster, works, lock, states, plane.too_many_failed, _ending(plane, works, states))
-        finally:
-            watchdog.stop()
-            book.note(WATCHDOG, json.dumps(asdict(watchdog.report())))
+            yield Execution(stages, states, partial(observe, lock, plane.too_many_failed))
 
     def checks(self, cluster: Cluster) -> Sequence[Callable[[], list[Finding]]]:
         """Look at every control-plane host, at the load balancer and at leader elections."""
@@ -113,14 +104,14 @@ class ControlPlaneRuns(HostRuns):
             *((partial(of_etcd, cluster),) if cluster.config.etcd else ()),
         )
 
-    def give_back(self, cluster: Cluster, book: Journal) -> Procedure:
+    def abort(self, cluster: Cluster, book: Journal) -> Executable:
         """Return what gives back the hosts that are in flight or held."""
         forget_put_back(book)
-        return super().give_back(cluster, book)
+        return super().abort(cluster, book)
 
     def tidying(self, cluster: Cluster) -> Sequence[Step]:
         """Return what removes the watchdog's ConfigMap, if the run was killed."""
-        return (Step(StepSpec("forget watchdog", API_DEADLINE), Forget(cluster)),)
+        return (Forget(cluster),)
 
     def _plane(self, cluster: Cluster, watchdog: Watchdog | None = None) -> ControlPlane:
         config = cluster.config
@@ -133,14 +124,6 @@ class ControlPlaneRuns(HostRuns):
             watchdog=watchdog,
             allow_outage=bool(cluster.run.options["allow_outage"]),
         )
-
-
-def _ending(plane: ControlPlane, works: Sequence[Work], states: States) -> Sequence[Step]:
-    return [
-        Step(StepSpec(REPOOL, API_DEADLINE), Repool(plane, plane.balancer, work, partial(states, work.name)))
-        for work in works
-        if work.name == API and plane.balancer
-    ]
 
 
 def of_spared(plane: ControlPlane, components: Sequence[str]) -> list[Finding]:

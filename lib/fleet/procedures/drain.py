@@ -5,14 +5,21 @@ from dataclasses import replace
 
 from fleet.adapters.k8s import drain
 from fleet.adapters.k8s.drain import NodeDrain
+from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import Kind, Phase, UnitState, Verdict, done, failed, held, pending, undone
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.steps import UNCORDONED, NodeStep, Tell, Verdicts, drain_policy, each
+from fleet.procedures.steps import FAST, UNCORDONED, NodeStep, drain_policy, each
 from fleet.text import count
 
 
 class Drain(NodeStep):
     """No pod is left on the node that a drain has to move. Each call is a pass, and takes seconds at most."""
+
+    name = "drain"
+    deadline = "drain"
+    poll = FAST
+    batch = False
+    releases = True
 
     def __init__(self, cluster: Cluster) -> None:
         """Drain by the cluster's policy."""

@@ -15,7 +15,7 @@ from fleet.adapters.k8s.model import Node, parse_release
 from fleet.adapters.k8s.pods import Pod, parse_pod
 from fleet.adapters.k8s.policy import DrainPolicy
 from fleet.adapters.k8s.volumes import Volumes, bound, parse_claim, parse_volume
-from fleet.procedures.findings import Finding, ask, note, stop
+from fleet.engine.findings import Finding, ask, note, stop
 
 
 def assess(api: Api, known: Mapping[str, Node], leaving: Sequence[str], policy: DrainPolicy) -> Assessment:

@@ -11,10 +11,11 @@ from fleet.adapters.etcd import health, members
 from fleet.adapters.etcd.health import View
 from fleet.adapters.etcd.members import EtcdError
 from fleet.config.model import EtcdConfig
+from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import UnitState, Verdict, done, failed, pending, unknown
 from fleet.errors import FleetError
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
+from fleet.procedures.steps import POLL, NodeStep, each
 from fleet.text import count
 
 MEMBERS, SNAPSHOT = "etcd", "snapshot"
@@ -94,6 +95,13 @@ class _Step(NodeStep):
 class Snapshot(_Step):
     """What etcd holds is in a verified file on a member's host."""
 
+    name = "save"
+
+    @property
+    def timeout(self) -> float:
+        """The seconds of two attempts."""
+        return 2 * members.SNAPSHOT_TIMEOUT
+
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look whether it was taken in this run."""
         return {s.unit.name: done() if "snapshot" in s.facts else pending("no snapshot yet") for s in units}
@@ -116,6 +124,8 @@ class Snapshot(_Step):
 
 class HandOver(_Step):
     """The member does not lead."""
+
+    name = "hand over"
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask all members; how far the log has come is noted."""
@@ -145,6 +155,11 @@ class HandOver(_Step):
 
 class CaughtUp(_Step):
     """All members are well, and this one has applied at least what was written before its restart."""
+
+    name = "caught up"
+    deadline = "ready"
+    poll = POLL
+    gate = True
 
     def __init__(self, etcd: Etcd, *, alone: bool = False) -> None:
         """Look at all members, or at each alone: whoever gives one back cannot wait for the others."""

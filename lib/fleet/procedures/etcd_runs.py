@@ -1,13 +1,11 @@
 """Runs over the members of etcd: what is restarted in which order, what stands in the way, and who uses them."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from fleet.adapters.etcd import health, members
+from fleet.adapters.etcd import health
 from fleet.adapters.etcd.health import Answer
 from fleet.adapters.hosts import services
 from fleet.adapters.hosts.services import ServiceState
@@ -17,26 +15,26 @@ from fleet.adapters.k8s.lock import ClusterLock
 from fleet.adapters.k8s.watchdog import Watchdog
 from fleet.adapters.load_balancer.model import LoadBalancer
 from fleet.engine import journal
+from fleet.engine.declaration import Bracket, Stage, Step
+from fleet.engine.executor import Execution
+from fleet.engine.findings import Finding, note, stop
 from fleet.engine.journal import Journal
-from fleet.engine.model import StepSpec
-from fleet.engine.protocols import Procedure
-from fleet.engine.report import WATCHDOG
+from fleet.engine.model import Unit
+from fleet.engine.protocols import Procedure as Executable
 from fleet.errors import FleetError
 from fleet.procedures import hosts, preflight, stacked, units
-from fleet.procedures.balancing import REPOOL, Repool, forget_put_back
+from fleet.procedures.balancing import forget_put_back
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.control_plane import Forget
 from fleet.procedures.etcd import DATABASE, MEMBERS, SNAPSHOT, CaughtUp, Etcd, HandOver, Snapshot
-from fleet.procedures.findings import Finding, note, stop
-from fleet.procedures.host_runs import HostRuns
-from fleet.procedures.hosts import API_DEADLINE, POLL, HostMaintenance, States, Work
-from fleet.procedures.maintenance import Step
+from fleet.procedures.hosts import HostProcedure
 from fleet.procedures.plane import ControlPlane
 from fleet.procedures.stacked import APISERVERS, Stacked
 from fleet.procedures.units import RestartUnit
+from fleet.procedures.watching import observe, watchdog_of, watched
 
 
-class EtcdRuns(HostRuns):
+class RestartEtcd(HostProcedure):
     """Rolling restarts of etcd's members."""
 
     name = "sre.etcd.restart"
@@ -73,11 +71,11 @@ class EtcdRuns(HostRuns):
 
     def watchdog(self, cluster: Cluster) -> Watchdog:
         """Return what watches the API's address meanwhile."""
-        return Watchdog(cluster.config.kubeconfig, cluster.config.lease.namespace, cluster.run.id)
+        return watchdog_of(cluster)
 
-    def works(self, cluster: Cluster) -> Sequence[Work]:
+    def stages(self, cluster: Cluster) -> Sequence[Stage]:
         """Return the stages: a snapshot, then the members."""
-        return self._works(cluster, self._stacked(cluster))
+        return self._stages(cluster, self._stacked(cluster))
 
     def _stacked(self, cluster: Cluster, watchdog: Watchdog | None = None) -> Stacked | None:
         """Return the apiservers that have one member alone, and can be taken out of use; None if there are none."""
@@ -92,7 +90,7 @@ class EtcdRuns(HostRuns):
             )
         return Stacked(self.plane(cluster, watchdog), balancer, out)
 
-    def _works(self, cluster: Cluster, apiservers: Stacked | None) -> Sequence[Work]:
+    def _stages(self, cluster: Cluster, apiservers: Stacked | None) -> Sequence[Stage]:
         etcd = Etcd(cluster)
         unit = etcd.config.unit
 
@@ -102,62 +100,48 @@ class EtcdRuns(HostRuns):
         def follows(host: str) -> str:
             return (apiservers.closed_problem(host) if apiservers else "") or etcd.follows(host)
 
-        act = RestartUnit(cluster, unit, follows, patient=True)
-        restart = hosts.restart_steps(cluster, act, unit)
-        leads = Step(StepSpec("hand over", API_DEADLINE), HandOver(etcd))
-        caught_up = StepSpec("caught up", cluster.config.deadlines.ready, poll=POLL, gate=True)
-        before, after = hosts.before_steps(cluster, spared), hosts.after_steps(cluster)
-        closing, opening, settling, watched = (
-            (apiservers.closing(), apiservers.opening(), apiservers.settling(), apiservers.watched())
-            if apiservers
-            else ((), (), (), ())
+        closing, opening, calm = (
+            (apiservers.closing(), apiservers.opening(), apiservers.settling()) if apiservers else ((), (), ())
         )
-        back_up = (*opening, *settling)
-        save = Step(StepSpec("save", 2 * members.SNAPSHOT_TIMEOUT), Snapshot(etcd))
+        serving = [step for step in opening if not isinstance(step, Bracket)]
         return (
-            Work(SNAPSHOT, lambda: [DATABASE], (save,)),
-            Work(
-                name=MEMBERS,
-                order=etcd.order,
-                steps=(
-                    *(*before, *closing, leads, *restart, Step(caught_up, CaughtUp(etcd)), *back_up),
-                    *(hosts.alerts_step(cluster), *after),
-                ),
-                act=act,
-                back=(*watched, *restart[1:], Step(caught_up, CaughtUp(etcd, alone=True)), *opening, *after),
+            Stage(SNAPSHOT, lambda: [Unit(DATABASE)], proofs=[Snapshot(etcd)]),
+            hosts.stage_of(
+                cluster,
+                MEMBERS,
+                etcd.order,
+                guard=spared,
+                unit=unit,
+                act=RestartUnit(cluster, unit, follows, patient=True),
+                closing=[*closing, HandOver(etcd)],
+                proofs=[CaughtUp(etcd), *opening, *calm],
+                abort_proofs=[CaughtUp(etcd, alone=True), *serving],
             ),
         )
 
     @contextmanager
-    def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Procedure]:
+    def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Executable]:
         """Yield the restarts; where apiservers have one member alone, with the watchdog over the API beside them."""
-        states = partial(journal.read_states, book.folder)
         if not cluster.run.options.get(APISERVERS):
-            yield HostMaintenance(cluster, self.works(cluster), lock, states)
+            with super().work(cluster, book, lock) as execution:
+                yield execution
             return
         forget_put_back(book, MEMBERS)
-        watchdog = self.watchdog(cluster)
-        watchdog.start()
-        try:
+        with watched(self.watchdog(cluster), book) as watchdog:
             apiservers = self._stacked(cluster, watchdog)
-            works = self._works(cluster, apiservers)
+            states = partial(journal.read_states, book.folder)
             blocked = apiservers.plane.too_many_failed if apiservers else str
-            yield HostMaintenance(cluster, works, lock, states, blocked, _ending(apiservers, works, states))
-        finally:
-            watchdog.stop()
-            book.note(WATCHDOG, json.dumps(asdict(watchdog.report())))
+            yield Execution(self._stages(cluster, apiservers), states, partial(observe, lock, blocked))
 
-    def give_back(self, cluster: Cluster, book: Journal) -> Procedure:
+    def abort(self, cluster: Cluster, book: Journal) -> Executable:
         """Return what gives back the hosts that are in flight or held."""
         if cluster.run.options.get(APISERVERS):
             forget_put_back(book, MEMBERS)
-        return super().give_back(cluster, book)
+        return super().abort(cluster, book)
 
     def tidying(self, cluster: Cluster) -> Sequence[Step]:
         """Return what removes the watchdog's ConfigMap, if the run was killed."""
-        if not cluster.run.options.get(APISERVERS):
-            return ()
-        return (Step(StepSpec("forget watchdog", API_DEADLINE), Forget(cluster)),)
+        return (Forget(cluster),) if cluster.run.options.get(APISERVERS) else ()
 
     def checks(self, cluster: Cluster) -> Sequence[Callable[[], list[Finding]]]:
         """Look at all members, and at what is to be restarted."""
@@ -174,14 +158,6 @@ class EtcdRuns(HostRuns):
 def control_plane_of(cluster: Cluster) -> list[str]:
     """Return all control-plane hosts of a cluster."""
     return cluster.remote.query(cluster.config.hosts.control_plane)
-
-
-def _ending(apiservers: Stacked | None, works: Sequence[Work], states: States) -> Sequence[Step]:
-    """Return what puts apiservers back whose members the session leaves unrestarted."""
-    if apiservers is None:
-        return ()
-    repool = Repool(apiservers.plane, apiservers.balancer, works[-1], partial(states, MEMBERS))
-    return (Step(StepSpec(REPOOL, API_DEADLINE), repool),)
 
 
 def of_members(etcd: Etcd) -> list[Finding]:

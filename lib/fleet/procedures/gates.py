@@ -8,9 +8,10 @@ from fleet.adapters.k8s.client import JSON, ApiError
 from fleet.adapters.k8s.daemons import all_daemonsets, existing_daemonsets
 from fleet.adapters.k8s.owners import Standing, Workload
 from fleet.adapters.k8s.pods import STAYING, PodClass, classify, parse_pod
+from fleet.engine.declaration import Verdicts
 from fleet.engine.model import UnitState, Verdict, done, pending
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.steps import NEW_BOOT, NodeStep, Verdicts, each
+from fleet.procedures.steps import NEW_BOOT, NodeStep, each
 
 DAEMONS = "daemons"
 """The name under which the pods are remembered that stay on a node and were Ready."""
@@ -58,6 +59,14 @@ def with_containers_of_now(cluster: Cluster, state: UnitState) -> dict[str, Any]
 class Baseline(NodeStep):
     """What has to be Ready again is remembered, before anything is taken from the node."""
 
+    name = "baseline"
+    gate = True
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything of it is asked for later."""
+        return self.cluster.config.gates.daemons or self._workloads
+
     def __init__(self, cluster: Cluster, *, workloads: bool) -> None:
         """Look at nodes of a cluster.
 
@@ -66,7 +75,7 @@ class Baseline(NodeStep):
             workloads: whether the workloads are remembered as well whose pods will have to leave.
         """
         super().__init__(cluster)
-        self._workloads = workloads
+        self._workloads = workloads and cluster.config.gates.workloads
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Remember it once: what a resumed run has taken away already is no baseline."""
@@ -119,6 +128,16 @@ class Baseline(NodeStep):
 class DaemonsReady(NodeStep):
     """Every pod that stayed on the node and was Ready before is Ready again, with other containers after a reboot."""
 
+    name = "daemons"
+    deadline = "daemons"
+    gate = True
+    acceptable = True
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is asked for."""
+        return self.cluster.config.gates.daemons
+
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """List the pods of each node."""
 
@@ -153,6 +172,17 @@ class DaemonsReady(NodeStep):
 class VolumesDetached(NodeStep):
     """No volume is in use on the node, or attached to it, but those of pods that stay."""
 
+    name = "volumes"
+    deadline = "volumes"
+    gate = True
+    releases = True
+    acceptable = True
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is asked for."""
+        return self.cluster.config.gates.volumes
+
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at what the kubelet and the attach controller say."""
         return each(units, lambda state: self.judge(state.unit.name))
@@ -165,6 +195,18 @@ class VolumesDetached(NodeStep):
 
 class WorkloadsBack(NodeStep):
     """The workloads whose pods had to leave have as many Ready pods as before. No further node starts until then."""
+
+    name = "workloads"
+    deadline = "workloads"
+    joint = True
+    gate = True
+    acceptable = True
+    bars = True
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is asked for."""
+        return self.cluster.config.gates.workloads
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Read each workload once, whatever number of nodes its pods had to leave."""

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from fleet.engine.findings import Finding, note, stop
 from fleet.names import Naming, known_as
-from fleet.procedures.findings import Finding, note, stop
 from fleet.text import listed
 
 

@@ -11,20 +11,11 @@ from dataclasses import dataclass, field, replace
 from fleet.adapters.k8s import drain, nodes
 from fleet.adapters.k8s.nodes import Node
 from fleet.clock import Clock, Moment
+from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import Facts, Kind, Phase, UnitState, Verdict, done, failed, pending, unknown
 from fleet.execution import Result, Unreachable
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.steps import (
-    UNCORDONED,
-    NodeStep,
-    Tell,
-    Verdicts,
-    drain_policy,
-    each,
-    each_host,
-    silence_node,
-    silences_of,
-)
+from fleet.procedures.steps import UNCORDONED, NodeStep, drain_policy, each, each_host, silence_node, silences_of
 
 REPLACED = "replaced_at"
 """The name under which is remembered when the new one began, at the earliest: a :class:`fleet.clock.Moment`."""
@@ -59,10 +50,21 @@ _Judge = Callable[[UnitState, Life], Verdict]
 class Once(NodeStep):
     """Something on the host was ended, and has begun anew."""
 
+    pivot = True
+
     fact: str
     """The name under which the id of what is to end is remembered."""
     words: tuple[str, str]
     """For messages: the act as it was done, and what is said while the old one still runs."""
+
+    @property
+    def settles_within(self) -> float:
+        """The seconds that an order which is on its way may take to be carried out."""
+        return 5.0
+
+    def touched(self, state: UnitState) -> bool:
+        """Return whether the act has, or may have, happened, or the target was taken out of use for it."""
+        return any(state.facts.get(fact) for fact in ("pooled_at", "ordered", f"new_{self.fact}"))
 
     @abstractmethod
     def lives(self, hosts: Sequence[str]) -> Mapping[str, Life | Unreachable]:
@@ -218,27 +220,6 @@ class NodeOnce(Once):
             names = ", ".join(str(pod) for pod in left[:5])
             return failed(f"pods are on it again, it was not {self.words[0]}: {names}")
         return done()
-
-
-class Settled(NodeStep):
-    """No order is on its way: one that was given has come true, or can no longer do so."""
-
-    GRACE = 15.0
-    """Seconds after which a host where the old one still runs will not carry the order out any more."""
-
-    def __init__(self, act: Once, ordered: frozenset[str]) -> None:
-        """Look at the named nodes: an order was given to them and is not proven to have come true."""
-        super().__init__(act.cluster)
-        self._act = act
-        self._ordered = ordered
-        self._since = act.cluster.clock.monotonic()
-
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """Compare ids; nothing to wait for where no order was given."""
-        ordered = [state for state in units if state.unit.name in self._ordered]
-        over = self.cluster.clock.monotonic() - self._since > self.GRACE
-        verdicts = {state.unit.name: done() for state in units}
-        return {**verdicts, **(self._act.settle(ordered, over=over) if ordered else {})}
 
 
 def other_machine(node: Node, boot_id: str) -> str:

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fleet.engine import folders, journal, planner
+from fleet.engine.findings import Finding, Level
 from fleet.engine.journal import RunInfo
 from fleet.engine.model import Limits, Status, Unit
 from fleet.engine.report import duration, step_times
-from fleet.procedures.findings import Finding, Level
 from fleet.text import count
 
 GUESS = 420.0

@@ -21,13 +21,13 @@ from fleet.adapters.k8s.client import Api
 from fleet.adapters.k8s.model import Node
 from fleet.clock import Threads
 from fleet.engine import decide, folders
+from fleet.engine.findings import Finding, Level, ask, note, stop
 from fleet.engine.model import Facts, Limits, Observation, Stage, Unit, UnitState
 from fleet.engine.survey import in_doubt, open_runs
 from fleet.errors import FleetError
 from fleet.procedures import bgp, drains, steps, units
+from fleet.procedures.availability import NODES, absent
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.findings import Finding, Level, ask, note, stop
-from fleet.procedures.nodes import NODES, absent
 from fleet.procedures.once import other_machine
 from fleet.text import count
 

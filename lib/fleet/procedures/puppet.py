@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from fleet.adapters.hosts import probe, puppet
 from fleet.adapters.hosts.probe import HostState
+from fleet.engine.declaration import Known, Tell, Verdicts
 from fleet.engine.model import Status, UnitState, Verdict, done, pending
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.steps import NodeStep, Tell, Verdicts, each_host
-from fleet.procedures.traces import Known
+from fleet.procedures.steps import NodeStep, each_host
 
 
 def puppet_reason(cluster: Cluster) -> str:
@@ -18,6 +18,8 @@ def puppet_reason(cluster: Cluster) -> str:
 
 class PuppetOff(NodeStep):
     """Puppet is disabled, by this run or by somebody before it."""
+
+    name = "puppet off"
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at Puppet's lock on all hosts at once."""
@@ -40,6 +42,8 @@ class PuppetOff(NodeStep):
 
 class PuppetOn(NodeStep):
     """Puppet is not disabled by this run."""
+
+    name = "puppet on"
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at Puppet's lock on all hosts at once."""
@@ -68,6 +72,8 @@ def _of_puppet(cluster: Cluster, results: Mapping[str, puppet.PuppetResult]) -> 
 
 class EnablePuppet(NodeStep):
     """Puppet is disabled by this run on no host but held ones."""
+
+    name = "enable puppet"
 
     def __init__(self, cluster: Cluster, known: Known) -> None:
         """Look after the hosts that ``known`` has as disabled by this run."""

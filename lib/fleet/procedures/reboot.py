@@ -4,28 +4,21 @@ from collections.abc import Mapping, Sequence
 
 from fleet.adapters.hosts import probe, puppet, reboot
 from fleet.adapters.hosts.probe import HostState
-from fleet.engine.model import Facts, Kind, StepSpec, UnitState, Verdict, done, failed, pending
+from fleet.engine.declaration import Stage, Tell, Verdicts
+from fleet.engine.model import Facts, Kind, UnitState, Verdict, done, failed, pending
 from fleet.execution import Result, Unreachable
-from fleet.procedures import gates
+from fleet.procedures import bgp, gates
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.maintenance import Step
-from fleet.procedures.nodes import (
-    NodeProcedure,
-    alerts_step,
-    bgp_steps,
-    closing_steps,
-    daemons_step,
-    giving_steps,
-    ready_step,
-    volumes_step,
-    workloads_step,
-)
+from fleet.procedures.nodes import NodeProcedure, stage_of
 from fleet.procedures.once import Life, NodeOnce
-from fleet.procedures.steps import HEARTBEAT, NodeStep, Tell, Verdicts, each_host, heartbeat
+from fleet.procedures.steps import HEARTBEAT, NodeStep, Ready, each_host, heartbeat
 
 
 class Reboot(NodeOnce):
     """The host runs under another boot id than when this run first looked."""
+
+    name = "reboot"
+    deadline = "reboot"
 
     fact = "boot_id"
     words = ("rebooted", "still up, has not gone down yet")
@@ -71,6 +64,16 @@ class Puppet(NodeStep):
     it: such times are compared for being the same or not, and with nothing else.
     """
 
+    name = "puppet"
+    deadline = "puppet"
+    poll = 10.0
+    acceptable = True
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a Puppet."""
+        return self.cluster.config.puppet.enabled
+
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at Puppet's last run and lock on all hosts at once."""
 
@@ -97,23 +100,16 @@ class Puppet(NodeStep):
         }
 
 
-def reboot_steps(cluster: Cluster) -> tuple[Step, ...]:
-    """Return the steps of a node's reboot."""
-    deadlines = cluster.config.deadlines
-    puppet_run = Step(StepSpec("puppet", deadlines.puppet, poll=10.0, acceptable=True), Puppet(cluster))
-    return (
-        *closing_steps(cluster),
-        *volumes_step(cluster),
-        Step(StepSpec("reboot", deadlines.reboot, pivot=True), Reboot(cluster)),
-        *((puppet_run,) if cluster.config.puppet.enabled else ()),
-        ready_step(cluster),
-        *bgp_steps(cluster),
-        *daemons_step(cluster),
-        alerts_step(cluster),
-        *giving_steps(cluster),
-        *workloads_step(cluster),
-    )
+class RebootNodes(NodeProcedure):
+    """Rolling reboots."""
 
+    name = "sre.k8s.reboot-nodes"
 
-REBOOT = NodeProcedure("sre.k8s.reboot-nodes", reboot_steps, Reboot)
-"""Rolling reboots."""
+    def stage(self, cluster: Cluster) -> Stage:
+        """Return what each node goes through."""
+        return stage_of(
+            cluster,
+            empty=[gates.VolumesDetached(cluster)],
+            act=Reboot(cluster),
+            proofs=[Puppet(cluster), Ready(cluster), bgp.Proven(cluster), gates.DaemonsReady(cluster)],
+        )

@@ -11,17 +11,15 @@ from fleet.adapters.etcd import clients
 from fleet.adapters.etcd.health import View
 from fleet.adapters.hosts import processes
 from fleet.adapters.load_balancer.model import LoadBalancer
-from fleet.engine.model import StepSpec, UnitState, Verdict, done
-from fleet.engine.protocols import Effects
+from fleet.engine.declaration import Bracket, Step, Tell
+from fleet.engine.findings import Finding, ask, note
+from fleet.engine.model import UnitState, Verdict, done
 from fleet.execution import Unreachable
-from fleet.procedures.balancing import Connections, Depool, Pool, Watched
+from fleet.procedures.balancing import Connections
+from fleet.procedures.brackets import depooled
 from fleet.procedures.cluster import Cluster
 from fleet.procedures.control_plane import Calm, Serving
-from fleet.procedures.findings import Finding, ask, note
-from fleet.procedures.hosts import API_DEADLINE, POLL
-from fleet.procedures.maintenance import Step
 from fleet.procedures.plane import API, ControlPlane
-from fleet.procedures.steps import Tell
 
 APISERVERS = "apiservers"
 """The option of a run that names the control-plane host whose apiserver has a member alone, by the member's host."""
@@ -109,8 +107,9 @@ def of_uses(found: Uses, out: Mapping[str, str], targets: Collection[str]) -> li
 class Only:
     """A step that concerns some units only, and is done for the others."""
 
-    def __init__(self, step: Effects, names: Collection[str]) -> None:
+    def __init__(self, step: Step, names: Collection[str]) -> None:
         """Restrict a step to the named units."""
+        self.spec = step.spec
         self._step = step
         self._names = names
 
@@ -139,6 +138,7 @@ class Stacked:
         self.plane = replace(plane, cluster=replace(plane.cluster, hosts=dict(out)))
         self.balancer = balancer
         self._out = out
+        self._depooled = depooled(self.plane, balancer, self._only)
 
     def problem(self, member: str) -> str:
         """Say why the apiserver of a member cannot be spared now; nothing if it can, or there is none."""
@@ -148,31 +148,17 @@ class Stacked:
         """Say why the member of an apiserver that is out of the load balancer cannot be restarted."""
         return self.plane.closed_problem(self._out[member]) if member in self._out else ""
 
-    def closing(self) -> tuple[Step, ...]:
-        """Return the steps with which the apiserver goes out of use."""
-        config, balancer = self.plane.cluster.config, self.balancer
-        drain = config.control_plane.load_balancer.drain + API_DEADLINE
-        return (
-            self._step(StepSpec("depool", API_DEADLINE, poll=POLL, closes=True), Depool(self.plane, balancer)),
-            self._step(StepSpec("connections", drain, poll=POLL, gate=True), Connections(self.plane, balancer)),
-        )
+    def closing(self) -> tuple[Bracket | Step, ...]:
+        """Return what the apiserver goes out of use with."""
+        return (self._depooled, self._only(Connections(self.plane, self.balancer)))
 
-    def opening(self) -> tuple[Step, ...]:
-        """Return the steps with which it comes back, once its member has."""
-        ready, balancer = self.plane.cluster.config.deadlines.ready, self.balancer
-        return (
-            self._step(StepSpec("ready", ready, poll=POLL, gate=True), Serving(self.plane)),
-            self._step(StepSpec("pool", ready, poll=POLL), Pool(self.plane, balancer)),
-        )
+    def opening(self) -> tuple[Bracket | Step, ...]:
+        """Return what it comes back with, once its member has."""
+        return (self._only(Serving(self.plane)), self._depooled)
 
     def settling(self) -> tuple[Step, ...]:
         """Return the gate that waits until all has been well for a while."""
-        ready = self.plane.cluster.config.deadlines.ready
-        return (self._step(StepSpec("settle", ready, poll=POLL, gate=True), Calm(self.plane)),)
+        return (self._only(Calm(self.plane)),)
 
-    def watched(self) -> tuple[Step, ...]:
-        """Return the step with which the load balancer looks after its health again."""
-        return (self._step(StepSpec("watched", API_DEADLINE), Watched(self.plane, self.balancer)),)
-
-    def _step(self, spec: StepSpec, effects: Effects) -> Step:
-        return Step(spec, Only(effects, self._out))
+    def _only(self, step: Step) -> Step:
+        return Only(step, self._out)

@@ -15,15 +15,13 @@ from fleet.adapters.k8s.nodes import CordonOutcome, Node
 from fleet.adapters.k8s.policy import BudgetPattern, DrainPolicy
 from fleet.config.matchers import parse_matcher
 from fleet.config.model import DrainConfig
-from fleet.engine.model import UnitState, Verdict, done, failed, held, pending, undone, unknown
+from fleet.engine.declaration import Tell, Verdicts
+from fleet.engine.model import StepSpec, UnitState, Verdict, done, failed, held, pending, undone, unknown
 from fleet.errors import FleetError
 from fleet.execution import Unreachable
 from fleet.procedures.cluster import Cluster, NodeGone
 
 T = TypeVar("T")
-Verdicts = Mapping[str, Verdict]
-Tell = Callable[[str, str], None]
-"""Reports a unit's progress within a step: its name and one line."""
 
 
 def each(units: Sequence[UnitState], judge: Callable[[UnitState], Verdict]) -> Verdicts:
@@ -60,12 +58,70 @@ def each_host(
     return each(units, one)
 
 
+CHANGE_DEADLINE = 120.0
+"""Seconds for one change at the API, at Alertmanager, at Puppet or at a load balancer, outages of them included."""
+POLL = 0.5
+"""Seconds between two questions to hosts."""
+FAST = 0.2
+"""Seconds between two looks at what a watch keeps current."""
+
+
 class NodeStep:
-    """Base of the steps: a node's cluster, and nothing to do."""
+    """Base of the steps: what decisions need to know of one, its cluster, and nothing to do.
+
+    A step is an effect unless it says otherwise; see :class:`fleet.engine.model.StepSpec` for what the attributes mean.
+    """
+
+    name: str
+    """The name in plans, in the journal and in messages; unique in its stage."""
+    deadline = ""
+    """Which of the configuration's deadlines it has; :data:`CHANGE_DEADLINE` if none."""
+    poll = 1.0
+    batch = True
+    joint = False
+    gate = False
+    closes = False
+    pivot = False
+    releases = False
+    gives_back = False
+    acceptable = False
+    bars = False
 
     def __init__(self, cluster: Cluster) -> None:
         """Work on the nodes of a cluster."""
         self.cluster = cluster
+
+    @property
+    def timeout(self) -> float:
+        """Seconds from the step's begin until the target is held."""
+        return getattr(self.cluster.config.deadlines, self.deadline) if self.deadline else CHANGE_DEADLINE
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the configuration wants the step."""
+        return True
+
+    @property
+    def spec(self) -> StepSpec:
+        """What decisions need to know of the step."""
+        return StepSpec(
+            self.name,
+            self.timeout,
+            poll=self.poll,
+            batch=self.batch,
+            joint=self.joint,
+            gate=self.gate,
+            closes=self.closes,
+            pivot=self.pivot,
+            releases=self.releases,
+            gives_back=self.gives_back,
+            acceptable=self.acceptable,
+            bars=self.bars,
+        )
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Say, without changing anything, whether the step's promise is true."""
+        raise NotImplementedError
 
     def hosts(self, units: Sequence[UnitState]) -> list[str]:
         """Return the hosts of nodes."""
@@ -78,6 +134,8 @@ class NodeStep:
 
 class SilenceNode(NodeStep):
     """The node's alerts are silenced, by a silence of this run."""
+
+    name = "silence"
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look for this run's silences; one whose id was lost in a crash is found by its comment."""
@@ -145,6 +203,10 @@ def silences_of(cluster: Cluster) -> dict[str, list[Silence]]:
 
 class Cordon(NodeStep):
     """The node takes no new pods; the node itself says which run closed it and why."""
+
+    name = "cordon"
+    poll = FAST
+    closes = True
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look whether the node is cordoned and annotated by this run."""
@@ -226,6 +288,12 @@ class Ready(NodeStep):
     heartbeat that is another one than before the reboot, in a status of another boot. By which clock, does not matter.
     """
 
+    name = "ready"
+    deadline = "ready"
+    poll = FAST
+    gate = True
+    acceptable = True
+
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at the node as the watch brought it."""
 
@@ -259,6 +327,11 @@ class Ready(NodeStep):
 class Alerts(NodeStep):
     """No alert of the host fires that did not fire before."""
 
+    name = "alerts"
+    deadline = "alerts"
+    gate = True
+    acceptable = True
+
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask Alertmanager for the alerts of all hosts at once, silenced ones too."""
         hosts = self.cluster.by_host(state.unit.name for state in units)
@@ -275,6 +348,10 @@ class Alerts(NodeStep):
 
 class Uncordon(NodeStep):
     """Nothing of this run is left on the node: it takes pods again, unless it was cordoned before."""
+
+    name = "uncordon"
+    poll = FAST
+    gives_back = True
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look for this run's annotation and taint."""
@@ -310,6 +387,10 @@ class Uncordon(NodeStep):
 
 class Unsilence(NodeStep):
     """The node's silence has ended."""
+
+    name = "unsilence"
+    poll = FAST
+    gives_back = True
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look for silences of this run that are still active."""

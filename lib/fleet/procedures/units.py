@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fleet.adapters.hosts import services
 from fleet.adapters.hosts.services import ServiceState
+from fleet.engine.declaration import Verdicts
+from fleet.engine.findings import Finding, note, stop
 from fleet.engine.model import UnitState, Verdict, done, failed, pending
 from fleet.execution import Result, Unreachable
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.findings import Finding, note, stop
 from fleet.procedures.once import Life, Once
-from fleet.procedures.steps import NodeStep, Verdicts, each_host
+from fleet.procedures.steps import POLL, NodeStep, each_host
 
 Guard = Callable[[str], str]
 """Says why a host must not be taken out of service now; nothing if all others can do without it."""
@@ -62,6 +63,12 @@ def of_definition(cluster: Cluster, host: str, unit: str, service: ServiceState,
 class Active(NodeStep):
     """The unit is active, and runs the definition that is on disk."""
 
+    name = "active"
+    deadline = "restart"
+    poll = POLL
+    gate = True
+    acceptable = True
+
     def __init__(self, cluster: Cluster, unit: str) -> None:
         """Look at a unit on the hosts of a cluster."""
         super().__init__(cluster)
@@ -87,6 +94,10 @@ class Active(NodeStep):
 class RestartUnit(Once):
     """The unit runs as another start than when this run first looked; never ordered while the others are not well."""
 
+    name = "restart"
+    deadline = "restart"
+    poll = POLL
+
     fact = "invocation"
     words = ("restarted", "not restarted yet")
 
@@ -103,6 +114,11 @@ class RestartUnit(Once):
         self._unit = unit
         self._guard = guard
         self._patient = patient
+
+    @property
+    def settles_within(self) -> float:
+        """The seconds that a stop may take."""
+        return self.timeout
 
     def lives(self, hosts: Sequence[str]) -> Mapping[str, Life | Unreachable]:
         """Ask hosts for the unit's last start."""

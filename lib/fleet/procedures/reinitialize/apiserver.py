@@ -10,6 +10,7 @@ from fleet.adapters.k8s.apiserver import Health, Strange, unread, url
 from fleet.adapters.k8s.client import Api, ApiError
 from fleet.adapters.k8s.lock import ClusterLock
 from fleet.adapters.load_balancer.model import LoadBalancer
+from fleet.engine.declaration import Verdicts
 from fleet.engine.model import UnitState, Verdict, done, failed, pending, undone, unknown
 from fleet.errors import FleetError
 from fleet.execution import Unreachable
@@ -18,7 +19,7 @@ from fleet.procedures.reinitialize.admission import FLAG, taken_out
 from fleet.procedures.reinitialize.data import Say, WorldStep
 from fleet.procedures.reinitialize.machines import QUIET, named, of_results
 from fleet.procedures.reinitialize.world import Store, World
-from fleet.procedures.steps import NodeStep, Verdicts
+from fleet.procedures.steps import NodeStep
 from fleet.procedures.units import reloads
 
 _NAMESPACE = "kube-system"

@@ -12,10 +12,11 @@ from fleet.adapters.calico.datastore import Datastore
 from fleet.adapters.etcd import keys
 from fleet.adapters.k8s import export
 from fleet.config.matchers import parse_matcher
+from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import Kind, UnitState, Verdict, done, failed, pending, undone
 from fleet.errors import FleetError
 from fleet.procedures.reinitialize.world import World
-from fleet.procedures.steps import NodeStep, Tell, Verdicts, each, silence_comment, silences_about
+from fleet.procedures.steps import NodeStep, each, silence_comment, silences_about
 from fleet.text import count, verb
 
 EMPTY = "was_empty"

@@ -8,13 +8,14 @@ from fleet.adapters.hosts import defaults, probe, puppet, services, textfile
 from fleet.adapters.hosts.probe import HostState
 from fleet.adapters.hosts.services import ServiceState
 from fleet.adapters.hosts.textfile import TextFile
+from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import Kind, UnitState, Verdict, done, failed, pending, undone, unknown
 from fleet.engine.protocols import Effects
 from fleet.errors import FleetError
 from fleet.execution import Result, Unreachable, failures
 from fleet.procedures.puppet import puppet_reason
 from fleet.procedures.reinitialize.world import Store, World
-from fleet.procedures.steps import NodeStep, Tell, Verdicts, each
+from fleet.procedures.steps import NodeStep, each
 from fleet.procedures.units import reloads
 from fleet.text import count
 

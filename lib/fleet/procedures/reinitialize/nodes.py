@@ -7,6 +7,7 @@ from fleet.adapters.bgp import verify
 from fleet.adapters.k8s.client import KubernetesError
 from fleet.adapters.k8s.model import Node
 from fleet.adapters.k8s.nodes import list_nodes
+from fleet.engine.declaration import Verdicts
 from fleet.engine.model import Facts, UnitState, Verdict, done, pending
 from fleet.errors import FleetError
 from fleet.names import known_as
@@ -16,7 +17,7 @@ from fleet.procedures.once import REPLACED, Life, began
 from fleet.procedures.reinitialize.data import WorldStep
 from fleet.procedures.reinitialize.machines import ABSENT
 from fleet.procedures.reinitialize.world import World
-from fleet.procedures.steps import HEARTBEAT, NodeStep, Verdicts, each, heartbeat
+from fleet.procedures.steps import HEARTBEAT, NodeStep, each, heartbeat
 from fleet.procedures.units import RestartUnit
 from fleet.text import count
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from fleet.adapters.discovery import Discovery
 from fleet.adapters.load_balancer.model import LoadBalancer
-from fleet.engine.model import StepSpec
+from fleet.engine.declaration import Specified, Stage, Step
+from fleet.engine.executor import ABORT
+from fleet.engine.model import Limits, StepSpec, Unit
 from fleet.engine.protocols import Effects
-from fleet.procedures.hosts import API_DEADLINE, POLL
-from fleet.procedures.maintenance import ABORT, Step
 from fleet.procedures.puppet import PuppetOff
 from fleet.procedures.reinitialize import deployment, machines, nodes, traffic
 from fleet.procedures.reinitialize.world import CLUSTER, World
+from fleet.procedures.steps import CHANGE_DEADLINE, POLL
 
 CALICO, SILENCE, DEPOOL, NAMESPACES, PUPPET, STOP, MERGE = (
     "2 Calico",
@@ -48,28 +49,34 @@ SLOW, RERUN = 2.0, 10.0
 """Seconds between two questions, and between two runs of Puppet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A stage.
+_ALL = 1_000_000
+"""More targets than there are."""
 
-    Attributes:
-        name: its number and its name.
-        what: what it does, in lines for people: commands, files, hosts.
+
+def stage(
+    key: str, about: Sequence[str], units: Callable[[], Sequence[str]], steps: Sequence[Step], *, serial: bool = False
+) -> Stage:
+    """Return a stage.
+
+    Args:
+        key: its number and its name.
+        about: what it does, in lines for people: commands, files, hosts.
         units: what goes through its steps; asked for when its turn has come.
         steps: the steps.
-        serial: whether one unit at a time goes through them; if one fails, no other one is begun.
+        serial: whether one unit at a time goes through them; if one fails, no other one is started.
     """
+    limits = Limits() if serial else Limits(max_unavailable=_ALL, max_failed=_ALL)
+    return Stage(key, lambda: [Unit(name) for name in units()], proofs=steps, limits=limits, about=about)
 
-    name: str
-    what: Sequence[str]
-    units: Callable[[], Sequence[str]]
-    steps: Sequence[Step]
-    serial: bool = False
 
-    @property
-    def number(self) -> int:
-        """Its number."""
-        return int(self.name.split()[0])
+def names(stage: Stage) -> list[str]:
+    """Return the names of a stage's targets."""
+    return [unit.name for unit in stage.targets()]
+
+
+def number(stage: Stage) -> int:
+    """Return the number that operators know a stage by."""
+    return int(stage.key.split()[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +87,14 @@ class Edges:
     balancer: LoadBalancer | None
 
 
-def step(name: str, timeout: float, effects: Effects, *, poll: float = POLL) -> Step:
+def step(name: str, timeout: float, effects: Effects, *, poll: float = POLL) -> Specified:
     """Return a step."""
-    return Step(StepSpec(name, timeout, poll=poll), effects)
+    return Specified(StepSpec(name, timeout, poll=poll), effects)
 
 
-def gate(name: str, timeout: float, effects: Effects, *, poll: float = POLL) -> Step:
+def gate(name: str, timeout: float, effects: Effects, *, poll: float = POLL) -> Specified:
     """Return a gate."""
-    return Step(StepSpec(name, timeout, poll=poll, gate=True), effects)
+    return Specified(StepSpec(name, timeout, poll=poll, gate=True), effects)
 
 
 def whole() -> Sequence[str]:
@@ -95,7 +102,7 @@ def whole() -> Sequence[str]:
     return [CLUSTER]
 
 
-def configured(world: World, *, tolerant: bool = False, old: bool = False) -> Step:
+def configured(world: World, *, tolerant: bool = False, old: bool = False) -> Specified:
     """Return the step in which Puppet has hosts use an etcd: the new one, or the old one."""
     own: Effects = machines.Configured(world, world.old if old else world.new)
     effects = machines.Tolerant(world, own) if tolerant else own
@@ -107,7 +114,7 @@ def started(world: World, units: Sequence[str]) -> Effects:
     return machines.Started(world, (STOP, f"{ABORT}stop"), units)
 
 
-def returning(world: World, *, old: bool = False) -> tuple[Step, ...]:
+def returning(world: World, *, old: bool = False) -> tuple[Specified, ...]:
     """Return the steps with which a node comes back on an etcd."""
     cluster, deadlines = world.cluster, world.cluster.config.deadlines
     calico = nodes.RestartedAnew(cluster, world.calico_unit, nodes.CALICO)
@@ -122,16 +129,16 @@ def returning(world: World, *, old: bool = False) -> tuple[Step, ...]:
         configured(world, old=old),
         step("calico-node", deadlines.restart, calico),
         *watchers,
-        Step(StepSpec("kubelet", deadlines.restart, poll=POLL, pivot=True), kubelet),
+        Specified(StepSpec("kubelet", deadlines.restart, poll=POLL, pivot=True), kubelet),
         gate("registered", deadlines.ready, nodes.Registered(cluster), poll=SLOW),
         *((gate("bgp", deadlines.bgp, sessions),) if has_routers else ()),
     )
 
 
-def puppet_off(world: World) -> tuple[Step, ...]:
+def puppet_off(world: World) -> tuple[Specified, ...]:
     """Return the steps after which Puppet does nothing on a host."""
     return (
-        step("Puppet off", API_DEADLINE, PuppetOff(world.cluster)),
+        step("Puppet off", CHANGE_DEADLINE, PuppetOff(world.cluster)),
         gate("Puppet idle", world.cluster.config.deadlines.puppet, machines.PuppetIdle(world.cluster)),
     )
 
@@ -140,19 +147,19 @@ def repool(world: World, edges: Edges) -> Sequence[Step]:
     """Return the step in which services are pooled again, where there are records."""
     if edges.discovery is None:
         return ()
-    return (step("pool", API_DEADLINE, traffic.Repooled(world, edges.discovery, DEPOOL)),)
+    return (step("pool", CHANGE_DEADLINE, traffic.Repooled(world, edges.discovery, DEPOOL)),)
 
 
-def depool(world: World, discovery: Discovery) -> tuple[Step, ...]:
+def depool(world: World, discovery: Discovery) -> tuple[Specified, ...]:
     """Return the steps after which a service has no traffic here."""
     timeout = world.config.command_timeout
     return (
-        step("depool", API_DEADLINE, traffic.Depooled(world, discovery)),
-        Step(StepSpec("traffic gone", timeout, poll=SLOW, gate=True, batch=False), traffic.TrafficGone(world)),
+        step("depool", CHANGE_DEADLINE, traffic.Depooled(world, discovery)),
+        Specified(StepSpec("traffic gone", timeout, poll=SLOW, gate=True, batch=False), traffic.TrafficGone(world)),
     )
 
 
-def deploy(world: World, name: str) -> Part:
+def deploy(world: World, name: str) -> Stage:
     """Return the stage in which all services are deployed."""
     config, timeout = world.config.services, world.config.command_timeout
     # They wait for each other in turn: the last one may have waited for all others.
@@ -160,9 +167,9 @@ def deploy(world: World, name: str) -> Part:
     turn = threading.BoundedSemaphore(config.parallel)
     command = StepSpec("deploy", timeout * turns, poll=SLOW, batch=False)
     check = StepSpec("check", world.cluster.config.deadlines.ready, poll=SLOW, gate=True, batch=False)
-    return Part(
+    return stage(
         name,
         [config.deploy, *([config.check] if config.check else []), f"{config.parallel} at once"],
         lambda: config.names,
-        (Step(command, deployment.Deployed(world, turn)), Step(check, deployment.Answers(world, turn))),
+        (Specified(command, deployment.Deployed(world, turn)), Specified(check, deployment.Answers(world, turn))),
     )

@@ -12,18 +12,19 @@ from fleet.adapters.hosts.services import ServiceState
 from fleet.adapters.k8s.apiserver import Strange
 from fleet.adapters.k8s.nodes import list_nodes
 from fleet.config.certificates import Certificates
+from fleet.engine.declaration import Stage
+from fleet.engine.findings import Finding, Level, ask, note, stop
 from fleet.engine.survey import open_runs
 from fleet.execution import Unreachable
 from fleet.procedures import preflight, units
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.findings import Finding, Level, ask, note, stop
 from fleet.procedures.plane import of_health
 from fleet.procedures.reinitialize import site
 from fleet.procedures.reinitialize.admission import read_defaults, read_text
 from fleet.procedures.reinitialize.data import is_empty
 from fleet.procedures.reinitialize.machines import absent, endpoint_problems, states_of
 from fleet.procedures.reinitialize.nodes import nodes_by_host
-from fleet.procedures.reinitialize.parts import API_STARTS, API_STOPS, PUPPET_GOES, Edges, Part
+from fleet.procedures.reinitialize.parts import API_STARTS, API_STOPS, PUPPET_GOES, Edges, number
 from fleet.procedures.reinitialize.world import Store, World
 from fleet.text import count, verb
 
@@ -31,19 +32,19 @@ _REPAIR = "Repair that first."
 
 
 def checks(
-    world: World, edges: Edges, parts: Sequence[Part], from_stage: int, state_dir: Path
+    world: World, edges: Edges, stages: Sequence[Stage], from_stage: int, state_dir: Path
 ) -> list[Callable[[], list[Finding]]]:
     """Return all looks; all of them only read.
 
     Args:
         world: the world.
         edges: what is asked beside hosts and the API.
-        parts: all stages.
+        stages: all stages.
         from_stage: the number of the first one that is carried out.
         state_dir: where runs are kept.
     """
     cluster = world.cluster
-    numbers = {part.number for part in parts if part.number >= from_stage}
+    numbers = {number(stage) for stage in stages if number(stage) >= from_stage}
     first = min(numbers)
     found: list[Callable[[], list[Finding]]] = [
         partial(of_earlier_runs, cluster, state_dir),
@@ -65,7 +66,7 @@ def checks(
     if first <= API_STOPS and not world.is_old_gone:
         found += [partial(of_store, world, world.old), partial(of_nodes, world), partial(of_use, world)]
         found.append(partial(of_endpoints, world))
-    if first > parts[0].number:
+    if first > number(stages[0]):
         found.append(partial(site.of_what_was_left_out, world, edges.discovery, first))
     if 1 in numbers:
         found.append(partial(site.of_change, world))

@@ -1,6 +1,6 @@
 """What an operator has to know before the stages that cannot be undone."""
 
-from fleet.procedures.maintenance import Question
+from fleet.engine.declaration import Question
 from fleet.procedures.reinitialize import parts
 from fleet.procedures.reinitialize.world import World
 

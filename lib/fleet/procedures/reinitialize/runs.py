@@ -2,9 +2,10 @@
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,23 @@ from fleet.adapters.load_balancer.connect import connect
 from fleet.config.model import ClusterConfig
 from fleet.config.types import DNS_LABEL
 from fleet.engine import journal
+from fleet.engine.declaration import Question, Stage
+from fleet.engine.executor import ABORT, Execution
+from fleet.engine.findings import Finding
 from fleet.engine.journal import Journal
-from fleet.engine.model import Status, Unit, UnitState
+from fleet.engine.model import Observation, Status, Unit, UnitState
 from fleet.engine.planner import natural
-from fleet.engine.protocols import Procedure
+from fleet.engine.protocols import Procedure as Executable
 from fleet.errors import FleetError
 from fleet.procedures import plan
 from fleet.procedures.cluster import Cluster
-from fleet.procedures.findings import Finding
-from fleet.procedures.maintenance import ABORT, Proposal, Question, Refused, Steps
 from fleet.procedures.preflight import carry_out, worst_first
+from fleet.procedures.procedure import Procedure, Proposal, Refused
 from fleet.procedures.reinitialize import parts, preflight, questions, stages, stores, way_back, world
 from fleet.procedures.reinitialize.data import is_merged, read_export
 from fleet.procedures.reinitialize.machines import absent
-from fleet.procedures.reinitialize.parts import Edges, Part
-from fleet.procedures.reinitialize.procedure import ANSWER, PartsProcedure
+from fleet.procedures.reinitialize.parts import Edges
+from fleet.procedures.reinitialize.silences import ANSWER, Silences
 from fleet.procedures.reinitialize.traffic import LEFT_OUT
 from fleet.procedures.reinitialize.way_back import REVERT
 from fleet.procedures.reinitialize.world import World
@@ -47,7 +50,7 @@ _LEFT_OUT = {LEFT_OUT: True}
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Options:
     """What an operator asks for.
 
     Attributes:
@@ -73,28 +76,28 @@ class ReinitializePlan:
 
     Attributes:
         title: one line: the procedure, the cluster, the reason.
-        parts: the stages.
+        stages: the stages.
         first: the number of the first that is carried out.
         findings: what the preflight found, worst first.
     """
 
     title: str
-    parts: Sequence[Part]
+    stages: Sequence[Stage]
     first: int
     findings: Sequence[Finding]
 
     def render(self, console: Console) -> None:
         """Print the plan and its findings."""
         console.print(f"\n{self.title}", style="bold", markup=False)
-        for part in self.parts:
-            if part.number < self.first:
-                console.print(f"{part.name}: left out (--from-stage)", style="dim", markup=False)
+        for part in self.stages:
+            if parts.number(part) < self.first:
+                console.print(f"{part.key}: left out (--from-stage)", style="dim", markup=False)
                 continue
-            names = list(part.units())
+            names = parts.names(part)
             where = f": {', '.join(names)}" if names and names != [world.CLUSTER] else ""
-            console.print(f"{part.name}{where}", style="bold", markup=False, soft_wrap=True)
+            console.print(f"{part.key}{where}", style="bold", markup=False, soft_wrap=True)
             console.print(f"   {' → '.join(step.spec.name for step in part.steps)}", soft_wrap=True, markup=False)
-            for line in part.what:
+            for line in part.about:
                 console.print(f"   - {line}", markup=False, soft_wrap=True)
         console.print(
             "Before stage 5 the cluster's name has to be typed. Until then --abort restores everything; from then on it"
@@ -103,7 +106,7 @@ class ReinitializePlan:
         plan.render_findings(self.findings, console)
 
 
-class ReinitializeRuns:
+class ReinitializeCluster(Procedure):
     """Moves a cluster onto a new etcd.
 
     Args:
@@ -113,9 +116,8 @@ class ReinitializeRuns:
 
     name = "sre.k8s.reinitialize-cluster"
     needs_api = False
-    keeps: Collection[str] = ()
 
-    def __init__(self, spicerack: Spicerack, wish: Wish) -> None:
+    def __init__(self, spicerack: Spicerack, wish: Options) -> None:
         self._spicerack = spicerack
         self._wish = wish
 
@@ -138,37 +140,37 @@ class ReinitializeRuns:
         seen = world.make(cluster)
         edges = self._edges(cluster)
         found = stages.forth(seen, edges)
-        if wish.from_stage and wish.from_stage not in {part.number for part in found}:
-            numbers = ", ".join(str(part.number) for part in found)
+        if wish.from_stage and wish.from_stage not in {parts.number(part) for part in found}:
+            numbers = ", ".join(str(parts.number(part)) for part in found)
             raise FleetError(f"There is no stage {wish.from_stage} for this cluster: there are {numbers}.")
         findings = carry_out(
             preflight.checks(seen, edges, found, wish.from_stage, state_dir), cluster.cancel, cluster.threads
         )
         shown = ReinitializePlan(plan.title(cluster.run), found, wish.from_stage, worst_first(findings))
-        return Proposal(cluster, shown, {part.name: _states(part, wish.from_stage) for part in found})
+        return Proposal(cluster, shown, {part.key: _states(part, wish.from_stage) for part in found})
 
-    def steps(self, cluster: Cluster) -> Steps:
-        """Return the steps of each stage."""
-        found = stages.forth(world.make(cluster), self._edges(cluster))
-        return {part.name: part.steps for part in found}
+    def stages(self, cluster: Cluster) -> Sequence[Stage]:
+        """Return the stages from the old etcd to the new one."""
+        return stages.forth(world.make(cluster), self._edges(cluster))
 
     @contextmanager
-    def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Procedure]:
+    def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Executable]:
         """Yield the stages from the old etcd to the new one."""
         seen = self._world(cluster, book.folder, lock)
         if any(event.stage.startswith(ABORT) for event in book.events()):
-            raise Refused(f"The way back of run {cluster.run.id} was begun: it can only be gone on with, by --abort.")
+            raise Refused(f"The rollback of run {cluster.run.id} was started: resume it with --abort.")
 
-        def ask(part: Part) -> Question | None:
+        def ask(part: Stage) -> Question | None:
             # Once it was typed the outage has begun: it is not asked for again in the middle of it.
-            if part.number >= parts.OUTAGE and not any(event.kind == ANSWER for event in book.events()):
+            if parts.number(part) >= parts.OUTAGE and not any(event.kind == ANSWER for event in book.events()):
                 return questions.before_the_outage(seen)
-            if part.name == parts.MERGE and seen.config.puppet_change.merge is None and not _is_merged(seen):
+            if part.key == parts.MERGE and seen.config.puppet_change.merge is None and not _is_merged(seen):
                 text = f"Merge the Puppet change {seen.change} now: hosts take it with their next run."
                 return Question(text, "done")
             return None
 
-        yield PartsProcedure(seen, stages.forth(seen, self._edges(cluster)), book, ask, is_back=False)
+        forth = stages.forth(seen, self._edges(cluster))
+        yield _execution(seen, forth, book, ask, partial(self.observe, cluster, lock))
 
     def left_on(self, cluster: Cluster, state: UnitState) -> Sequence[str]:
         """Refuse: a cluster is moved as a whole."""
@@ -177,13 +179,13 @@ class ReinitializeRuns:
             " leaves workers away, --abort goes back."
         )
 
-    def give_back(self, cluster: Cluster, book: Journal) -> Procedure:
+    def abort(self, cluster: Cluster, book: Journal) -> Executable:
         """Return the stages back to the old etcd, as far as the run has left it."""
         seen = self._world(cluster, book.folder)
         edges = self._edges(cluster)
-        begun = max((part.number for part in stages.forth(seen, edges) if _is_begun(seen, part)), default=-1)
-        ahead = [part for part in stages.forth(seen, edges) if part.name != parts.LATE and part.units()]
-        if all(seen.is_done(part.name) for part in ahead):
+        begun = max((parts.number(part) for part in stages.forth(seen, edges) if _is_begun(seen, part)), default=-1)
+        ahead = [part for part in stages.forth(seen, edges) if part.key != parts.LATE and part.targets()]
+        if all(seen.is_done(part.key) for part in ahead):
             return self._closed(seen, book)
         if seen.is_old_gone and begun >= parts.OUTAGE:
             raise FleetError(f"Run {cluster.run.id} was begun as the old etcd is gone: there is nothing to go back to.")
@@ -197,19 +199,19 @@ class ReinitializeRuns:
         by_hand = any(facts == _LEFT_OUT for facts in seen.facts(parts.NAMESPACES).values())
         deleted = ordered or (by_hand and begun >= parts.OUTAGE)
         there = way_back.back(seen, edges, begun=begun, deleted=deleted, wipes=wipes)
-        first = there[0].name if there else ""
+        first = there[0].key if there else ""
 
-        def ask(part: Part) -> Question | None:
-            if part.name == first and (begun >= parts.NEW_DATA or (used and begun >= parts.API_STOPS)):
+        def ask(part: Stage) -> Question | None:
+            if part.key == first and (begun >= parts.NEW_DATA or (used and begun >= parts.API_STOPS)):
                 return questions.before_the_way_back(seen, pooled=begun >= parts.HANDS_BACK, deleted=deleted)
-            if part.name == REVERT and seen.config.puppet_change.revert is None and _is_merged(seen):
+            if part.key == REVERT and seen.config.puppet_change.revert is None and _is_merged(seen):
                 text = f"Revert the Puppet change {seen.change} now: hosts take it with their next run."
                 return Question(text, "done")
             return None
 
-        return PartsProcedure(seen, there, book, ask, is_back=True)
+        return _execution(seen, there, book, ask)
 
-    def _closed(self, seen: World, book: Journal) -> Procedure:
+    def _closed(self, seen: World, book: Journal) -> Executable:
         """Return what closes a run that has moved the cluster."""
         late = list(seen.states(parts.LATE))
         away = absent(seen, late) if late else {}
@@ -218,7 +220,7 @@ class ReinitializeRuns:
             todo = "before they are used again run Puppet there, and restart calico-node and kubelet"
             logger.warning("No answer from %s: %s.", ", ".join(sorted(away)), todo)
         there = way_back.closed(seen, [host for host in late if host not in away])
-        return PartsProcedure(seen, there, book, lambda _part: None, is_back=True)
+        return _execution(seen, there, book, lambda _part: None)
 
     def is_offline(self, cluster: Cluster, folder: Path | None) -> bool:
         """Say whether the run is between the stop of the old API and the Lease in the new one."""
@@ -288,16 +290,33 @@ def _managed(cluster: Cluster) -> list[str]:
     return list(dict.fromkeys(managed))
 
 
-def _states(part: Part, first: int) -> list[UnitState]:
-    units = [Unit(name) for name in part.units()]
-    if part.number >= first:
+def _execution(
+    seen: World,
+    found: Sequence[Stage],
+    book: Journal,
+    ask: Callable[[Stage], Question | None],
+    observe: Callable[[], Observation] = Observation,
+) -> Execution:
+    """Return stages as they are carried out, with the silences beside them."""
+
+    def is_over() -> bool:
+        return all(seen.is_done(stage.key) for stage in found if stage.targets())
+
+    keeper = Silences(seen, parts.SILENCE, is_over)
+    asking = [replace(stage, question=partial(ask, stage)) for stage in found]
+    return Execution(asking, seen.states, observe, [keeper], partial(book.note, ANSWER), keeper.keep)
+
+
+def _states(part: Stage, first: int) -> list[UnitState]:
+    units = list(part.targets())
+    if parts.number(part) >= first:
         return [UnitState(unit) for unit in units]
     done = UnitState(Unit(""), Status.DONE, step=len(part.steps), detail="left out by --from-stage", facts=_LEFT_OUT)
     return [replace(done, unit=unit) for unit in units]
 
 
-def _is_begun(seen: World, part: Part) -> bool:
-    states = seen.states(part.name).values()
+def _is_begun(seen: World, part: Stage) -> bool:
+    states = seen.states(part.key).values()
     return any(s.facts != _LEFT_OUT and (s.status is not Status.PENDING or s.facts) for s in states)
 
 

@@ -9,8 +9,8 @@ from fleet.adapters.discovery import Discovery, last_one
 from fleet.adapters.hosts import defaults, probe
 from fleet.adapters.hosts.probe import HostState
 from fleet.adapters.k8s import namespaces
+from fleet.engine.findings import Finding, ask, note, stop
 from fleet.errors import FleetError
-from fleet.procedures.findings import Finding, ask, note, stop
 from fleet.procedures.reinitialize.admission import plugins_of, read_defaults
 from fleet.procedures.reinitialize.machines import endpoint_problems
 from fleet.procedures.reinitialize.parts import API_STARTS, PUPPET_GOES

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from fleet.engine.declaration import Specified, Stage, Step
 from fleet.engine.model import StepSpec
 from fleet.engine.protocols import Effects
 from fleet.procedures import etcd
-from fleet.procedures.hosts import API_DEADLINE
-from fleet.procedures.maintenance import Step
 from fleet.procedures.reinitialize import (
     admission,
     apiserver,
@@ -19,24 +18,25 @@ from fleet.procedures.reinitialize import (
     stores,
     traffic,
 )
-from fleet.procedures.reinitialize.parts import Edges, Part
+from fleet.procedures.reinitialize.parts import Edges
 from fleet.procedures.reinitialize.world import World
+from fleet.procedures.steps import CHANGE_DEADLINE
 
 SNAPSHOT_DEADLINE = 2 * 900.0
 """Seconds for the snapshot of the old etcd."""
 
 
-def forth(world: World, edges: Edges) -> list[Part]:
+def forth(world: World, edges: Edges) -> list[Stage]:
     """Return the stages from the old etcd to the new one."""
     config, deadlines = world.config, world.cluster.config.deadlines
     timeout = config.command_timeout
     calico, plugins = config.calico.file, config.admission_plugins
     change, first = world.change, world.first
-    snapshot = Step(StepSpec("snapshot", SNAPSHOT_DEADLINE), etcd.Snapshot(etcd.Etcd(world.cluster)))
+    snapshot = Specified(StepSpec("snapshot", SNAPSHOT_DEADLINE), etcd.Snapshot(etcd.Etcd(world.cluster)))
     workers, planes = list(world.workers), [*world.control_plane[1:], first]
     disabled = parts.puppet_off(world)
     found = [
-        Part(
+        parts.stage(
             "0 keep",
             [
                 f"a verified snapshot of the old etcd, in {world.old.config.snapshots} on a member's host",
@@ -46,13 +46,13 @@ def forth(world: World, edges: Edges) -> list[Part]:
             parts.whole,
             (snapshot, parts.step("export", timeout, data.Exported(world))),
         ),
-        Part(
+        parts.stage(
             "1 change",
             [f"{world.fill(config.puppet_change.merged, change=change)}: has to say that it is not merged"],
             parts.whole,
-            (parts.step("not merged", API_DEADLINE, data.NotMerged(world)),),
+            (parts.step("not merged", CHANGE_DEADLINE, data.NotMerged(world)),),
         ),
-        Part(
+        parts.stage(
             parts.CALICO,
             [
                 f"calicoctl on {first}, with {calico} and the endpoints {', '.join(world.new.config.endpoints)}:"
@@ -61,19 +61,19 @@ def forth(world: World, edges: Edges) -> list[Part]:
             parts.whole,
             (parts.step("copy", deadlines.ready, data.CalicoMoved(world)),),
         ),
-        Part(
+        parts.stage(
             parts.SILENCE,
             [f"alerts of all hosts{''.join(f'; {{{chr(44).join(each)}}}' for each in config.silences)}"],
             lambda: data.silence_units(world),
-            (parts.step("silence", API_DEADLINE, data.Silenced(world)),),
+            (parts.step("silence", CHANGE_DEADLINE, data.Silenced(world)),),
         ),
     ]
     if edges.discovery and config.discovery:
         steps = parts.depool(world, edges.discovery)
         where = config.discovery.datacenter
-        found.append(Part(parts.DEPOOL, [f"discovery records out of {where}"], lambda: _services(world), steps))
+        found.append(parts.stage(parts.DEPOOL, [f"discovery records out of {where}"], lambda: _services(world), steps))
     found += [
-        Part(
+        parts.stage(
             parts.NAMESPACES,
             ["their deletion cannot be undone: what was in them is deployed anew, in stage 18 or on the way back"],
             lambda: world.managed,
@@ -87,13 +87,13 @@ def forth(world: World, edges: Edges) -> list[Part]:
                 parts.step("delete", timeout, traffic.NamespaceGone(world), poll=parts.SLOW),
             ),
         ),
-        Part(
+        parts.stage(
             parts.PUPPET,
             [],
             lambda: world.hosts,
             (*_baseline(world), *(replace(s, effects=machines.Tolerant(world, s.effects)) for s in disabled)),
         ),
-        Part(
+        parts.stage(
             parts.STOP,
             [
                 f"{', '.join(world.component_units())} on the control plane, {world.calico_unit} everywhere:"
@@ -102,7 +102,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
             lambda: world.hosts,
             (parts.step("stop", deadlines.restart, machines.Tolerant(world, machines.Stopped(world))),),
         ),
-        Part(
+        parts.stage(
             parts.MERGE,
             [
                 world.fill(config.puppet_change.merge, change=change)
@@ -112,17 +112,17 @@ def forth(world: World, edges: Edges) -> list[Part]:
             parts.whole,
             (
                 parts.gate("API silent", deadlines.restart, apiserver.Silent(world)),
-                *(() if world.is_old_gone else (parts.step("old etcd", API_DEADLINE, stores.Fingerprinted(world)),)),
+                *(() if world.is_old_gone else (parts.step("old etcd", CHANGE_DEADLINE, stores.Fingerprinted(world)),)),
                 parts.step("merge", timeout, deployment.Merged(world), poll=parts.SLOW),
             ),
         ),
-        Part(
+        parts.stage(
             "9 Puppet on nodes",
             [f"{calico} has to name {world.new.name} then"],
             lambda: workers,
             (parts.configured(world, tolerant=True),),
         ),
-        Part(
+        parts.stage(
             parts.FIRST,
             [f"{config.apiserver_defaults} and {calico} have to name {world.new.name} then"],
             lambda: [first],
@@ -133,8 +133,8 @@ def forth(world: World, edges: Edges) -> list[Part]:
                 parts.configured(world),
             ),
         ),
-        Part("11 Puppet off", [], lambda: [first], disabled),
-        Part(
+        parts.stage("11 Puppet off", [], lambda: [first], disabled),
+        parts.stage(
             parts.ADMISSION,
             [
                 f"{', '.join(plugins)} out of {config.apiserver_defaults}, a copy of it beside"
@@ -142,9 +142,9 @@ def forth(world: World, edges: Edges) -> list[Part]:
                 else "no plugin is configured: nothing is done"
             ],
             lambda: [first],
-            (parts.step("admission", API_DEADLINE, admission.AdmissionOpen(world)),),
+            (parts.step("admission", CHANGE_DEADLINE, admission.AdmissionOpen(world)),),
         ),
-        Part(
+        parts.stage(
             parts.START,
             ["a marker that is written through the API has to be found in the new etcd"],
             lambda: [first],
@@ -153,21 +153,21 @@ def forth(world: World, edges: Edges) -> list[Part]:
                 parts.gate("one etcd", deadlines.blocked, apiserver.OneEtcd(world, world.new)),
                 parts.step("start", deadlines.restart, apiserver.Serves(world, world.new, without=plugins)),
                 parts.gate("ready", deadlines.ready, apiserver.Ready(world)),
-                parts.step("marker", API_DEADLINE, apiserver.Marked(world, world.new, world.old)),
+                parts.step("marker", CHANGE_DEADLINE, apiserver.Marked(world, world.new, world.old)),
                 parts.step("controllers", deadlines.restart, parts.started(world, world.component_units()[1:])),
             ),
         ),
-        Part(
+        parts.stage(
             parts.INITIALISE,
             [world.fill(config.initialize), f"has to make {', '.join(config.initialized)}"],
             parts.whole,
             (
                 parts.gate("one etcd", deadlines.blocked, apiserver.OneEtcd(world, world.new)),
                 parts.step("initialise", timeout + deadlines.ready, deployment.Initialized(world)),
-                parts.step("lease", API_DEADLINE, apiserver.Leased(world)),
+                parts.step("lease", CHANGE_DEADLINE, apiserver.Leased(world)),
             ),
         ),
-        Part(
+        parts.stage(
             parts.KUBELETS,
             [
                 f"{', '.join([world.calico_unit, *config.node_watchers, config.kubelet])} anew;"
@@ -180,31 +180,31 @@ def forth(world: World, edges: Edges) -> list[Part]:
                 parts.gate("one etcd still", deadlines.blocked, apiserver.OneEtcd(world, world.new)),
             ),
         ),
-        Part(
+        parts.stage(
             "16 control plane",
             [f"Puppet; {', '.join(plugins) or 'no plugin'} back; one host at a time, {first} last"],
             lambda: planes,
             (
                 parts.gate("one etcd", deadlines.blocked, apiserver.OneEtcd(world, world.new)),
                 parts.configured(world),
-                parts.step("admission", API_DEADLINE, admission.AdmissionBack(world, parts.ADMISSION)),
+                parts.step("admission", CHANGE_DEADLINE, admission.AdmissionBack(world, parts.ADMISSION)),
                 parts.step("start", deadlines.restart, apiserver.Serves(world, world.new, admission=parts.ADMISSION)),
                 parts.gate("ready", deadlines.ready, apiserver.Ready(world)),
-                parts.step("marker", API_DEADLINE, apiserver.Marked(world, world.new, world.old)),
+                parts.step("marker", CHANGE_DEADLINE, apiserver.Marked(world, world.new, world.old)),
                 *_balanced(world, edges),
                 parts.step("controllers", deadlines.restart, parts.started(world, world.component_units()[1:])),
                 parts.step("calico-node", deadlines.restart, _calico(world, world.control_plane)),
             ),
             serial=True,
         ),
-        Part(
+        parts.stage(
             "17 components",
             [world.fill(config.components.command), f"Ready in {', '.join(config.components.namespaces)}"],
             parts.whole,
             (parts.step("deploy", timeout + deadlines.ready, deployment.ComponentsDeployed(world), poll=parts.SLOW),),
         ),
         parts.deploy(world, parts.SERVICES),
-        Part(
+        parts.stage(
             "19 verify",
             ["nodes, sessions, services; these are pooled again; the old etcd is compared with what it was"],
             parts.whole,
@@ -213,11 +213,11 @@ def forth(world: World, edges: Edges) -> list[Part]:
                 *_sessions(world),
                 parts.gate("services", deadlines.ready, deployment.AllAnswer(world), poll=parts.SLOW),
                 *parts.repool(world, edges),
-                parts.gate("old etcd", API_DEADLINE, stores.Untouched(world, parts.MERGE)),
-                parts.step("marker", API_DEADLINE, apiserver.Unmarked(world)),
+                parts.gate("old etcd", CHANGE_DEADLINE, stores.Untouched(world, parts.MERGE)),
+                parts.step("marker", CHANGE_DEADLINE, apiserver.Unmarked(world)),
             ),
         ),
-        Part(
+        parts.stage(
             parts.LATE,
             ["workers that were away meanwhile, if there were any"],
             lambda: [name for name, facts in world.facts(parts.KUBELETS).items() if facts.get(machines.ABSENT)],
@@ -225,7 +225,7 @@ def forth(world: World, edges: Edges) -> list[Part]:
         ),
     ]
     # What is read from an etcd that is gone cannot be kept, and nothing can be deleted in it.
-    return [part for part in found if not world.is_old_gone or part.number not in (0, 5)]
+    return [part for part in found if not world.is_old_gone or parts.number(part) not in (0, 5)]
 
 
 def _services(world: World) -> Sequence[str]:

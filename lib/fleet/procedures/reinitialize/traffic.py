@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from fleet.adapters.discovery import Discovery, last_one
 from fleet.adapters.k8s import namespaces
+from fleet.engine.declaration import Verdicts
 from fleet.engine.model import UnitState, Verdict, done, failed, pending, undone
 from fleet.procedures.reinitialize.data import Say, WorldStep, is_merged
 from fleet.procedures.reinitialize.world import World
-from fleet.procedures.steps import NodeStep, Verdicts
+from fleet.procedures.steps import NodeStep
 from fleet.text import count
 
 LEFT_OUT = "left_out"

@@ -3,18 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fleet.procedures.hosts import API_DEADLINE
-from fleet.procedures.maintenance import ABORT, Step
+from fleet.engine.declaration import Stage, Step
+from fleet.engine.executor import ABORT
 from fleet.procedures.puppet import PuppetOn
 from fleet.procedures.reinitialize import admission, apiserver, deployment, machines, parts, stores, traffic
-from fleet.procedures.reinitialize.parts import Edges, Part
+from fleet.procedures.reinitialize.parts import Edges
 from fleet.procedures.reinitialize.world import CLUSTER, World
+from fleet.procedures.steps import CHANGE_DEADLINE
 
 REVERT = f"{ABORT}revert"
 """The stage in which the change of Puppet's code is reverted."""
 
 
-def back(world: World, edges: Edges, *, begun: int, deleted: bool, wipes: bool) -> list[Part]:
+def back(world: World, edges: Edges, *, begun: int, deleted: bool, wipes: bool) -> list[Stage]:
     """Return the stages back to the old etcd.
 
     Args:
@@ -33,7 +34,7 @@ def back(world: World, edges: Edges, *, begun: int, deleted: bool, wipes: bool) 
         found.append(_part("commands", [CLUSTER], ended))
     if begun >= parts.HANDS_BACK and edges.discovery:
         found.append(
-            Part(
+            parts.stage(
                 f"{ABORT}depool",
                 (),
                 lambda: [name for name, facts in world.facts(parts.DEPOOL).items() if facts.get(traffic.POOLED)],
@@ -52,13 +53,13 @@ def back(world: World, edges: Edges, *, begun: int, deleted: bool, wipes: bool) 
                 world.hosts,
                 parts.step("stop", deadlines.restart, machines.Tolerant(world, machines.Stopped(world))),
             ),
-            Part(REVERT, (), parts.whole, (revert,)),
+            parts.stage(REVERT, (), parts.whole, (revert,)),
             _part(
                 "Puppet",
                 world.hosts,
                 parts.gate("one etcd", deadlines.blocked, apiserver.OneEtcd(world, world.old)),
                 # The copy of the file of flags names the new etcd: Puppet has the last word.
-                parts.step("admission", API_DEADLINE, admission.AdmissionBack(world, parts.ADMISSION)),
+                parts.step("admission", CHANGE_DEADLINE, admission.AdmissionBack(world, parts.ADMISSION)),
                 parts.configured(world, tolerant=True, old=True),
             ),
             _part(
@@ -67,7 +68,7 @@ def back(world: World, edges: Edges, *, begun: int, deleted: bool, wipes: bool) 
                 parts.gate("one etcd", deadlines.blocked, apiserver.OneEtcd(world, world.old)),
                 parts.step("start", deadlines.restart, apiserver.Serves(world, world.old, admission=parts.ADMISSION)),
                 parts.gate("ready", deadlines.ready, apiserver.Ready(world)),
-                parts.step("marker", API_DEADLINE, apiserver.Marked(world, world.old, world.new)),
+                parts.step("marker", CHANGE_DEADLINE, apiserver.Marked(world, world.old, world.new)),
                 parts.step("units", deadlines.restart, parts.started(world, units)),
             ),
             _part(
@@ -78,11 +79,11 @@ def back(world: World, edges: Edges, *, begun: int, deleted: bool, wipes: bool) 
                     for step in parts.returning(world, old=True)
                 ),
             ),
-            _part("marker", [CLUSTER], parts.step("marker", API_DEADLINE, apiserver.Unmarked(world))),
+            _part("marker", [CLUSTER], parts.step("marker", CHANGE_DEADLINE, apiserver.Unmarked(world))),
         ]
     elif begun >= parts.PUPPET_GOES:
         on = machines.Tolerant(world, PuppetOn(world.cluster))
-        found.append(_part("Puppet", world.hosts, parts.step("Puppet on", API_DEADLINE, on)))
+        found.append(_part("Puppet", world.hosts, parts.step("Puppet on", CHANGE_DEADLINE, on)))
     if deleted:
         settled = parts.gate("settled", timeout, traffic.Settled(world), poll=parts.SLOW)
         found += [_part("namespaces", [CLUSTER], settled), parts.deploy(world, f"{ABORT}services")]
@@ -97,15 +98,15 @@ def back(world: World, edges: Edges, *, begun: int, deleted: bool, wipes: bool) 
         steps = (
             parts.returning(world, old=True)
             if begun >= parts.API_STOPS
-            else (parts.step("Puppet on", API_DEADLINE, PuppetOn(world.cluster)),)
+            else (parts.step("Puppet on", CHANGE_DEADLINE, PuppetOn(world.cluster)),)
         )
-        found.append(Part(f"{ABORT}latecomers", (), lambda: _absent(world, names), steps))
+        found.append(parts.stage(f"{ABORT}latecomers", (), lambda: _absent(world, names), steps))
     return found
 
 
-def closed(world: World, latecomers: Sequence[str]) -> list[Part]:
+def closed(world: World, latecomers: Sequence[str]) -> list[Stage]:
     """Return what is left of a run that has moved the cluster: these workers are left to Puppet."""
-    return [_part("latecomers", latecomers, parts.step("Puppet on", API_DEADLINE, PuppetOn(world.cluster)))]
+    return [_part("latecomers", latecomers, parts.step("Puppet on", CHANGE_DEADLINE, PuppetOn(world.cluster)))]
 
 
 def _absent(world: World, stages: Sequence[str]) -> list[str]:
@@ -114,5 +115,5 @@ def _absent(world: World, stages: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _part(name: str, units: Sequence[str], *steps: Step) -> Part:
-    return Part(f"{ABORT}{name}", (), lambda: units, steps)
+def _part(name: str, units: Sequence[str], *steps: Step) -> Stage:
+    return parts.stage(f"{ABORT}{name}", (), lambda: units, steps)

@@ -1,0 +1,80 @@
+"""What runs take away for a while, each with how it is given back and what is cleaned up at the end of a session."""
+
+from collections.abc import Callable, Sequence
+
+from fleet.adapters.load_balancer.model import LoadBalancer
+from fleet.engine.declaration import Bracket, Step, Verdicts
+from fleet.engine.model import Status, UnitState
+from fleet.procedures import steps
+from fleet.procedures.balancing import Depool, Pool, Repool, Watched
+from fleet.procedures.cluster import Cluster
+from fleet.procedures.drain import Drain
+from fleet.procedures.plane import ControlPlane
+from fleet.procedures.puppet import EnablePuppet, PuppetOff, PuppetOn
+from fleet.procedures.traces import EndSilences, TaintPending, Untaint
+
+
+def silenced(cluster: Cluster, *, needs: Callable[[UnitState], bool] = lambda _state: True) -> Bracket:
+    """Return the bracket of a target's alerts.
+
+    Args:
+        cluster: the cluster.
+        needs: whether a target that is held needs its silence still.
+    """
+
+    def is_held(state: UnitState) -> bool:
+        return state.status is Status.HELD and needs(state)
+
+    def renew(units: Sequence[UnitState]) -> Verdicts:
+        return steps.extend(cluster, units, cluster.config.alerts.silence)
+
+    return Bracket(
+        take=steps.SilenceNode(cluster),
+        back=steps.Unsilence(cluster),
+        cleanup=lambda seen: EndSilences(cluster, seen.everywhere, is_held),
+        renew=renew,
+    )
+
+
+def preferring_others(cluster: Cluster) -> Bracket:
+    """Return the bracket of the soft taint on all nodes that are still to be done: evicted pods rather go elsewhere."""
+    return Bracket(prepare=lambda seen: TaintPending(cluster, seen.here), cleanup=lambda _seen: Untaint(cluster))
+
+
+def cordoned(cluster: Cluster) -> Bracket:
+    """Return the bracket of a node's cordon."""
+    return Bracket(take=steps.Cordon(cluster), back=steps.Uncordon(cluster))
+
+
+def drained(cluster: Cluster) -> Bracket:
+    """Return the bracket of a node's pods, which come back by themselves."""
+    return Bracket(take=Drain(cluster))
+
+
+def puppet_off(cluster: Cluster) -> Sequence[Bracket]:
+    """Return the bracket of a host's Puppet, where there is one."""
+    if not cluster.config.puppet.enabled:
+        return ()
+    return (
+        Bracket(
+            take=PuppetOff(cluster),
+            back=PuppetOn(cluster),
+            cleanup=lambda seen: EnablePuppet(cluster, seen.everywhere),
+        ),
+    )
+
+
+def depooled(plane: ControlPlane, balancer: LoadBalancer, wrap: Callable[[Step], Step] = lambda step: step) -> Bracket:
+    """Return the bracket of an apiserver in the load balancer.
+
+    Args:
+        plane: the control plane.
+        balancer: what is before it.
+        wrap: restricts its steps to the targets that they concern.
+    """
+    return Bracket(
+        take=wrap(Depool(plane, balancer)),
+        back=wrap(Pool(plane, balancer)),
+        cleanup=lambda seen: None if seen.aborts else Repool(plane, balancer, seen),
+        on_abort=wrap(Watched(plane, balancer)),
+    )
