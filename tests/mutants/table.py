@@ -240,8 +240,8 @@ MUTANTS = (
     ),
     _of(
         "procedures/traces.py",
-        "if state.status in (Status.DONE, Status.GIVEN_UP)}",
-        "if False}",
+        "if state.status not in (Status.DONE, Status.GIVEN_UP) and name in there",
+        "if name in there",
         f"{_STEPS}::TestWayBack::test_nodes_that_are_done_are_not_tainted_again",
     ),
     _of(
