@@ -254,6 +254,12 @@ def test_sessions_that_are_missing():
     ]
 
 
+def test_sessions_that_are_too_young_to_be_told_from_the_next_ones():
+    sessions = [Session("cr1", ip_address(V4)), Session("cr2", ip_address(V4)), Session("cr3", ip_address(V4))]
+    readings = {"cr1": reading(peer(elapsed=verify.YOUNG - 1)), "cr2": reading(peer(elapsed=verify.YOUNG))}
+    assert verify.young(sessions, readings, ASN) == [(sessions[0], "is up for 3 s only")]
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [

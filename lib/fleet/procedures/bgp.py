@@ -98,6 +98,8 @@ class Baseline(_RouterStep):
         if FACT in state.facts and "ordered" in state.facts:
             # What is to end was noted, and the sessions with it. If it has ended by now, these are other sessions.
             return done()
+        if fresh := verify.young(sessions, readings, config.asn):
+            return pending(_join(fresh))
         return Verdict(Kind.DONE, facts={FACT: verify.baseline(sessions, readings, config.asn)})
 
     def _sessions(self, state: UnitState) -> tuple[Session, ...]:

@@ -26,6 +26,8 @@ _SLACK = 1.0
 """Seconds: routers tell ages in whole ones, and how long ago a node was restarted is known to less than one."""
 _CLEARLY = 2.0
 """Seconds by which a session must be younger than the restart to be a new one by its age alone."""
+YOUNG = 4
+"""Seconds that a session must have been up before a restart, in whole ones: otherwise the next one seems to be it."""
 _DRIFT = 60.0
 """The same, where the clock of this host was trusted over its own boot."""
 
@@ -246,6 +248,26 @@ def missing(sessions: Iterable[Session], readings: Readings, asn: int) -> list[t
             found.append((session, f"is no peer in AS {asn}"))
         elif seen.down:
             found.append((session, f"is {seen.down[0].state} since {lasting(seen.down[0].elapsed)}"))
+    return found
+
+
+def young(sessions: Iterable[Session], readings: Readings, asn: int) -> list[tuple[Session, str]]:
+    """Return the sessions that went up so recently that one of after a restart could not be told from them.
+
+    Args:
+        sessions: those that the node must have.
+        readings: what the routers say.
+        asn: the node's AS number.
+
+    Returns:
+        Each such session and the rest of a sentence that begins with it: ``is up for 2 s only``.
+    """
+    found = []
+    for session in sessions:
+        reading = readings.get(session.router)
+        seen = _see(session, reading, asn) if isinstance(reading, Summary) else None
+        if seen and seen.up and (age := min(peer.elapsed for peer in seen.up)) < YOUNG:
+            found.append((session, f"is up for {age} s only"))
     return found
 
 
