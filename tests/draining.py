@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fleet.adapters.k8s.client import Api, ApiError, KubernetesError
+from fleet.adapters.k8s.client import Api
 from fleet.adapters.k8s.drain import DrainPolicy, DrainStatus, NodeDrain, PodRef, Remaining
+from fleet.adapters.k8s.errors import ApiError, KubernetesError
 
 PAUSE = 0.1
 """Seconds between two looks."""

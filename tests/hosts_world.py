@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from fleet.adapters.alertmanager.silences import Alert, Silence
 from fleet.adapters.hosts import probe
 from fleet.adapters.k8s.apiserver import Health
+from fleet.adapters.k8s.client import Api
 from fleet.adapters.load_balancer.model import LoadBalancerError, ServerState
 from fleet.config.model import ClusterConfig
 from fleet.engine.journal import RunInfo
@@ -270,7 +271,10 @@ class World(Time):
 
     # Alertmanager.
 
-    def find(self, *, comment_contains: str) -> list[Silence]:
+    def find(self, path: str = "", *, comment_contains: str = "") -> Any:
+        """Find silences, or an object of the API: this world is both."""
+        if path:
+            return Api.find(cast(Api, self), path)
         return [silence for silence in self.silenced.values() if comment_contains in silence.comment]
 
     def create(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fleet.adapters.k8s.client import ApiUnreachable
+from fleet.adapters.k8s.errors import ApiUnreachable
 from fleet.config.model import ClusterConfig, Config
 from fleet.engine import journal
 from fleet.engine.journal import Journal

@@ -18,8 +18,9 @@ from fleet.adapters.alertmanager.silences import Alert, Silence
 from fleet.adapters.calico import contents
 from fleet.adapters.calico.contents import Contents, Resource
 from fleet.adapters.etcd.keys import Fingerprint
+from fleet.adapters.k8s import client
 from fleet.adapters.k8s.apiserver import Health
-from fleet.adapters.k8s.client import ApiError, ApiUnreachable
+from fleet.adapters.k8s.errors import ApiError, ApiUnreachable
 from fleet.adapters.load_balancer.model import ServerState
 from fleet.config.certificates import Certificates
 from fleet.config.model import ClusterConfig
@@ -375,6 +376,8 @@ class Client:
         if store is None:
             raise ApiUnreachable(f"{self.server} does not answer")
         return store
+
+    find = client.Api.find
 
     def get(self, path: str) -> dict[str, Any]:
         store = self._store()

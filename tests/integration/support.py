@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fleet.adapters.k8s.client import JSON, Api, ApiError
+from fleet.adapters.k8s.client import JSON, Api
+from fleet.adapters.k8s.errors import ApiError
 from fleet.adapters.k8s.eviction import budgets_path, policy_version
 from fleet.adapters.k8s.reflector import Reflector
 from fleet_lab import binaries

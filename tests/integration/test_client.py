@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fleet.adapters.k8s.client import Api, ApiError, ApiUnreachable, KubernetesError
+from fleet.adapters.k8s.client import Api
+from fleet.adapters.k8s.errors import ApiError, ApiUnreachable, KubernetesError
 from fleet.adapters.k8s.reflector import Reflector
 from integration.support import Cluster, World, eventually
 

@@ -15,7 +15,8 @@ import pytest
 
 from fleet.adapters.k8s import leader, tally, watchdog
 from fleet.adapters.k8s.apiserver import Apiservers, Health, Strange, url
-from fleet.adapters.k8s.client import Api, ApiError, KubernetesError
+from fleet.adapters.k8s.client import Api
+from fleet.adapters.k8s.errors import ApiError, KubernetesError
 from fleet.adapters.k8s.leader import Election, Judgement
 from fleet.adapters.k8s.watchdog import Watchdog
 from fleet.config.model import ControlPlaneConfig, LeaseConfig

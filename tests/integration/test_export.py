@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from fleet.adapters.k8s import resources
-from fleet.adapters.k8s.client import Api, KubernetesError
+from fleet.adapters.k8s.client import Api
+from fleet.adapters.k8s.errors import KubernetesError
 from fleet.adapters.k8s.export import export
 from integration.absent_group import GROUP, absent_group
 from integration.support import Cluster, World
@@ -79,7 +80,8 @@ def test_a_list_that_expires_between_two_pages_writes_nothing_twice(
     for index in range(5):
         world.api.create(path, {"metadata": {"name": f"m{index}"}})
     monkeypatch.setattr("fleet.adapters.k8s.client.PAGE", 2)
-    call, limits = world.api._call, []
+    connection, limits = world.api._connection, []
+    call = connection.call
 
     def compact_after_a_page(method: str, path: str, query: Any, body: Any = None) -> Any:
         answer = call(method, path, query, body)
@@ -90,7 +92,7 @@ def test_a_list_that_expires_between_two_pages_writes_nothing_twice(
                 cluster.expire()
         return answer
 
-    monkeypatch.setattr(world.api, "_call", compact_after_a_page)
+    monkeypatch.setattr(connection, "call", compact_after_a_page)
 
     exported = export(world.api, tmp_path / "objects", without=())
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from fleet.adapters.k8s import namespaces
-from fleet.adapters.k8s.client import Api, ApiError, KubernetesError
+from fleet.adapters.k8s.client import Api
+from fleet.adapters.k8s.errors import ApiError, KubernetesError
 from fleet.adapters.k8s.namespaces import NamespaceState
 from fleet.config.types import PROTECTED
 from integration.absent_group import GROUP, absent_group

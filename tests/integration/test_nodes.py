@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from fleet.adapters.k8s import lease as leases
-from fleet.adapters.k8s.client import Api, ApiError
+from fleet.adapters.k8s.client import Api
+from fleet.adapters.k8s.errors import ApiError
 from fleet.adapters.k8s.lock import ClusterLock, Holder, LockTaken, taken_by
 from fleet.adapters.k8s.model import Node, Taint, parse_node, parse_time
 from fleet.adapters.k8s.nodes import (

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from fleet.adapters.k8s.budgets import parse_budget
-from fleet.adapters.k8s.client import JSON, Api, ApiError
+from fleet.adapters.k8s.client import JSON, Api
 from fleet.adapters.k8s.disruption import RiskKind, assess
+from fleet.adapters.k8s.errors import ApiError
 from fleet.adapters.k8s.eviction import Answer, Evictor, budgets_path, policy_version
 from fleet.adapters.k8s.model import parse_node, parse_release
 from fleet.adapters.k8s.pods import parse_pod

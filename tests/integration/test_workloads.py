@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fleet.adapters.k8s import workloads
-from fleet.adapters.k8s.client import ApiError
+from fleet.adapters.k8s.errors import ApiError
 from integration.support import Cluster, World, eventually
 
 CONTROLLERS = "deployment,replicaset,statefulset,daemonset"

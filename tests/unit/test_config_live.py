@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fleet.adapters.k8s.client import JSON, Query
+from fleet.adapters.k8s.client import JSON
+from fleet.adapters.k8s.connection import Query
 from fleet.cli import config_live
 from fleet.config.model import ClusterConfig
 

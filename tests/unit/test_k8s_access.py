@@ -7,7 +7,9 @@ import yaml
 
 from fleet.adapters.k8s import access, rights
 from fleet.adapters.k8s.access import Right
-from fleet.adapters.k8s.client import JSON, ApiError, Query
+from fleet.adapters.k8s.client import JSON
+from fleet.adapters.k8s.connection import Query
+from fleet.adapters.k8s.errors import ApiError
 from fleet.config.model import LeaseConfig
 
 RBAC = Path(__file__).parents[2] / "config" / "kubernetes-rbac.yaml"

@@ -1,5 +1,6 @@
 """What the API server says of its health."""
 
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from types import SimpleNamespace
 from typing import Any
@@ -7,9 +8,37 @@ from typing import Any
 import pytest
 
 from fleet.adapters.k8s.client import Api
+from fleet.adapters.k8s.errors import ApiError
 from fleet.clock import SystemClock
 from fleet.engine.findings import Level
 from fleet.procedures import preflight
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    data: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+    reason: str = "Reason"
+
+
+class Pool:
+    """The server's answers by path."""
+
+    def __init__(self, answers: dict[str, Answer]) -> None:
+        self.answers = answers
+
+    def request(self, method: str, url: str, **options: Any) -> Answer:
+        assert method == "GET"
+        return self.answers[url.removeprefix("https://api:6443")]
+
+
+def client_of(pool: Pool) -> Api:
+    configuration = SimpleNamespace(host="https://api:6443", auth_settings=dict)
+    official = SimpleNamespace(
+        rest_client=SimpleNamespace(pool_manager=pool), configuration=configuration, default_headers={}
+    )
+    return Api(official, clock=SetClock())
 
 
 @pytest.mark.parametrize(
@@ -24,12 +53,18 @@ from fleet.procedures import preflight
         (503, "no server is available", "status 503"),
     ],
 )
-def test_the_failing_checks_of_readyz_are_named(monkeypatch, status, text, expected):
-    api = Api.__new__(Api)
-    api._timeout = 1.0
-    answer = SimpleNamespace(status=status, data=text.encode())
-    monkeypatch.setattr(api, "_send", lambda *arguments, **options: answer)
-    assert api.not_ready() == expected
+def test_the_failing_checks_of_readyz_are_named(status, text, expected):
+    assert client_of(Pool({"/readyz?verbose=true": Answer(status, text.encode())})).not_ready() == expected
+
+
+def test_what_is_not_there_is_found_missing_and_no_other_refusal():
+    refusals = {f"/{status}": Answer(status, b"no") for status in (404, 403, 410)}
+    api = client_of(Pool({"/api/v1": Answer(200, b'{"kind": "x"}'), **refusals}))
+    assert api.find("/api/v1") == {"kind": "x"}
+    assert api.find("/404") is None
+    for status in (403, 410):
+        with pytest.raises(ApiError, match=str(status)):
+            api.find(f"/{status}")
 
 
 class SetClock(SystemClock):
@@ -42,24 +77,9 @@ class SetClock(SystemClock):
         return self.now
 
 
-class Pool:
-    """The API server, which has its own clock."""
-
-    def __init__(self, date: str | None) -> None:
-        self.headers = {} if date is None else {"Date": date}
-
-    def request(self, method: str, url: str, **options: Any) -> Any:
-        assert (method, url) == ("GET", "https://api:6443/version")
-        return SimpleNamespace(status=200, headers=self.headers, data=b"{}")
-
-
 def api_at(date: str | None) -> Api:
     """Return a client of a server whose answers have a date."""
-    configuration = SimpleNamespace(host="https://api:6443", auth_settings=dict)
-    client = SimpleNamespace(
-        rest_client=SimpleNamespace(pool_manager=Pool(date)), configuration=configuration, default_headers={}
-    )
-    return Api(client, clock=SetClock())
+    return client_of(Pool({"/version": Answer(200, b"{}", {} if date is None else {"Date": date})}))
 
 
 @pytest.mark.parametrize("ahead", [-10_800, -7, 7, 10_800])

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from fleet.adapters.k8s.client import ApiError
+from fleet.adapters.k8s import client
 from fleet.adapters.k8s.daemons import all_daemonsets, existing_daemonsets
+from fleet.adapters.k8s.errors import ApiError
 from fleet.adapters.k8s.pods import Pod, PodClass, classify, parse_pod, refusal
 from fleet.adapters.k8s.policy import DrainPolicy
 from fleet.procedures.drains import of_daemons
@@ -28,6 +29,8 @@ class Served:
     def __init__(self, **groups: list[str] | None) -> None:
         self.groups = {name.replace("_", "."): uids for name, uids in groups.items()}
         self.asked: list[str] = []
+
+    find = client.Api.find
 
     def get(self, path: str) -> Any:
         self.asked.append(path)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fleet.adapters.k8s.client import ApiError, ApiUnreachable, Cause, KubernetesError
+from fleet.adapters.k8s.errors import ApiError, ApiUnreachable, Cause, KubernetesError
 from fleet.adapters.k8s.eviction import Answer, Evictor
 from fleet.adapters.k8s.pods import parse_pod
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.adapters.k8s.client import ApiError, ApiUnreachable
+from fleet.adapters.k8s import client
+from fleet.adapters.k8s.errors import ApiError, ApiUnreachable
 from fleet.adapters.k8s.lease import Sightings
 from fleet.adapters.k8s.lock import ClusterLock, Holder, LockTaken, taken_by
 from fleet.config.model import LeaseConfig
@@ -101,6 +102,8 @@ class Api:
         self.refuses = 0
         self.version = 0
         self.loses_answers = False
+
+    find = client.Api.find
 
     def get(self, path: str) -> Any:
         self._answer(path)

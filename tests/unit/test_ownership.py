@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.adapters.k8s import nodes
-from fleet.adapters.k8s.client import ApiError
+from fleet.adapters.k8s.errors import ApiError
 from fleet.clock import CLOCK
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from fleet.adapters.k8s.client import JSON, Query
+from fleet.adapters.k8s.client import JSON
+from fleet.adapters.k8s.connection import Query
 from fleet.clock import THREADS, Threads
 
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"

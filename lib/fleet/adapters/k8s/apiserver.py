@@ -10,7 +10,8 @@ from pathlib import Path
 import urllib3
 
 from fleet import execution
-from fleet.adapters.k8s.client import Api, ApiError, ApiUnreachable, KubernetesError, UntrustedCertificate
+from fleet.adapters.k8s.client import Api
+from fleet.adapters.k8s.errors import ApiError, ApiUnreachable, KubernetesError, UntrustedCertificate
 from fleet.config.model import ControlPlaneConfig, LeaseConfig
 from fleet.execution import Runner, Unreachable
 

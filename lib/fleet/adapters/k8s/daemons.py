@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fleet.adapters.k8s.client import Api, ApiError
+from fleet.adapters.k8s.client import Api
+from fleet.adapters.k8s.errors import ApiError
 from fleet.adapters.k8s.pods import Controller, Pod
 
 _OWN = "apps"
@@ -63,24 +64,19 @@ def _exists(api: Api, namespace: str, controller: Controller) -> bool:
     if not version:
         return False
     try:
-        found = api.get(f"/apis/{controller.group}/{version}/namespaces/{namespace}/daemonsets/{controller.name}")
+        found = api.find(f"/apis/{controller.group}/{version}/namespaces/{namespace}/daemonsets/{controller.name}")
     except ApiError as error:
-        if error.status == 404:
-            return False
         if error.status == 403 and controller.group != _OWN:
             return True  # The preflight names the missing right. Owners that are gone are soon no owners any more.
         raise
-    return bool(found["metadata"]["uid"] == controller.uid)  # and is not another one of the same name
+    # It may be another one of the same name.
+    return found is not None and bool(found["metadata"]["uid"] == controller.uid)
 
 
 def _version(api: Api, group: str) -> str:
     """Return the version in which the API prefers to serve a group; empty if it does not serve it."""
-    try:
-        return str(api.get(f"/apis/{group}")["preferredVersion"]["version"])
-    except ApiError as error:
-        if error.status == 404:
-            return ""
-        raise
+    served = api.find(f"/apis/{group}")
+    return str(served["preferredVersion"]["version"]) if served else ""
 
 
 def _list(api: Api, path: str) -> list[str]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fleet.adapters.k8s.budgets import Budget, covering, parse_budget
-from fleet.adapters.k8s.client import JSON, Api, ApiError, KubernetesError
+from fleet.adapters.k8s.client import JSON, Api
+from fleet.adapters.k8s.errors import ApiError, KubernetesError
 from fleet.adapters.k8s.pods import Pod
 from fleet.text import count, verb
 

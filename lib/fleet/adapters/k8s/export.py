@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from fleet.adapters.k8s.client import JSON, Api, ApiError, KubernetesError
+from fleet.adapters.k8s.client import JSON, Api
+from fleet.adapters.k8s.errors import ApiError, KubernetesError
 from fleet.adapters.k8s.resources import Resource, listable
 
 _EVENTS = "events"  # of the core group and of events.k8s.io: they are no part of what a cluster is told to be

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from fleet.adapters.k8s.client import JSON, Api, ApiError
+from fleet.adapters.k8s.client import JSON, Api
 
 NAMESPACE = "kube-system"
 """Where the Leases are."""
@@ -76,12 +76,8 @@ def read(api: Api, component: str) -> Leadership | None:
         ApiError: the API refused.
         ApiUnreachable: there was no answer within the client's patience.
     """
-    try:
-        return parse(api.get(f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{component}"))
-    except ApiError as error:
-        if error.status == 404:
-            return None
-        raise
+    lease = api.find(f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{component}")
+    return None if lease is None else parse(lease)
 
 
 def parse(lease: JSON) -> Leadership:

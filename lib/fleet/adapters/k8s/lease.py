@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from fleet.adapters.k8s.client import JSON, Api, ApiError
+from fleet.adapters.k8s.client import JSON, Api
 from fleet.clock import Clock
 from fleet.config.model import LeaseConfig
 from fleet.errors import FleetError
@@ -37,12 +37,7 @@ def read(api: Api, config: LeaseConfig) -> JSON | None:
         ApiError: the API refused.
         ApiUnreachable: there was no answer.
     """
-    try:
-        return api.get(f"{collection(config)}/{config.name}")
-    except ApiError as error:
-        if error.status != 404:
-            raise
-        return None
+    return api.find(f"{collection(config)}/{config.name}")
 
 
 def holder_of(lease: JSON | None) -> str:

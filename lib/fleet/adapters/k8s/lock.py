@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fleet.adapters.k8s import lease as leases
-from fleet.adapters.k8s.client import JSON, Api, ApiError, KubernetesError
+from fleet.adapters.k8s.client import JSON, Api
+from fleet.adapters.k8s.errors import ApiError, KubernetesError
 from fleet.adapters.k8s.lease import ANNOTATION, Sightings
 from fleet.clock import CLOCK, THREADS, Clock, Repeating, Threads
 from fleet.config.model import LeaseConfig

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from fleet.adapters.k8s.client import JSON, Api, ApiError, KubernetesError
+from fleet.adapters.k8s.client import JSON, Api
+from fleet.adapters.k8s.errors import ApiError, KubernetesError
 from fleet.adapters.k8s.resources import Resource, listable
 from fleet.config.types import PROTECTED
 
@@ -81,12 +82,9 @@ def look(api: Api, name: str) -> NamespaceState:
     Raises:
         KubernetesError: the API could not be asked.
     """
-    try:
-        namespace = api.get(_path(name))
-    except ApiError as error:
-        if error.status == 404:
-            return NamespaceState(there=False, terminating=False)
-        raise
+    namespace = api.find(_path(name))
+    if namespace is None:
+        return NamespaceState(there=False, terminating=False)
     metadata = namespace["metadata"]
     if not metadata.get("deletionTimestamp"):
         return NamespaceState(there=True, terminating=False)

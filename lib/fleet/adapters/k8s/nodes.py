@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Protocol, TypeVar
 
-from fleet.adapters.k8s.client import JSON, Api, ApiError
+from fleet.adapters.k8s.client import JSON, Api
+from fleet.adapters.k8s.errors import ApiError
 from fleet.adapters.k8s.model import Node, Taint, parse_node
 from fleet.adapters.k8s.reflector import Reflector
 from fleet.clock import THREADS, Threads

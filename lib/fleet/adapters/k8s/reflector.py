@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Generic, Protocol, TypeVar
 
-from fleet.adapters.k8s.client import JSON, Api, ApiUnreachable, KubernetesError, Query
+from fleet.adapters.k8s.client import JSON, Api
+from fleet.adapters.k8s.connection import Query
+from fleet.adapters.k8s.errors import ApiUnreachable, KubernetesError
 
 T = TypeVar("T")
 

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from fleet.adapters.k8s.client import JSON, Api, ApiError
+from fleet.adapters.k8s.client import JSON, Api
+from fleet.adapters.k8s.errors import ApiError
 
 _OTHER_NAMES = ("extensions",)  # a group whose objects are those of other groups
 

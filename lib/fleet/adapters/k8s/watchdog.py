@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fleet.adapters.k8s.client import JSON, Api, ApiError, KubernetesError, WatchBroken
+from fleet.adapters.k8s.client import JSON, Api
+from fleet.adapters.k8s.errors import ApiError, KubernetesError, WatchBroken
 from fleet.adapters.k8s.tally import Report, Tally
 
 NAME = "fleet-watchdog"
@@ -43,11 +44,8 @@ def left_behind(api: Api, namespace: str, run: str) -> str:
     Raises:
         KubernetesError: the API did not answer.
     """
-    try:
-        found = api.get(_path(namespace))
-    except ApiError as error:
-        if error.status != 404:
-            raise
+    found = api.find(_path(namespace))
+    if found is None:
         return ""
     ours = _is_watchdogs(found) and (found.get("data") or {}).get("run") == run
     return str(found["metadata"]["uid"]) if ours else ""
@@ -151,11 +149,8 @@ class Watchdog:
     def _prepare(self, api: Api) -> JSON:
         """Return the ConfigMap, made or taken over."""
         data = {"run": self._run, "write": "0"}
-        try:
-            found = api.get(self._path)
-        except ApiError as error:
-            if error.status != 404:
-                raise
+        found = api.find(self._path)
+        if found is None:
             return api.create(self._collection, {"metadata": {"name": NAME, "labels": _LABELS}, "data": data})
         if not _is_watchdogs(found):
             raise KubernetesError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from fleet.adapters.k8s.client import JSON, Api, ApiError
+from fleet.adapters.k8s.client import JSON, Api
 
 _KINDS = {"Deployment": "deployments", "StatefulSet": "statefulsets", "DaemonSet": "daemonsets"}
 
@@ -24,11 +24,7 @@ def unready(api: Api, namespaces: Iterable[str]) -> list[str]:
     """
     lines = []
     for namespace in namespaces:
-        try:
-            api.get(f"/api/v1/namespaces/{namespace}")
-        except ApiError as error:
-            if error.status != 404:
-                raise
+        if api.find(f"/api/v1/namespaces/{namespace}") is None:
             lines.append(f"Namespace {namespace}: it is not there")
             continue
         for kind, resource in _KINDS.items():
