@@ -107,12 +107,12 @@ def test_a_list_that_expires_between_two_pages_writes_nothing_twice(
 
 
 def test_a_group_that_does_not_answer_is_a_problem_and_the_rest_is_exported(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, cluster: Cluster, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(world.api, "_patience", 0.0)
+    impatient = cluster.api(patience=0)
     with absent_group(world.api):
-        exported = export(world.api, tmp_path / "objects", without=())
-        assert resources.listable(world.api, groups=["", "apps"])[1] == []
+        exported = export(impatient, tmp_path / "objects", without=())
+        assert resources.listable(impatient, groups=["", "apps"])[1] == []
 
     assert len(exported.problems) == 1
     assert GROUP in exported.problems[0]
