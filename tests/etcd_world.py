@@ -11,7 +11,7 @@ from fleet.adapters.etcd.health import Answer, Member, NoAnswer, View
 from fleet.adapters.etcd.health import Status as MemberStatus
 from fleet.adapters.etcd.members import EtcdError, Snapshot
 from fleet.config.model import EtcdConfig
-from fleet.procedures.cluster import Cluster
+from fleet.steps.cluster import Cluster
 from hosts_world import CONFIG, World, rule
 
 NAMES = ("etcd1", "etcd2", "etcd3", "etcd4", "etcd5")

@@ -7,7 +7,7 @@ from fleet.engine.journal import Journal
 from fleet.engine.protocols import Procedure
 from fleet.engine.report import LogView
 from fleet.engine.runner import Runner
-from fleet.procedures.cluster import Cluster
+from fleet.steps.cluster import Cluster
 from hosts_world import World
 from worlds.timeline import AtOnce, Events
 from worlds.timeline import MortalJournal as MortalJournal

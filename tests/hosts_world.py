@@ -21,8 +21,8 @@ from fleet.adapters.load_balancer.model import LoadBalancerError, ServerState
 from fleet.config.model import ClusterConfig
 from fleet.engine.journal import RunInfo
 from fleet.execution import Result, Unreachable
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.plane import API, LED
+from fleet.steps.cluster import Cluster
+from fleet.steps.control_plane_health import API, LED
 from worlds.timeline import AtOnce as AtOnce
 from worlds.timeline import Killed as Killed
 from worlds.timeline import Time as Time

@@ -16,8 +16,8 @@ from rich.console import Console
 from fleet.engine.declaration import Specified, Stage
 from fleet.engine.findings import Finding
 from fleet.engine.model import StepSpec, Unit, UnitState, Verdict, done, pending
-from fleet.procedures.cluster import Cluster
 from fleet.procedures.procedure import Procedure, Proposal
+from fleet.steps.cluster import Cluster
 
 NAME = "sre.plain.work"
 TESTS = Path(__file__).parent

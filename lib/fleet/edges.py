@@ -21,7 +21,7 @@ from fleet.engine import report
 from fleet.engine.journal import Journal
 from fleet.engine.protocols import View
 from fleet.engine.runner import Events
-from fleet.procedures.cluster import Cluster
+from fleet.steps.cluster import Cluster
 
 
 class Edges(Protocol):

@@ -28,7 +28,7 @@ from fleet.adapters.k8s.lock import ClusterLock, Holder
 from fleet.adapters.k8s.nodes import NodeView, NoNodes
 from fleet.config.model import ClusterConfig, Config
 from fleet.edges import Edges, SystemEdges
-from fleet.engine import advance, folders, journal, lost, report
+from fleet.engine import advance, folders, journal, lost, plan, report
 from fleet.engine.declaration import Question, specs
 from fleet.engine.executor import ABORT, Execution
 from fleet.engine.findings import Level
@@ -38,10 +38,9 @@ from fleet.engine.protocols import Procedure as Executable
 from fleet.engine.protocols import View
 from fleet.engine.runner import STOPPED_BY_OPERATOR, Interrupted, Runner
 from fleet.errors import FleetError
-from fleet.procedures import plan
-from fleet.procedures.cluster import Cluster
 from fleet.procedures.procedure import Nothing, Procedure, Proposal, Refused
 from fleet.procedures.way_out import NOTHING, WayOut, carry_out, changes
+from fleet.steps.cluster import Cluster
 
 logger = logging.getLogger(__name__)
 

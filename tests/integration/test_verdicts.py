@@ -15,7 +15,7 @@ from fleet.adapters.k8s.eviction import Answer, Evictor, budgets_path, policy_ve
 from fleet.adapters.k8s.model import parse_node, parse_release
 from fleet.adapters.k8s.pods import parse_pod
 from fleet.adapters.k8s.policy import DrainPolicy
-from fleet.procedures import drains
+from fleet.steps import drain_risks
 from integration.support import World, eventually
 
 APP = {"matchLabels": {"app": "web"}}
@@ -148,7 +148,7 @@ def test_nothing_is_evicted_in_a_namespace_that_is_being_deleted(api: Api, world
     (pod,) = api.list_all(world.pods, convert=parse_pod)[0]
     eventually(lambda: Evictor(api).evict(pod).answer is Answer.TROUBLE)  # apiservers learn of it with a delay
     assert "its namespace is being deleted" in Evictor(api).evict(pod).why
-    risks = drains.assess(api, {each: roomy(each) for each in (node, "spare")}, [node], DrainPolicy()).risks
+    risks = drain_risks.assess(api, {each: roomy(each) for each in (node, "spare")}, [node], DrainPolicy()).risks
     assert any("is in a namespace that is being deleted" in risk.what and "web-0" in risk.what for risk in risks)
 
 
@@ -166,7 +166,7 @@ def test_local_volumes_are_read(api: Api, world: World) -> None:
     claims = f"/api/v1/namespaces/{world.namespace}/persistentvolumeclaims"
     try:
         api.create(claims, {"metadata": {"name": "data"}, "spec": claimed})
-        found = drains.assess(api, {each: roomy(each) for each in (node, "spare")}, [node], DrainPolicy())
+        found = drain_risks.assess(api, {each: roomy(each) for each in (node, "spare")}, [node], DrainPolicy())
         told = [risk.what for risk in found.risks if risk.kind is RiskKind.NOWHERE and "db-0" in risk.what]
         assert ["cannot use its volumes" in what for what in told] == [True]
     finally:
@@ -177,7 +177,7 @@ def test_daemonsets_of_a_group_that_is_not_served(api: Api, world: World) -> Non
     node = world.node()
     owner = {**world.controller("DaemonSet", "agent"), "apiVersion": "apps.kruise.io/v1alpha1", "uid": "u-kruise"}
     world.pod("agent-0", node, owner=owner)
-    found = drains.assess(api, {each: roomy(each) for each in (node, "spare")}, [node], DrainPolicy())
+    found = drain_risks.assess(api, {each: roomy(each) for each in (node, "spare")}, [node], DrainPolicy())
     assert any("the API does not serve the group apps.kruise.io" in risk.what for risk in found.risks)
     refused = [risk.what for risk in found.risks if risk.kind is RiskKind.REFUSED and "agent-0" in risk.what]
     assert ["DaemonSet.apps.kruise.io agent, which does not exist" in what for what in refused] == [True]
@@ -220,7 +220,7 @@ def test_daemonsets_of_another_group_that_exist(api: Api, world: World) -> None:
             "uid": uid,
         }
         world.pod("agent-0", node, owner=owner)
-        found = drains.assess(api, {each: roomy(each) for each in (node, "spare")}, [node], DrainPolicy())
+        found = drain_risks.assess(api, {each: roomy(each) for each in (node, "spare")}, [node], DrainPolicy())
         assert not [risk for risk in found.risks if "agent-0" in risk.what]
         assert found.evictions == {node: 0}
     finally:

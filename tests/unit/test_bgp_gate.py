@@ -18,8 +18,8 @@ from fleet.config.model import BgpConfig
 from fleet.engine.findings import Level
 from fleet.engine.model import Kind, Unit, UnitState
 from fleet.errors import FleetError
-from fleet.procedures.bgp import DOWN, FACT, Baseline, Proven, Routes, examine
-from fleet.procedures.once import REPLACED
+from fleet.steps.at_most_once import REPLACED
+from fleet.steps.bgp import DOWN, FACT, Baseline, Proven, Routes, examine
 
 ADDRESSES = {"w1": ("10.0.0.1", "fd00::1"), "w2": ("10.0.0.2", "fd00::2")}
 ONE = "1 of 2 core routers could not be asked:"

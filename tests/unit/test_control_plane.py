@@ -17,11 +17,11 @@ from fleet.engine.journal import Journal, RunInfo
 from fleet.engine.model import Kind, Phase, Status, Unit, UnitState
 from fleet.errors import FleetError
 from fleet.execution import Unreachable
-from fleet.procedures import control_plane
-from fleet.procedures.balancing import REPOOL, Connections, Depool, Pool, Repool, Watched, forget_put_back
-from fleet.procedures.control_plane import Calm, Elected, Serving
-from fleet.procedures.control_plane_runs import of_spared
-from fleet.procedures.plane import API, LED, ControlPlane
+from fleet.procedures import restart_control_plane
+from fleet.procedures.restart_control_plane import of_spared
+from fleet.steps.balancing import REPOOL, Connections, Depool, Pool, Repool, Watched, forget_put_back
+from fleet.steps.control_plane import Calm, Elected, Serving
+from fleet.steps.control_plane_health import API, LED, ControlPlane
 from hosts_world import LB, World
 
 HOSTS = ("cp1", "cp2", "cp3")
@@ -203,7 +203,7 @@ def test_a_host_that_was_out_before_stays_out(world, facts):
 
 def held(phase=Phase.CHECK, step="connections", **facts: Any) -> tuple[Any, UnitState]:
     """Return the work on apiservers, and a host that is held at one of its steps."""
-    work = control_plane.stages(plane(World(HOSTS)), [API])[0]
+    work = restart_control_plane.stages_of(plane(World(HOSTS)), [API])[0]
     index = [spec.name for spec in specs(work.steps)].index(step)
     return work, UnitState(Unit("cp1"), Status.HELD, index, phase, facts={"pooled_at": [LB], **facts})
 
@@ -387,7 +387,7 @@ def test_a_leader_that_is_dead_is_never_settled(world, clock, monkeypatch):
 
 
 def order(world: World, component: str, targets=HOSTS) -> list[str]:
-    return [unit.name for unit in control_plane.stages(plane(world, targets), [component])[0].targets()]
+    return [unit.name for unit in restart_control_plane.stages_of(plane(world, targets), [component])[0].targets()]
 
 
 def test_the_leader_goes_last(world):
@@ -460,7 +460,7 @@ def test_without_a_load_balancer_nothing_is_asked_of_it(world):
     bare = plane(world, balancer=None)
     world.balancer_fails = True
     assert bare.problem(API, "cp1") == ""
-    names = [spec.name for spec in specs(control_plane.stages(bare, [API])[0].steps)]
+    names = [spec.name for spec in specs(restart_control_plane.stages_of(bare, [API])[0].steps)]
     assert not {"depool", "connections", "pool"} & set(names)
     with pytest.raises(FleetError):
         plane(world).problem(API, "cp1")
@@ -469,7 +469,7 @@ def test_without_a_load_balancer_nothing_is_asked_of_it(world):
 def test_the_only_host_is_not_taken_out_of_the_load_balancer(world):
     """Nobody, the run included, could reach the API any more."""
     alone = replace(plane(world), hosts=["cp1"], allow_outage=True)
-    names = [spec.name for spec in specs(control_plane.stages(alone, [API])[0].steps)]
+    names = [spec.name for spec in specs(restart_control_plane.stages_of(alone, [API])[0].steps)]
     assert not {"depool", "connections", "pool"} & set(names)
     assert {"restart", "ready", "settle"} <= set(names)
 

@@ -9,7 +9,7 @@ import pytest
 from cookbook_help import cookbook, examples
 from fleet.config.model import COMPONENTS, ComponentConfig, ControlPlaneConfig
 from fleet.errors import FleetError
-from fleet.procedures.control_plane_runs import RestartControlPlane
+from fleet.procedures.restart_control_plane import RestartControlPlane
 
 RESTART_CONTROL_PLANE, RESTART_ETCD = "sre.k8s.restart-control-plane", "sre.etcd.restart"
 NODES = ("sre.k8s.reboot-nodes", "sre.k8s.restart-calico")

@@ -16,9 +16,9 @@ from etcd_world import NAMES, UNIT, Members
 from fleet.engine.findings import Level
 from fleet.engine.journal import Journal
 from fleet.engine.model import Kind, Unit, UnitState
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.etcd import CaughtUp, Etcd, HandOver
-from fleet.procedures.etcd_runs import RestartEtcd, of_members, of_units
+from fleet.procedures.restart_etcd import RestartEtcd, of_members, of_units
+from fleet.steps.cluster import Cluster
+from fleet.steps.etcd import CaughtUp, Etcd, HandOver
 from hosts_sessions import Lock, MortalJournal, carry_out
 from hosts_world import Killed
 

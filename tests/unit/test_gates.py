@@ -10,8 +10,8 @@ from fleet.config.model import ClusterConfig
 from fleet.engine import decide
 from fleet.engine import model as m
 from fleet.engine.journal import RunInfo
-from fleet.procedures import gates
-from fleet.procedures.cluster import Cluster
+from fleet.steps import gates
+from fleet.steps.cluster import Cluster
 
 DAEMONSET = {"kind": "DaemonSet", "name": "csi", "uid": "d1", "controller": True}
 REPLICASET = {"kind": "ReplicaSet", "name": "cart-1", "uid": "r1", "controller": True}

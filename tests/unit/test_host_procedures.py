@@ -14,10 +14,10 @@ from fleet.engine.executor import Abort, Execution, known_of
 from fleet.engine.journal import Journal
 from fleet.engine.model import Kind, Phase, Status, StepSpec, Unit, UnitState, done, pending
 from fleet.procedures import hosts
-from fleet.procedures.puppet import EnablePuppet, PuppetOff, PuppetOn, puppet_reason
-from fleet.procedures.steps import NodeStep
-from fleet.procedures.units import RestartUnit
 from fleet.procedures.watching import observe
+from fleet.steps.base import NodeStep
+from fleet.steps.puppet import EnablePuppet, PuppetOff, PuppetOn, puppet_reason
+from fleet.steps.units import RestartUnit
 from hosts_sessions import Lock, carry_out
 from hosts_world import World
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from fleet.engine.declaration import Stage
 from fleet.engine.journal import Journal
 from fleet.engine.model import Unit, UnitState
-from fleet.procedures import control_plane
-from fleet.procedures.cluster import Cluster
+from fleet.procedures import restart_control_plane
 from fleet.procedures.hosts import HostProcedure
-from fleet.procedures.plane import API, LED, ControlPlane
+from fleet.steps.cluster import Cluster
+from fleet.steps.control_plane_health import API, LED, ControlPlane
 from hosts_sessions import Lock, MortalJournal, carry_out
 from hosts_world import Killed, World
 
@@ -37,7 +37,7 @@ class Runs(HostProcedure):
         return list(self._plane.hosts)
 
     def stages(self, cluster: Cluster) -> Sequence[Stage]:
-        return control_plane.stages(self._plane, self._components)
+        return restart_control_plane.stages_of(self._plane, self._components)
 
     def checks(self, cluster: Cluster) -> Any:
         return ()

@@ -18,10 +18,10 @@ from fleet.engine import advance, folders, report, schema, survey
 from fleet.engine import journal as j
 from fleet.engine.journal import Journal
 from fleet.engine.model import Phase, Stage, Status, StepSpec
-from fleet.procedures import control_plane
-from fleet.procedures.etcd_runs import RestartEtcd
+from fleet.procedures import restart_control_plane
 from fleet.procedures.hosts import HostProcedure
-from fleet.procedures.plane import ControlPlane
+from fleet.procedures.restart_etcd import RestartEtcd
+from fleet.steps.control_plane_health import ControlPlane
 from hosts_world import World
 
 DATA = Path(__file__).parent / "data" / "journals"
@@ -179,7 +179,7 @@ class Plane(HostProcedure):
 
     def stages(self, cluster: Any) -> Any:
         plane = ControlPlane(cluster, list(cluster.hosts), apiservers=cluster.remote, balancer=cluster.remote)
-        return control_plane.stages(plane, list(cluster.run.options["steps"]))
+        return restart_control_plane.stages_of(plane, list(cluster.run.options["steps"]))
 
     def checks(self, cluster: Any) -> Any:
         return ()

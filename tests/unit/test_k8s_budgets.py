@@ -12,7 +12,7 @@ from fleet.adapters.k8s.model import parse_node
 from fleet.adapters.k8s.pods import Pod, parse_pod
 from fleet.adapters.k8s.policy import BudgetPattern, DrainPolicy
 from fleet.engine.findings import Level
-from fleet.procedures import drains
+from fleet.steps import drain_risks
 
 
 def pod(phase: str = "Running", *, ready: bool = True, deleting: bool = False) -> Pod:
@@ -129,7 +129,7 @@ NEVER = budget(minAvailable="100%")
 def test_a_budget_that_never_allows_is_asked_about_and_does_not_stop() -> None:
     (risk,) = risks(pod(), [NEVER])
     assert risk.kind is RiskKind.NEVER
-    assert drains.of_risk(risk).level is Level.ASK
+    assert drain_risks.of_risk(risk).level is Level.ASK
     assert "drain.opens_on_cordon" in risk.todo
 
 
@@ -152,22 +152,22 @@ def test_nothing_is_said_of_budgets_that_are_not_asked(found: Pod) -> None:
 def test_budgets_that_open_on_cordon_are_only_noted(pattern: BudgetPattern, level: Level) -> None:
     found = budget(minAvailable=1, labels={"cnpg.io/cluster": "pg-1"})
     (risk,) = risks(pod(), [found], policy={"opens_on_cordon": (pattern,)})
-    assert drains.of_risk(risk).level is level
+    assert drain_risks.of_risk(risk).level is level
 
 
 def test_overlaps_stop_where_the_api_asks_budgets() -> None:
     (risk,) = risks(pod(), [budget("one", allowed=1), budget("two", allowed=1)])
-    assert drains.of_risk(risk).level is Level.STOP
+    assert drain_risks.of_risk(risk).level is Level.STOP
     empty = budget("two", allowed=1, selector={}, release=(1, 25))
     (risk,) = risks(pod(), [budget("one", allowed=1), empty])
-    assert drains.of_risk(risk).level is Level.ASK
+    assert drain_risks.of_risk(risk).level is Level.ASK
     assert "kubernetes#119731" in risk.what
 
 
 def test_pods_of_namespaces_that_are_being_deleted_are_not_evicted() -> None:
     (risk,) = risks(pod(), [NEVER], ending={"t"})
     assert "is in a namespace that is being deleted" in risk.what
-    assert drains.of_risk(risk).level is Level.ASK
+    assert drain_risks.of_risk(risk).level is Level.ASK
 
 
 @given(
@@ -187,4 +187,4 @@ def test_a_risk_is_told_exactly_if_the_api_does_not_evict(
     one = budget(allowed=allowed, healthy=healthy, desired=desired, observed=observed, **spec)
     told = risks(found, [one])
     assert bool(told) == (rule(found, [one]) is not Ruling.EVICTS)
-    assert all(drains.of_risk(risk).level is Level.ASK for risk in told)
+    assert all(drain_risks.of_risk(risk).level is Level.ASK for risk in told)

@@ -9,7 +9,7 @@ from fleet.adapters.k8s.daemons import all_daemonsets, existing_daemonsets
 from fleet.adapters.k8s.errors import ApiError
 from fleet.adapters.k8s.pods import Pod, PodClass, classify, parse_pod, refusal
 from fleet.adapters.k8s.policy import DrainPolicy
-from fleet.procedures.drains import of_daemons
+from fleet.steps.drain_risks import of_daemons
 
 KRUISE = "apps.kruise.io/v1alpha1"
 

@@ -9,15 +9,16 @@ import pytest
 
 from fleet.adapters.k8s import nodes
 from fleet.adapters.k8s.nodes import PENDING_TAINT, Owner, ownership
+from fleet.engine import plan
 from fleet.engine.findings import Level
 from fleet.engine.journal import Journal
 from fleet.engine.model import Kind, Phase, Status, Unit, UnitState, Verdict
-from fleet.procedures import plan, preflight
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.drain import Drain
-from fleet.procedures.reboot import Puppet, Reboot
-from fleet.procedures.steps import Alerts, Cordon, SilenceNode, Uncordon, Unsilence, extend
-from fleet.procedures.traces import EndSilences, TaintPending, Untaint
+from fleet.procedures import preflight
+from fleet.steps.base import Alerts, Cordon, SilenceNode, Uncordon, Unsilence, extend
+from fleet.steps.cleanup import EndSilences, TaintPending, Untaint
+from fleet.steps.cluster import Cluster
+from fleet.steps.drain import Drain
+from fleet.steps.reboot import Puppet, Reboot
 from worlds.kubernetes import NODES, PODS
 from worlds.nodes import World
 from worlds.troubles import TROUBLES

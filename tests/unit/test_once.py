@@ -13,10 +13,10 @@ from fleet.clock import CLOCK, Moment
 from fleet.engine.executor import Settled
 from fleet.engine.model import Kind, Unit, UnitState
 from fleet.execution import Unreachable
-from fleet.procedures.calico import Restart
-from fleet.procedures.once import REPLACED
-from fleet.procedures.reboot import Reboot
-from fleet.procedures.units import Active
+from fleet.steps.at_most_once import REPLACED
+from fleet.steps.daemon import Restart
+from fleet.steps.reboot import Reboot
+from fleet.steps.units import Active
 
 OLD, NEW = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"
 FIRST, SECOND = "1" * 32, "2" * 32

@@ -11,7 +11,7 @@ from fleet.engine import journal, report
 from fleet.engine.findings import Level, ask, note, stop
 from fleet.engine.journal import Journal, RunInfo
 from fleet.engine.model import Status, Unit, UnitState
-from fleet.procedures.plan import HostPlan, worst
+from fleet.engine.plan import HostPlan, worst
 
 HOSTILE = "why [/bold] $(reboot) [red]☃"
 STAGES = {"kube-apiserver": ["depool", "restart"], "kube-scheduler": ["restart"]}

@@ -17,9 +17,10 @@ from fleet.clock import THREADS
 from fleet.config.model import LeaseConfig
 from fleet.engine.findings import Finding, Level, ask, note, stop
 from fleet.engine.model import Limits, Unit
-from fleet.procedures import drains, preflight
+from fleet.procedures import preflight
 from fleet.procedures.availability import absent, group_of
 from fleet.procedures.inventory import compare, match
+from fleet.steps import drain_risks
 
 ROW = "topology.kubernetes.io/zone"
 
@@ -94,7 +95,7 @@ def test_limits_that_let_nothing_start_are_found():
 
 @pytest.mark.parametrize("kind", list(RiskKind))
 def test_what_is_bound_to_fail_stops_and_names_the_nodes(kind):
-    finding = drains.of_risk(Risk(kind, "what", "todo.", ("w1", "w2")))
+    finding = drain_risks.of_risk(Risk(kind, "what", "todo.", ("w1", "w2")))
     assert (finding.level is Level.STOP) == kind.is_fatal
     if kind.is_fatal:
         assert finding.todo == "todo. Or --exclude w1,w2."

@@ -17,7 +17,7 @@ from fleet.engine.findings import Level
 from fleet.engine.journal import Journal, RunInfo
 from fleet.engine.model import Status, Unit, UnitState
 from fleet.procedures import preflight
-from fleet.procedures.cluster import Cluster
+from fleet.steps.cluster import Cluster
 
 IDS = {
     "done": "20260101-030000-reboot-nodes-lab-0001",

@@ -7,8 +7,8 @@ import pytest
 from alertmanagers import InTurn, Mesh, Time
 from fleet.adapters.alertmanager.silences import SilenceError, Silences
 from fleet.engine.model import Kind, Unit, UnitState, Verdict
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.steps import Alerts, NodeStep, SilenceNode, Unsilence, extend
+from fleet.steps.base import Alerts, NodeStep, SilenceNode, Unsilence, extend
+from fleet.steps.cluster import Cluster
 from hosts_world import World
 
 A, B = "http://a", "http://b"

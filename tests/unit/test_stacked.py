@@ -20,12 +20,12 @@ from fleet.engine.journal import Journal
 from fleet.engine.model import Kind, Unit, UnitState
 from fleet.errors import FleetError
 from fleet.execution import Result
-from fleet.procedures import stacked
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.etcd_runs import RestartEtcd
-from fleet.procedures.plane import API, ControlPlane
-from fleet.procedures.stacked import APISERVERS, Uses
-from fleet.procedures.units import RestartUnit
+from fleet.procedures.restart_etcd import RestartEtcd
+from fleet.steps import stacked
+from fleet.steps.cluster import Cluster
+from fleet.steps.control_plane_health import API, ControlPlane
+from fleet.steps.stacked import APISERVERS, Uses
+from fleet.steps.units import RestartUnit
 from hosts_sessions import Lock, MortalJournal, carry_out
 from hosts_world import Killed, World, rule
 

@@ -7,9 +7,9 @@ from fleet.adapters.k8s.model import Taint
 from fleet.adapters.k8s.nodes import PENDING_TAINT
 from fleet.adapters.load_balancer.model import ServerState
 from fleet.engine.model import Status, Unit, UnitState
-from fleet.procedures.control_plane_runs import of_balancer
-from fleet.procedures.plane import API
-from fleet.procedures.traces import TaintPending
+from fleet.procedures.restart_control_plane import of_balancer
+from fleet.steps.cleanup import TaintPending
+from fleet.steps.control_plane_health import API
 
 STAGE = [UnitState(Unit("taint"))]
 

@@ -11,11 +11,11 @@ from fleet.config.model import SystemdConfig
 from fleet.engine.findings import Level
 from fleet.engine.model import Kind, Phase, Unit, UnitState
 from fleet.execution import Result
-from fleet.procedures.control_plane_runs import of_targets
-from fleet.procedures.plane import ControlPlane
 from fleet.procedures.preflight import of_unit
 from fleet.procedures.reinitialize.nodes import RestartedAnew
-from fleet.procedures.units import Active, RestartUnit, of_definition
+from fleet.procedures.restart_control_plane import of_targets
+from fleet.steps.control_plane_health import ControlPlane
+from fleet.steps.units import Active, RestartUnit, of_definition
 from hosts_world import BOOT, World
 
 SCHEDULER = "kube-scheduler"

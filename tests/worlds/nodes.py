@@ -20,12 +20,12 @@ from fleet.engine import journal
 from fleet.engine.journal import RunInfo
 from fleet.engine.model import Stage, Status, UnitState
 from fleet.errors import FleetError
-from fleet.procedures.calico import RestartCalico
-from fleet.procedures.cluster import Cluster
 from fleet.procedures.nodes import NodeProcedure, Selection
-from fleet.procedures.reboot import RebootNodes
+from fleet.procedures.reboot_nodes import RebootNodes
+from fleet.procedures.restart_calico import RestartCalico
 from fleet.procedures.way_out import NOTHING, WayOut
 from fleet.session import Request, Session
+from fleet.steps.cluster import Cluster
 from worlds import watches
 from worlds.alertmanager import URLS, Alertmanagers
 from worlds.components import App, Components

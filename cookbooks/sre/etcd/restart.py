@@ -6,9 +6,9 @@ from fleet import arguments
 from fleet.adapters.load_balancer.connect import connect
 from fleet.adapters.load_balancer.model import LoadBalancer
 from fleet.cookbook import MaintenanceCookbook
-from fleet.procedures import etcd_runs
-from fleet.procedures.cluster import Cluster
+from fleet.procedures import restart_etcd as etcd_runs
 from fleet.procedures.procedure import Procedure
+from fleet.steps.cluster import Cluster
 
 
 class RestartEtcd(MaintenanceCookbook):

@@ -3,7 +3,7 @@
 import argparse
 
 from fleet.cookbook import NodeCookbook
-from fleet.procedures import reboot
+from fleet.procedures import reboot_nodes as reboot
 
 
 class RebootNodes(NodeCookbook):

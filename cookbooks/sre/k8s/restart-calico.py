@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from fleet.cookbook import NodeCookbook
-from fleet.procedures import calico
+from fleet.procedures import restart_calico as calico
 
 
 class RestartCalico(NodeCookbook):

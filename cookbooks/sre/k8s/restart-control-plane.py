@@ -5,7 +5,7 @@ import argparse
 from fleet import arguments
 from fleet.config.model import COMPONENTS
 from fleet.cookbook import MaintenanceCookbook
-from fleet.procedures import control_plane_runs
+from fleet.procedures import restart_control_plane as control_plane_runs
 from fleet.procedures.procedure import Procedure
 
 

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from fleet.adapters.k8s import rights
+from fleet.engine import plan
 from fleet.engine.declaration import Act, Bracket, Stage, Step, Verdicts
 from fleet.engine.findings import Finding
 from fleet.engine.model import Limits, Status, Unit, UnitState, Verdict, done, pending
 from fleet.errors import FleetError
-from fleet.procedures import brackets, plan, preflight, steps
-from fleet.procedures.cluster import Cluster
+from fleet.procedures import preflight
 from fleet.procedures.procedure import Procedure, Proposal
-from fleet.procedures.steps import NodeStep, each
-from fleet.procedures.units import Active, Guard
+from fleet.steps import base, brackets
+from fleet.steps.base import NodeStep, each
+from fleet.steps.cluster import Cluster
+from fleet.steps.units import Active, Guard
 
 ABORT_PATIENCE = 120.0
 """Seconds for each proof that a host is well, in an abort."""
@@ -83,7 +85,7 @@ def stage_of(
             *closing,
         ],
         act=act,
-        proofs=[active, *proofs, steps.Alerts(cluster)],
+        proofs=[active, *proofs, base.Alerts(cluster)],
         limits=Limits(blocked=cluster.config.deadlines.blocked),
         renew=cluster.config.alerts.silence / 3,
         abort_proofs=[active, *abort_proofs],

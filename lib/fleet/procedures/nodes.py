@@ -18,17 +18,18 @@ from fleet.adapters.k8s import nodes
 from fleet.adapters.k8s.client import ApiError
 from fleet.adapters.k8s.lock import ClusterLock
 from fleet.adapters.k8s.nodes import ownership
-from fleet.engine import planner
+from fleet.engine import plan, planner
 from fleet.engine.declaration import Act, Bracket, Stage, Step
 from fleet.engine.findings import Finding, Level, note
 from fleet.engine.model import Limits, Observation, Retry, UnitState
 from fleet.errors import FleetError
 from fleet.names import known_as
-from fleet.procedures import bgp, brackets, gates, inventory, plan, preflight, steps
+from fleet.procedures import inventory, preflight
 from fleet.procedures.availability import NODES, absent, unit_of
-from fleet.procedures.cluster import Cluster
 from fleet.procedures.procedure import Nothing, Procedure, Proposal
-from fleet.procedures.steps import NodeStep, silences_of
+from fleet.steps import base, bgp, brackets, gates
+from fleet.steps.base import NodeStep, silences_of
+from fleet.steps.cluster import Cluster
 from fleet.text import count, verb
 
 _ABORT_DEADLINE = 60.0
@@ -184,17 +185,17 @@ def stage_of(
         targets=list,
         before=_wanted(before),
         holding=[
-            brackets.silenced(cluster, needs=lambda state: steps.is_closed(cluster, state.unit.name)),
+            brackets.silenced(cluster, needs=lambda state: base.is_closed(cluster, state.unit.name)),
             brackets.preferring_others(cluster),
             brackets.cordoned(cluster),
             *(leaving if drains else ()),
         ],
         act=act,
-        proofs=[*_wanted(proofs), steps.Alerts(cluster)],
+        proofs=[*_wanted(proofs), base.Alerts(cluster)],
         after=_wanted(after) if drains else (),
         retry=_retry(cluster),
         renew=config.alerts.silence / 3,
-        abort_proofs=_wanted((steps.Ready(cluster), bgp.Proven(cluster), gates.DaemonsReady(cluster))),
+        abort_proofs=_wanted((base.Ready(cluster), bgp.Proven(cluster), gates.DaemonsReady(cluster))),
         patience=_ABORT_DEADLINE + (config.bgp.stable if config.bgp else 0.0),
         concerns=lambda state: _is_closed_now(cluster, state),
         in_flight=lambda state: _is_ours(cluster, state),
@@ -208,7 +209,7 @@ def _wanted(those: Sequence[NodeStep]) -> list[Step]:
 
 def _is_closed_now(cluster: Cluster, state: UnitState) -> bool:
     cluster.check_current()
-    return steps.is_closed(cluster, state.unit.name)
+    return base.is_closed(cluster, state.unit.name)
 
 
 def _is_ours(cluster: Cluster, state: UnitState) -> bool:

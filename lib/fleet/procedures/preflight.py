@@ -25,10 +25,10 @@ from fleet.engine.findings import Finding, Level, ask, note, stop
 from fleet.engine.model import Facts, Limits, Observation, Stage, Unit, UnitState
 from fleet.engine.survey import in_doubt, open_runs
 from fleet.errors import FleetError
-from fleet.procedures import bgp, drains, steps, units
 from fleet.procedures.availability import NODES, absent
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.once import other_machine
+from fleet.steps import base, bgp, drain_risks, units
+from fleet.steps.at_most_once import other_machine
+from fleet.steps.cluster import Cluster
 from fleet.text import count
 
 _CLOCKS_DIFFER, _CLOCKS_ARE_WRONG = 5.0, 60.0
@@ -77,9 +77,11 @@ def examine(
         return findings
 
     def pods() -> list[Finding]:
-        assessment = drains.assess(cluster.api, known, [unit.name for unit in units], steps.drain_policy(config.drain))
+        assessment = drain_risks.assess(
+            cluster.api, known, [unit.name for unit in units], base.drain_policy(config.drain)
+        )
         evictions.update(assessment.evictions)
-        return [drains.of_risk(risk) for risk in assessment.risks]
+        return [drain_risks.of_risk(risk) for risk in assessment.risks]
 
     checks: list[Check] = [
         lambda: of_api(cluster.api, len(known)),

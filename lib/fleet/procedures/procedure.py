@@ -20,7 +20,7 @@ from fleet.engine.journal import Journal
 from fleet.engine.model import Observation, UnitState
 from fleet.engine.protocols import Procedure as Executable
 from fleet.errors import FleetError
-from fleet.procedures.cluster import Cluster
+from fleet.steps.cluster import Cluster
 
 
 class Refused(FleetError):

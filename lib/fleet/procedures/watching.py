@@ -10,7 +10,7 @@ from fleet.adapters.k8s.watchdog import Watchdog
 from fleet.engine.journal import Journal
 from fleet.engine.model import Observation
 from fleet.engine.report import WATCHDOG
-from fleet.procedures.cluster import Cluster
+from fleet.steps.cluster import Cluster
 
 
 def watchdog_of(cluster: Cluster) -> Watchdog:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fleet.engine.journal import Journal
 from fleet.engine.model import Accepted, GivenUp, Status, StepSpec, UnitState
 from fleet.errors import FleetError
-from fleet.procedures.cluster import Cluster
+from fleet.steps.cluster import Cluster
 
 LeftOn = Callable[[Cluster, UnitState], Sequence[str]]
 """Notes on a unit itself that it is given up, where that can be noted, and returns what is left on it, in lines."""

@@ -14,13 +14,13 @@ from fleet.engine.declaration import Verdicts
 from fleet.engine.model import UnitState, Verdict, done, failed, pending, undone, unknown
 from fleet.errors import FleetError
 from fleet.execution import Unreachable
-from fleet.procedures.plane import of_health
 from fleet.procedures.reinitialize.admission import FLAG, taken_out
 from fleet.procedures.reinitialize.data import Say, WorldStep
 from fleet.procedures.reinitialize.machines import QUIET, named, of_results
 from fleet.procedures.reinitialize.world import Store, World
-from fleet.procedures.steps import NodeStep
-from fleet.procedures.units import reloads
+from fleet.steps.base import NodeStep
+from fleet.steps.control_plane_health import of_health
+from fleet.steps.units import reloads
 
 _NAMESPACE = "kube-system"
 

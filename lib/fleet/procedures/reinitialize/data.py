@@ -16,7 +16,7 @@ from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import Kind, UnitState, Verdict, done, failed, pending, undone
 from fleet.errors import FleetError
 from fleet.procedures.reinitialize.world import World
-from fleet.procedures.steps import NodeStep, each, silence_comment, silences_about
+from fleet.steps.base import NodeStep, each, silence_comment, silences_about
 from fleet.text import count, verb
 
 EMPTY = "was_empty"

@@ -13,10 +13,10 @@ from fleet.engine.model import Kind, UnitState, Verdict, done, failed, pending, 
 from fleet.engine.protocols import Effects
 from fleet.errors import FleetError
 from fleet.execution import Result, Unreachable, failures
-from fleet.procedures.puppet import puppet_reason
 from fleet.procedures.reinitialize.world import Store, World
-from fleet.procedures.steps import NodeStep, each
-from fleet.procedures.units import reloads
+from fleet.steps.base import NodeStep, each
+from fleet.steps.puppet import puppet_reason
+from fleet.steps.units import reloads
 from fleet.text import count
 
 ABSENT = "absent"

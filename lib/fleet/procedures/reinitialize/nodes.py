@@ -11,14 +11,14 @@ from fleet.engine.declaration import Verdicts
 from fleet.engine.model import Facts, UnitState, Verdict, done, pending
 from fleet.errors import FleetError
 from fleet.names import known_as
-from fleet.procedures import bgp
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.once import REPLACED, Life, began
 from fleet.procedures.reinitialize.data import WorldStep
 from fleet.procedures.reinitialize.machines import ABSENT
 from fleet.procedures.reinitialize.world import World
-from fleet.procedures.steps import HEARTBEAT, NodeStep, each, heartbeat
-from fleet.procedures.units import RestartUnit
+from fleet.steps import bgp
+from fleet.steps.at_most_once import REPLACED, Life, began
+from fleet.steps.base import HEARTBEAT, NodeStep, each, heartbeat
+from fleet.steps.cluster import Cluster
+from fleet.steps.units import RestartUnit
 from fleet.text import count
 
 BASELINE = "bgp"

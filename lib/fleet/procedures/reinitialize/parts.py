@@ -11,10 +11,10 @@ from fleet.engine.declaration import Specified, Stage, Step
 from fleet.engine.executor import ABORT
 from fleet.engine.model import Limits, StepSpec, Unit
 from fleet.engine.protocols import Effects
-from fleet.procedures.puppet import PuppetOff
 from fleet.procedures.reinitialize import deployment, machines, nodes, traffic
 from fleet.procedures.reinitialize.world import CLUSTER, World
-from fleet.procedures.steps import CHANGE_DEADLINE, POLL
+from fleet.steps.base import CHANGE_DEADLINE, POLL
+from fleet.steps.puppet import PuppetOff
 
 CALICO, SILENCE, DEPOOL, NAMESPACES, PUPPET, STOP, MERGE = (
     "2 Calico",

@@ -16,9 +16,7 @@ from fleet.engine.declaration import Stage
 from fleet.engine.findings import Finding, Level, ask, note, stop
 from fleet.engine.survey import open_runs
 from fleet.execution import Unreachable
-from fleet.procedures import preflight, units
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.plane import of_health
+from fleet.procedures import preflight
 from fleet.procedures.reinitialize import site
 from fleet.procedures.reinitialize.admission import read_defaults, read_text
 from fleet.procedures.reinitialize.data import is_empty
@@ -26,6 +24,9 @@ from fleet.procedures.reinitialize.machines import absent, endpoint_problems, st
 from fleet.procedures.reinitialize.nodes import nodes_by_host
 from fleet.procedures.reinitialize.parts import API_STARTS, API_STOPS, PUPPET_GOES, Edges, number
 from fleet.procedures.reinitialize.world import Store, World
+from fleet.steps import units
+from fleet.steps.cluster import Cluster
+from fleet.steps.control_plane_health import of_health
 from fleet.text import count, verb
 
 _REPAIR = "Repair that first."

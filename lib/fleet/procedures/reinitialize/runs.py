@@ -19,7 +19,7 @@ from fleet.adapters.k8s.lock import ClusterLock
 from fleet.adapters.load_balancer.connect import connect
 from fleet.config.model import ClusterConfig
 from fleet.config.types import DNS_LABEL
-from fleet.engine import journal
+from fleet.engine import journal, plan
 from fleet.engine.declaration import Question, Stage
 from fleet.engine.executor import ABORT, Execution
 from fleet.engine.findings import Finding
@@ -28,8 +28,6 @@ from fleet.engine.model import Observation, Status, Unit, UnitState
 from fleet.engine.planner import natural
 from fleet.engine.protocols import Procedure as Executable
 from fleet.errors import FleetError
-from fleet.procedures import plan
-from fleet.procedures.cluster import Cluster
 from fleet.procedures.preflight import carry_out, worst_first
 from fleet.procedures.procedure import Procedure, Proposal, Refused
 from fleet.procedures.reinitialize import parts, preflight, questions, stages, stores, way_back, world
@@ -40,6 +38,7 @@ from fleet.procedures.reinitialize.silences import ANSWER, Silences
 from fleet.procedures.reinitialize.traffic import LEFT_OUT
 from fleet.procedures.reinitialize.way_back import REVERT
 from fleet.procedures.reinitialize.world import World
+from fleet.steps.cluster import Cluster
 
 logger = logging.getLogger(__name__)
 

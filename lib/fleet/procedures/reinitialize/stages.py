@@ -6,7 +6,6 @@ from dataclasses import replace
 from fleet.engine.declaration import Specified, Stage, Step
 from fleet.engine.model import StepSpec
 from fleet.engine.protocols import Effects
-from fleet.procedures import etcd
 from fleet.procedures.reinitialize import (
     admission,
     apiserver,
@@ -20,7 +19,8 @@ from fleet.procedures.reinitialize import (
 )
 from fleet.procedures.reinitialize.parts import Edges
 from fleet.procedures.reinitialize.world import World
-from fleet.procedures.steps import CHANGE_DEADLINE
+from fleet.steps import etcd
+from fleet.steps.base import CHANGE_DEADLINE
 
 SNAPSHOT_DEADLINE = 2 * 900.0
 """Seconds for the snapshot of the old etcd."""

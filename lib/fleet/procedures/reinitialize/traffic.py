@@ -9,7 +9,7 @@ from fleet.engine.declaration import Verdicts
 from fleet.engine.model import UnitState, Verdict, done, failed, pending, undone
 from fleet.procedures.reinitialize.data import Say, WorldStep, is_merged
 from fleet.procedures.reinitialize.world import World
-from fleet.procedures.steps import NodeStep
+from fleet.steps.base import NodeStep
 from fleet.text import count
 
 LEFT_OUT = "left_out"

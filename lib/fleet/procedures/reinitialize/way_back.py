@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from fleet.engine.declaration import Stage, Step
 from fleet.engine.executor import ABORT
-from fleet.procedures.puppet import PuppetOn
 from fleet.procedures.reinitialize import admission, apiserver, deployment, machines, parts, stores, traffic
 from fleet.procedures.reinitialize.parts import Edges
 from fleet.procedures.reinitialize.world import CLUSTER, World
-from fleet.procedures.steps import CHANGE_DEADLINE
+from fleet.steps.base import CHANGE_DEADLINE
+from fleet.steps.puppet import PuppetOn
 
 REVERT = f"{ABORT}revert"
 """The stage in which the change of Puppet's code is reverted."""

@@ -13,8 +13,8 @@ from fleet.config.model import COMPONENTS, EtcdConfig, ReinitializeConfig
 from fleet.engine import journal
 from fleet.engine.model import Status, UnitState
 from fleet.errors import FleetError
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.plane import unit_of
+from fleet.steps.cluster import Cluster
+from fleet.steps.control_plane_health import unit_of
 
 CLUSTER = "cluster"
 """The one unit of the stages that are about the cluster as a whole."""

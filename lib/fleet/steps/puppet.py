@@ -6,8 +6,8 @@ from fleet.adapters.hosts import probe, puppet
 from fleet.adapters.hosts.probe import HostState
 from fleet.engine.declaration import Known, Tell, Verdicts
 from fleet.engine.model import Status, UnitState, Verdict, done, pending
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.steps import NodeStep, each_host
+from fleet.steps.base import NodeStep, each_host
+from fleet.steps.cluster import Cluster
 
 
 def puppet_reason(cluster: Cluster) -> str:

@@ -14,8 +14,8 @@ from fleet.clock import Clock, Moment
 from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import Facts, Kind, Phase, UnitState, Verdict, done, failed, pending, unknown
 from fleet.execution import Result, Unreachable
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.steps import UNCORDONED, NodeStep, drain_policy, each, each_host, silence_node, silences_of
+from fleet.steps.base import UNCORDONED, NodeStep, drain_policy, each, each_host, silence_node, silences_of
+from fleet.steps.cluster import Cluster
 
 REPLACED = "replaced_at"
 """The name under which is remembered when the new one began, at the earliest: a :class:`fleet.clock.Moment`."""

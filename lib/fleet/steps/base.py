@@ -19,7 +19,7 @@ from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import StepSpec, UnitState, Verdict, done, failed, held, pending, undone, unknown
 from fleet.errors import FleetError
 from fleet.execution import Unreachable
-from fleet.procedures.cluster import Cluster, NodeGone
+from fleet.steps.cluster import Cluster, NodeGone
 
 T = TypeVar("T")
 

@@ -8,9 +8,9 @@ from fleet.engine.declaration import Verdicts
 from fleet.engine.findings import Finding, note, stop
 from fleet.engine.model import UnitState, Verdict, done, failed, pending
 from fleet.execution import Result, Unreachable
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.once import Life, Once
-from fleet.procedures.steps import POLL, NodeStep, each_host
+from fleet.steps.at_most_once import Life, Once
+from fleet.steps.base import POLL, NodeStep, each_host
+from fleet.steps.cluster import Cluster
 
 Guard = Callable[[str], str]
 """Says why a host must not be taken out of service now; nothing if all others can do without it."""

@@ -22,16 +22,17 @@ from fleet.engine.journal import Journal
 from fleet.engine.model import Unit
 from fleet.engine.protocols import Procedure as Executable
 from fleet.errors import FleetError
-from fleet.procedures import hosts, preflight, stacked, units
-from fleet.procedures.balancing import forget_put_back
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.control_plane import Forget
-from fleet.procedures.etcd import DATABASE, MEMBERS, SNAPSHOT, CaughtUp, Etcd, HandOver, Snapshot
+from fleet.procedures import hosts, preflight
 from fleet.procedures.hosts import HostProcedure
-from fleet.procedures.plane import ControlPlane
-from fleet.procedures.stacked import APISERVERS, Stacked
-from fleet.procedures.units import RestartUnit
 from fleet.procedures.watching import observe, watchdog_of, watched
+from fleet.steps import stacked, units
+from fleet.steps.balancing import forget_put_back
+from fleet.steps.cluster import Cluster
+from fleet.steps.control_plane import Forget
+from fleet.steps.control_plane_health import ControlPlane
+from fleet.steps.etcd import DATABASE, MEMBERS, SNAPSHOT, CaughtUp, Etcd, HandOver, Snapshot
+from fleet.steps.stacked import APISERVERS, Stacked
+from fleet.steps.units import RestartUnit
 
 
 class RestartEtcd(HostProcedure):

@@ -1,5 +1,6 @@
 """Runs over the control plane: what is restarted, what stands in the way, and the watchdog beside the work."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,20 +18,26 @@ from fleet.adapters.k8s.watchdog import Watchdog
 from fleet.adapters.load_balancer.connect import connect
 from fleet.config.model import COMPONENTS
 from fleet.engine import journal
-from fleet.engine.declaration import Stage, Step
+from fleet.engine.declaration import Bracket, Stage, Step
 from fleet.engine.executor import Execution
 from fleet.engine.findings import Finding, ask, note, stop
 from fleet.engine.journal import Journal
+from fleet.engine.planner import natural
 from fleet.engine.protocols import Procedure as Executable
 from fleet.errors import FleetError
-from fleet.procedures import control_plane, preflight, units
-from fleet.procedures.balancing import forget_put_back
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.control_plane import Forget
-from fleet.procedures.etcd import Etcd
+from fleet.procedures import hosts, preflight
 from fleet.procedures.hosts import HostProcedure
-from fleet.procedures.plane import API, LED, ControlPlane
 from fleet.procedures.watching import observe, watchdog_of, watched
+from fleet.steps import units
+from fleet.steps.balancing import Connections, forget_put_back
+from fleet.steps.brackets import depooled
+from fleet.steps.cluster import Cluster
+from fleet.steps.control_plane import Calm, Checked, Elected, Forget, Serving
+from fleet.steps.control_plane_health import API, LED, ControlPlane
+from fleet.steps.etcd import Etcd
+from fleet.steps.units import Guard, RestartUnit
+
+logger = logging.getLogger(__name__)
 
 
 class RestartControlPlane(HostProcedure):
@@ -78,7 +85,7 @@ class RestartControlPlane(HostProcedure):
 
     def stages(self, cluster: Cluster) -> Sequence[Stage]:
         """Return a stage for each component."""
-        return control_plane.stages(self._plane(cluster), cluster.run.options["components"])
+        return stages_of(self._plane(cluster), cluster.run.options["components"])
 
     @contextmanager
     def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Executable]:
@@ -86,7 +93,7 @@ class RestartControlPlane(HostProcedure):
         forget_put_back(book)
         with watched(watchdog_of(cluster), book) as watchdog:
             plane = self._plane(cluster, watchdog)
-            stages = control_plane.stages(plane, cluster.run.options["components"])
+            stages = stages_of(plane, cluster.run.options["components"])
             states = partial(journal.read_states, book.folder)
             yield Execution(stages, states, partial(observe, lock, plane.too_many_failed))
 
@@ -124,6 +131,55 @@ class RestartControlPlane(HostProcedure):
             watchdog=watchdog,
             allow_outage=bool(cluster.run.options["allow_outage"]),
         )
+
+
+def stages_of(plane: ControlPlane, components: Sequence[str]) -> list[Stage]:
+    """Return the stages of a run: one for each component."""
+    return [_stage(plane, component) for component in components]
+
+
+def _stage(plane: ControlPlane, component: str) -> Stage:
+    cluster, unit = plane.cluster, plane.unit(component)
+    guard: Guard = partial(plane.problem, component)
+    closing: list[Bracket | Step] = []
+    proof, opening = _proof(plane, component), []
+    # The only host serves to the last: out of the load balancer nobody, the run included, could reach the API.
+    if component == API and plane.balancer and len(plane.hosts) > 1:
+        opening = [depooled(plane, plane.balancer)]
+        closing = [*opening, Connections(plane, plane.balancer)]
+    last = plane.closed_problem if closing else guard
+    return hosts.stage_of(
+        cluster,
+        component,
+        partial(_order, plane, component),
+        guard=guard,
+        unit=unit,
+        act=RestartUnit(cluster, unit, last, patient=not closing),
+        closing=closing,
+        proofs=[proof, *opening, *([Calm(plane)] if component == API else [])],
+        abort_proofs=[proof],
+    )
+
+
+def _proof(plane: ControlPlane, component: str) -> Step:
+    """Return what proves that a component is well again."""
+    if component in LED:
+        return Elected(plane, component)
+    check = plane.component(component).check
+    return Checked(plane, check) if check else Serving(plane)
+
+
+def _order(plane: ControlPlane, component: str) -> list[str]:
+    """Return the hosts of a run in their order: by name, the one that leads last."""
+    ours = sorted(plane.cluster.hosts, key=natural)
+    if component not in LED:
+        return ours
+    try:
+        seen = leader.read(plane.cluster.api, component)
+    except FleetError as error:
+        logger.warning("It is not known who leads %s, so it is restarted in the order of names: %s", component, error)
+        return ours
+    return sorted(ours, key=lambda host: seen is not None and leader.same_host(seen.host, host))
 
 
 def of_spared(plane: ControlPlane, components: Sequence[str]) -> list[Finding]:

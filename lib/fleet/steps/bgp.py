@@ -16,9 +16,9 @@ from fleet.engine.declaration import Verdicts
 from fleet.engine.findings import Finding, Level, ask, note, stop
 from fleet.engine.model import Kind, UnitState, Verdict, done, failed, pending
 from fleet.errors import FleetError
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.once import began
-from fleet.procedures.steps import NodeStep, each, is_closed
+from fleet.steps.at_most_once import began
+from fleet.steps.base import NodeStep, each, is_closed
+from fleet.steps.cluster import Cluster
 
 FACT = "bgp"
 """The name under which a node's baseline is remembered."""
@@ -307,3 +307,13 @@ def _unread(readings: Mapping[str, object]) -> list[str]:
 
 def _join(missing: Sequence[tuple[Session, str]]) -> str:
     return ", ".join(f"{session} {why}" for session, why in missing)
+
+
+def unit(cluster: Cluster) -> str:
+    """Return the unit that is restarted.
+
+    Raises:
+        FleetError: the cluster has no routers in the configuration.
+    """
+    config, _ = configured(cluster)
+    return config.unit

@@ -1,30 +1,16 @@
-"""Rolling restarts of the control plane: its steps beside those that all maintenance of hosts has.
+"""The proofs that a control plane's component is well again, and the watchdog that a run has left behind."""
 
-A host's kube-apiserver is restarted when nobody needs it: out of the load balancer, its connections ended as far as
-they do. Of kube-controller-manager and kube-scheduler the standbys go first. No host is touched before all others are
-well.
-"""
-
-import logging
 from collections.abc import Sequence
-from functools import partial
 
 from fleet.adapters.hosts import services
 from fleet.adapters.hosts.services import ServiceState
 from fleet.adapters.k8s import leader, watchdog
 from fleet.adapters.k8s.leader import Election
-from fleet.engine.declaration import Bracket, Stage, Step, Tell, Verdicts
+from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import Phase, UnitState, Verdict, done, pending
-from fleet.engine.planner import natural
 from fleet.errors import FleetError
-from fleet.procedures import hosts
-from fleet.procedures.balancing import Connections
-from fleet.procedures.brackets import depooled
-from fleet.procedures.plane import API, LED, ControlPlane, PlaneStep, of_health
-from fleet.procedures.steps import POLL, NodeStep, each, each_host
-from fleet.procedures.units import Guard, RestartUnit
-
-logger = logging.getLogger(__name__)
+from fleet.steps.base import POLL, NodeStep, each, each_host
+from fleet.steps.control_plane_health import API, ControlPlane, PlaneStep, of_health
 
 
 class Serving(PlaneStep):
@@ -157,52 +143,3 @@ class Forget(NodeStep):
             return done()
 
         return each(units, remove)
-
-
-def stages(plane: ControlPlane, components: Sequence[str]) -> list[Stage]:
-    """Return the stages of a run: one for each component."""
-    return [_stage(plane, component) for component in components]
-
-
-def _stage(plane: ControlPlane, component: str) -> Stage:
-    cluster, unit = plane.cluster, plane.unit(component)
-    guard: Guard = partial(plane.problem, component)
-    closing: list[Bracket | Step] = []
-    proof, opening = _proof(plane, component), []
-    # The only host serves to the last: out of the load balancer nobody, the run included, could reach the API.
-    if component == API and plane.balancer and len(plane.hosts) > 1:
-        opening = [depooled(plane, plane.balancer)]
-        closing = [*opening, Connections(plane, plane.balancer)]
-    last = plane.closed_problem if closing else guard
-    return hosts.stage_of(
-        cluster,
-        component,
-        partial(_order, plane, component),
-        guard=guard,
-        unit=unit,
-        act=RestartUnit(cluster, unit, last, patient=not closing),
-        closing=closing,
-        proofs=[proof, *opening, *([Calm(plane)] if component == API else [])],
-        abort_proofs=[proof],
-    )
-
-
-def _proof(plane: ControlPlane, component: str) -> Step:
-    """Return what proves that a component is well again."""
-    if component in LED:
-        return Elected(plane, component)
-    check = plane.component(component).check
-    return Checked(plane, check) if check else Serving(plane)
-
-
-def _order(plane: ControlPlane, component: str) -> list[str]:
-    """Return the hosts of a run in their order: by name, the one that leads last."""
-    ours = sorted(plane.cluster.hosts, key=natural)
-    if component not in LED:
-        return ours
-    try:
-        seen = leader.read(plane.cluster.api, component)
-    except FleetError as error:
-        logger.warning("It is not known who leads %s, so it is restarted in the order of names: %s", component, error)
-        return ours
-    return sorted(ours, key=lambda host: seen is not None and leader.same_host(seen.host, host))

@@ -15,11 +15,11 @@ from fleet.engine.declaration import Bracket, Step, Tell
 from fleet.engine.findings import Finding, ask, note
 from fleet.engine.model import UnitState, Verdict, done
 from fleet.execution import Unreachable
-from fleet.procedures.balancing import Connections
-from fleet.procedures.brackets import depooled
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.control_plane import Calm, Serving
-from fleet.procedures.plane import API, ControlPlane
+from fleet.steps.balancing import Connections
+from fleet.steps.brackets import depooled
+from fleet.steps.cluster import Cluster
+from fleet.steps.control_plane import Calm, Serving
+from fleet.steps.control_plane_health import API, ControlPlane
 
 APISERVERS = "apiservers"
 """The option of a run that names the control-plane host whose apiserver has a member alone, by the member's host."""

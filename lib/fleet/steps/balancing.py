@@ -10,8 +10,8 @@ from fleet.engine import advance
 from fleet.engine.declaration import Seen, Tell, Verdicts
 from fleet.engine.journal import Journal
 from fleet.engine.model import Stage, Status, UnitState, Verdict, done, failed, pending
-from fleet.procedures.plane import API, ControlPlane, PlaneStep
-from fleet.procedures.steps import CHANGE_DEADLINE, POLL, each
+from fleet.steps.base import CHANGE_DEADLINE, POLL, each
+from fleet.steps.control_plane_health import API, ControlPlane, PlaneStep
 
 logger = logging.getLogger(__name__)
 

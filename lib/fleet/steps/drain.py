@@ -7,8 +7,8 @@ from fleet.adapters.k8s import drain
 from fleet.adapters.k8s.drain import NodeDrain
 from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import Kind, Phase, UnitState, Verdict, done, failed, held, pending, undone
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.steps import FAST, UNCORDONED, NodeStep, drain_policy, each
+from fleet.steps.base import FAST, UNCORDONED, NodeStep, drain_policy, each
+from fleet.steps.cluster import Cluster
 from fleet.text import count
 
 

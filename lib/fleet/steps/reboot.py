@@ -1,17 +1,15 @@
-"""The reboot of nodes: its steps beside those that all node maintenance has."""
+"""The reboot of a host, and Puppet's first run since."""
 
 from collections.abc import Mapping, Sequence
 
 from fleet.adapters.hosts import probe, puppet, reboot
 from fleet.adapters.hosts.probe import HostState
-from fleet.engine.declaration import Stage, Tell, Verdicts
+from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import Facts, Kind, UnitState, Verdict, done, failed, pending
 from fleet.execution import Result, Unreachable
-from fleet.procedures import bgp, gates
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.nodes import NodeProcedure, stage_of
-from fleet.procedures.once import Life, NodeOnce
-from fleet.procedures.steps import HEARTBEAT, NodeStep, Ready, each_host, heartbeat
+from fleet.steps import gates
+from fleet.steps.at_most_once import Life, NodeOnce
+from fleet.steps.base import HEARTBEAT, NodeStep, each_host, heartbeat
 
 
 class Reboot(NodeOnce):
@@ -98,18 +96,3 @@ class Puppet(NodeStep):
             else Verdict(Kind.DONE, facts={_HAS_RUN: True})
             for host, node in hosts.items()
         }
-
-
-class RebootNodes(NodeProcedure):
-    """Rolling reboots."""
-
-    name = "sre.k8s.reboot-nodes"
-
-    def stage(self, cluster: Cluster) -> Stage:
-        """Return what each node goes through."""
-        return stage_of(
-            cluster,
-            empty=[gates.VolumesDetached(cluster)],
-            act=Reboot(cluster),
-            proofs=[Puppet(cluster), Ready(cluster), bgp.Proven(cluster), gates.DaemonsReady(cluster)],
-        )

@@ -10,8 +10,8 @@ from fleet.adapters.k8s.watchdog import Watchdog
 from fleet.adapters.load_balancer.model import LoadBalancer
 from fleet.config.model import COMPONENTS, ComponentConfig, ControlPlaneConfig
 from fleet.execution import TIMEOUT, Unreachable
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.steps import NodeStep
+from fleet.steps.base import NodeStep
+from fleet.steps.cluster import Cluster
 from fleet.text import count
 
 API, *LED = COMPONENTS

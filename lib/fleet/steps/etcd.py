@@ -14,8 +14,8 @@ from fleet.config.model import EtcdConfig
 from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import UnitState, Verdict, done, failed, pending, unknown
 from fleet.errors import FleetError
-from fleet.procedures.cluster import Cluster
-from fleet.procedures.steps import POLL, NodeStep, each
+from fleet.steps.base import POLL, NodeStep, each
+from fleet.steps.cluster import Cluster
 from fleet.text import count
 
 MEMBERS, SNAPSHOT = "etcd", "snapshot"
