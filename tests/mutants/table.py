@@ -282,7 +282,7 @@ MUTANTS = (
         f"{_STEPS}::TestPreflight::test_a_run_that_was_interrupted_is_in_the_way_on_its_own_cluster",
     ),
     _of(
-        "procedures/plan.py",
+        "engine/plan.py",
         "if (record.info.procedure, record.info.cluster) != (procedure, cluster):",
         "if record.info.procedure != procedure:",
         f"{_STEPS}::test_a_plan_goes_by_the_runs_of_its_own_cluster",
