@@ -5,10 +5,10 @@ expected one, an event that a watcher never saw. A watch that is cut when its ap
 can go on at once from its last resource version. A kept connection that the server closed while it was idle is none
 either: urllib3 looks before it sends, as every pool of connections does.
 
-No connection but a watch's is kept for long. Over HTTP/1.1 a server may close an idle connection at the very moment
-when its client sends (RFC 7230, section 6.3.1): whoever keeps connections for longer than a server is drained, and
-does not try again, fails now and then whatever the server does. HTTP/2, which kubectl and controllers speak, is told
-to go away before.
+No connection is kept for long, but for as long as one watch lasts. Over HTTP/1.1 a server may close an idle connection
+at the very moment when its client sends (RFC 7230, section 6.3.1): whoever keeps connections for longer than a server
+is drained, and does not try again, fails now and then whatever the server does. HTTP/2, which kubectl and controllers
+speak, is told to go away before.
 """
 
 import math

@@ -205,7 +205,9 @@ class Watcher(Client):
         begun = time.monotonic()
         query = f"watch=1&allowWatchBookmarks=true&resourceVersion={self.version}"
         try:
-            response = self._pool.request("GET", f"{self._target.path}?{query}", preload_content=False)
+            # An apiserver that ends closes the connection when it has ended the watch: the next one is not made on it.
+            headers = {"Connection": "close"}
+            response = self._pool.request("GET", f"{self._target.path}?{query}", headers=headers, preload_content=False)
             if response.status != 200:
                 raise Refused(f"{response.status} {response.data.decode(errors='replace')}")
         except (HTTPError, Refused) as error:

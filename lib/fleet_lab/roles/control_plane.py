@@ -68,16 +68,7 @@ def apiserver_flags(context: Context, host: Host) -> dict[str, str]:
         "shutdown-delay-duration": "5s",
         # That is also how long a stop waits for watches: 60 s unless it is said otherwise.
         "request-timeout": "7s",
-        # Clients over HTTP/2 are sent elsewhere now and then, so that none stays for long on one that is drained.
-        "goaway-chance": "0.02",
-        **_retry_after(context),
     }
-
-
-def _retry_after(context: Context) -> dict[str, str]:
-    """Return the flag with which requests of the last moment are answered, to be made again; new in Kubernetes 1.21."""
-    flag = "shutdown-send-retry-after"
-    return {flag: "true"} if flag in _help(context.paths.kubernetes / "kube-apiserver") else {}
 
 
 def admission_plugins(context: Context) -> list[str]:
