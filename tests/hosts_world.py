@@ -41,7 +41,7 @@ class Service:
     number: int = 1
     active: str = "active"
     started: float = 0.0
-    moving: bool = False
+    transitioning: bool = False
     stale: bool = False
     """Whether its files were changed and nobody ran daemon-reload."""
 
@@ -155,7 +155,8 @@ class World(Time):
             f"fleet-boot-id={BOOT}\nfleet-uptime=5000\nfleet-LoadState=loaded\nfleet-ActiveState={service.active}\n"
             f"fleet-Result=success\nfleet-InvocationID={service.invocation}\n"
             f"fleet-InactiveExitTimestampMonotonic={(5000 - (self.now - service.started)) * 1e6}\n"
-            f"fleet-Job={'17' if service.moving else ''}\nfleet-NeedDaemonReload={'yes' if service.stale else 'no'}\n"
+            f"fleet-Job={'17' if service.transitioning else ''}\n"
+            f"fleet-NeedDaemonReload={'yes' if service.stale else 'no'}\n"
         )
 
     def _order(self, host: str, command: str) -> Result:
@@ -178,9 +179,9 @@ class World(Time):
     def _restart(self, host: str, unit: str, named: Sequence[str]) -> None:
         known = self.hosts[host]
         service = known.services[unit]
-        if service.moving or service.invocation not in named:
+        if service.transitioning or service.invocation not in named:
             return
-        service.moving, service.active = True, "deactivating"
+        service.transitioning, service.active = True, "deactivating"
         self.restarts[host, unit.removesuffix(".service")] += 1
         if unit == f"{API}.service":
             rule("its restart comes while it gets connections", holds=host not in self.pooled)
@@ -192,7 +193,7 @@ class World(Time):
 
         def begin() -> None:
             service.number += 1
-            service.moving, service.active, service.started = False, "active", self.now
+            service.transitioning, service.active, service.started = False, "active", self.now
             if unit == f"{API}.service":
                 self.at(1.5, lambda: self.recover(host) if known.comes_back else None)
 

@@ -87,14 +87,14 @@ MUTANTS = (
     ),
     _of(
         "steps/at_most_once.py",
-        "if problem := self.problem(state, life):",
+        "if problem := self.problem(state, found):",
         "if problem := '':",
         "test_once.py::test_a_host_that_is_not_the_nodes_machine_is_never_rebooted",
     ),
     _of(
         "steps/at_most_once.py",
-        "if over and not life.moving else pending(",
-        "if True else pending(",
+        "if over and not found.transitioning:",
+        "if True:",
         "test_once.py::test_an_order_that_may_be_on_its_way_is_waited_for",
     ),
     _of(
@@ -295,13 +295,13 @@ MUTANTS = (
         f"{_UNIT}/test_runner.py::test_an_answer_that_comes_too_late_is_none",
     ),
     _of(
-        "engine/room.py",
+        "engine/capacity.py",
         "return len(self._taken) + (unit.name not in self._taken) > self._limits.max_unavailable",
         "return False",
         "test_decide.py::test_rules_hold_in_every_history",
     ),
     _of(
-        "engine/room.py",
+        "engine/capacity.py",
         "return len(self._domains) + (unit.domain not in self._domains) > self._limits.max_domains",
         "return False",
         "test_decide.py::test_rules_hold_in_every_history",

@@ -11,7 +11,7 @@ from fleet.engine import model as m
 
 STEPS = (
     m.StepSpec("silence", 10),
-    m.StepSpec("cordon", 10, closes=True),
+    m.StepSpec("cordon", 10, takes_capacity=True),
     m.StepSpec("drain", 60, batch=False, releases=True),
     m.StepSpec("reboot", 60, pivot=True),
     m.StepSpec("ready", 30, gate=True, acceptable=True),

@@ -14,10 +14,10 @@ from fleet.engine import model as m
 
 STEPS = (
     m.StepSpec("silence", 10),
-    m.StepSpec("cordon", 10, closes=True),
+    m.StepSpec("cordon", 10, takes_capacity=True),
     m.StepSpec("drain", 60, batch=False),
     m.StepSpec("reboot", 60, pivot=True),
-    m.StepSpec("ready", 30, gate=True, joint=True),
+    m.StepSpec("ready", 30, gate=True, poll_together=True),
     m.StepSpec("uncordon", 10),
 )
 CORDON, DRAIN, REBOOT, READY = 1, 2, 3, 4
@@ -337,7 +337,7 @@ def test_a_unit_is_not_closed_when_others_took_its_room_meanwhile():
     seen = m.Observation({"w2": m.Absent("a", "g", False, "cordoned")})
     withdraw = d.Withdraw("w1", "w2 unavailable, the limit is 1")
     assert d.decide(fleet, progress, seen, 0.0).actions == (withdraw,)
-    lost = d.decide(fleet, progress, m.Observation({}, "lock lost", hopeless=True), 0.0)
+    lost = d.decide(fleet, progress, m.Observation({}, "lock lost", permanent=True), 0.0)
     assert lost.actions == (d.Withdraw("w1", "lock lost"),)
     assert d.decide(fleet, progress, m.Observation(), 0.0).actions == (d.Run(CORDON, m.Phase.APPLY, ("w1",)),)
 
@@ -346,7 +346,7 @@ def test_a_unit_is_not_closed_when_others_took_its_room_meanwhile():
 def test_a_unit_is_held_at_once_when_the_lock_is_lost_for_good(step, phase):
     fleet = stage(units("w1"))
     state = replace(a.enter(fleet, m.UnitState(fleet.units[0]), step, 0.0), phase=phase)
-    lost = m.Observation({}, "lock lost", hopeless=True)
+    lost = m.Observation({}, "lock lost", permanent=True)
     name = STEPS[step].name
     decision = d.decide(fleet, d.Progress({"w1": state}), lost, 0.0)
     assert decision.actions[0] == d.Hold("w1", f"{name}: not gone on with: lock lost")
@@ -355,7 +355,7 @@ def test_a_unit_is_held_at_once_when_the_lock_is_lost_for_good(step, phase):
 def test_a_unit_that_is_down_is_not_given_up_when_the_lock_is_lost():
     fleet = stage(units("w1"))
     state = replace(a.enter(fleet, m.UnitState(fleet.units[0]), REBOOT, 0.0), phase=m.Phase.VERIFY)
-    lost = m.Observation({}, "lock lost", hopeless=True)
+    lost = m.Observation({}, "lock lost", permanent=True)
     decision = d.decide(fleet, d.Progress({"w1": state}), lost, 0.0)
     assert decision.actions == (d.Run(REBOOT, m.Phase.VERIFY, ("w1",)),)
 

@@ -41,6 +41,14 @@ class FakeApi:
             raise ApiError(f"GET {path}", 404, "NotFound", "no such thing")
         return self.objects[path]
 
+    def find(self, path: str) -> dict[str, Any] | None:
+        try:
+            return self.get(path)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
     def list_all(self, path: str, convert: Any = lambda item: item, **query: str) -> tuple[list[Any], str]:
         items = self.lists.get(path, [])
         if path.endswith("/pods"):
@@ -183,7 +191,7 @@ def test_workloads_have_their_ready_pods_again(cluster, api):
 
 
 def test_no_further_unit_starts_while_one_waits_for_its_workloads():
-    steps = (m.StepSpec("cordon", 10, closes=True), m.StepSpec("workloads", 60, gate=True, bars=True))
+    steps = (m.StepSpec("cordon", 10, takes_capacity=True), m.StepSpec("workloads", 60, gate=True, bars=True))
     stage = m.Stage("nodes", (), steps, m.Limits(max_unavailable=5, max_domains=5))
     waiting = m.UnitState(
         m.Unit("w1"), m.Status.RUNNING, step=1, phase=m.Phase.VERIFY, detail="1 of 2 Ready", due=50.0, deadline=100.0

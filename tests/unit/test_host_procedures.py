@@ -209,7 +209,7 @@ def test_what_says_that_the_run_must_stop_is_final(world):
     assert observe(lock, lambda: said[0]).blocked == ""
     said[0] = "2 of 100 requests failed"
     seen = observe(lock, lambda: said[0])
-    assert (seen.blocked, seen.hopeless) == ("2 of 100 requests failed", True)
+    assert (seen.blocked, seen.permanent) == ("2 of 100 requests failed", True)
 
 
 def stage_of(cluster) -> Stage:

@@ -60,7 +60,7 @@ def reboot(monkeypatch):
 def service(monkeypatch):
     def answer(**values: Any) -> None:
         known = {"load": "loaded", "active": "active", "result": "success", "invocation": FIRST, "age": 4.0}
-        found = ServiceState(**{**known, "boot_id": OLD, "moving": False, **values})
+        found = ServiceState(**{**known, "boot_id": OLD, "transitioning": False, **values})
         monkeypatch.setattr(
             "fleet.adapters.hosts.services.state", lambda remote, hosts, unit: dict.fromkeys(hosts, found)
         )
@@ -120,7 +120,7 @@ def test_an_order_that_may_be_on_its_way_is_waited_for(service, monkeypatch):
     settled = Settled(Restart(cluster()), frozenset({"w1"}), CLOCK)
     assert look(settled, **facts).kind is Kind.PENDING
     monkeypatch.setattr(Settled, "GRACE", -1.0)
-    service(moving=True)
+    service(transitioning=True)
     assert look(settled, **facts).kind is Kind.PENDING, "systemd has the order, whoever gave it may be gone"
     service()
     assert (look(settled, **facts).kind, look(settled, **facts).detail) == (Kind.DONE, "it was not restarted")

@@ -49,7 +49,7 @@ def test_an_answer_is_read():
         invocation="0123456789abcdef0123456789abcdef",
         age=40.0,
         boot_id="00000000-0000-0000-0000-000000000001",
-        moving=False,
+        transitioning=False,
     )
 
 
@@ -57,7 +57,7 @@ def test_an_answer_is_read():
 def test_a_unit_with_a_job_is_not_yet_what_it_will_be(old, new):
     answer = services.parse(ANSWER.replace(f"{old}\n", f"{new}\n"))
     assert isinstance(answer, services.ServiceState)
-    assert answer.moving
+    assert answer.transitioning
 
 
 def test_a_unit_that_was_never_started_has_no_invocation():

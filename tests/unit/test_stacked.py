@@ -64,7 +64,7 @@ class Stacked(Members):
 
     def _restart(self, host: str, unit: str, named: Sequence[str]) -> None:
         service = self.hosts[host].services[unit]
-        if service.moving or service.invocation not in named:
+        if service.transitioning or service.invocation not in named:
             return
         rule(f"{host} goes while its apiserver is in use", holds=host not in self.pooled)
         rule(f"{host} goes while connections are open", holds=self.connections(host) == 0)

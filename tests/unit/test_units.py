@@ -35,7 +35,7 @@ def cluster(world: World, *, reload: bool = False) -> Any:
 
 def service(**values: Any) -> ServiceState:
     known = {"load": "loaded", "active": "active", "result": "success", "invocation": "1" * 32, "age": 4.0}
-    return ServiceState(**{**known, "boot_id": BOOT, "moving": False, **values})
+    return ServiceState(**{**known, "boot_id": BOOT, "transitioning": False, **values})
 
 
 @pytest.mark.parametrize(

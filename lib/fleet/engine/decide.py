@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fleet.engine.advance import before_pivot, is_given_back, may_release
+from fleet.engine.capacity import Capacity
 from fleet.engine.model import Limits, Observation, Phase, Stage, Status, Unit, UnitState, When
-from fleet.engine.room import Room
 
 OVERDUE = 120.0
 """Seconds past its deadline after which a call that does not return is given up."""
@@ -150,7 +150,7 @@ def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> D
         if not waiting:
             failures = len(held) + len(just_held)
             return Decision((*actions, Finish(failures == 0, f"{failures} held" if failures else "")))
-        if seen.hopeless or _is_final(stage, progress, waiting, occupied, len(held) + len(just_held), now):
+        if seen.permanent or _is_final(stage, progress, waiting, occupied, len(held) + len(just_held), now):
             return Decision((*actions, Finish(False, reason or _first_problem(stage, waiting, occupied))), reason)
     return Decision(tuple(actions), "" if starts or not waiting else reason, _next_due(stage, progress, in_flight))
 
@@ -169,7 +169,7 @@ def _holds(
                 continue
             end = Release if may_release(stage, state) and not state.busy else Hold
             yield end(state.unit.name, f"{step.name}: not within {step.timeout:.0f} s: {why}")
-        elif seen.hopeless and not state.busy and _is_closed(stage, state) and before_pivot(stage, state):
+        elif seen.permanent and not state.busy and _is_closed(stage, state) and before_pivot(stage, state):
             yield Hold(state.unit.name, f"{step.name}: not gone on with: {seen.blocked}")
 
 
@@ -182,9 +182,9 @@ def _withdrawals(
     resume.
     """
     closed = [s.unit for s in [*running, *held] if s.unit.name in seen.absent or _is_closed(stage, s)]
-    room = Room(stage.limits, closed, seen.absent)
+    room = Capacity(stage.limits, closed, seen.absent)
     for state in running:
-        closing = state.phase is Phase.APPLY and not state.busy and stage.steps[state.step].closes
+        closing = state.phase is Phase.APPLY and not state.busy and stage.steps[state.step].takes_capacity
         if closing and state.unit.name not in seen.absent:
             if problem := seen.blocked or room.problem(state.unit):
                 yield Withdraw(state.unit.name, problem)
@@ -202,7 +202,7 @@ def _runs(
     calls: dict[tuple[int, Phase, str], list[UnitState]] = {}
     for state in running:
         step = stage.steps[state.step]
-        if state.busy or ((step.pivot or step.closes) and state.phase is Phase.APPLY and seen.blocked):
+        if state.busy or ((step.pivot or step.takes_capacity) and state.phase is Phase.APPLY and seen.blocked):
             continue
         if step.gives_back and state.unit.name in renewing:
             continue
@@ -211,14 +211,14 @@ def _runs(
     runs = []
     for (index, phase, _), states in calls.items():
         if due := [state for state in states if state.due <= now]:
-            joint = stage.steps[index].joint and phase is not Phase.APPLY
-            runs.append(Run(index, phase, tuple(state.unit.name for state in (states if joint else due))))
+            poll_together = stage.steps[index].poll_together and phase is not Phase.APPLY
+            runs.append(Run(index, phase, tuple(state.unit.name for state in (states if poll_together else due))))
     return runs
 
 
 def _is_closed(stage: Stage, state: UnitState) -> bool:
     """Say whether a unit in flight is, or may be, out of service already."""
-    closing = next((index for index, step in enumerate(stage.steps) if step.closes), 0)
+    closing = next((index for index, step in enumerate(stage.steps) if step.takes_capacity), 0)
     if is_given_back(stage, state):
         return False
     applied = state.step == closing and (state.phase is Phase.VERIFY or (state.phase is Phase.APPLY and state.busy))
@@ -270,7 +270,7 @@ def _starts(
     limits: Limits, waiting: list[UnitState], occupied: list[Unit], seen: Observation
 ) -> tuple[list[Start], str]:
     """Return the units that may start, and what keeps the first one that may not."""
-    room = Room(limits, occupied, seen.absent)
+    room = Capacity(limits, occupied, seen.absent)
     starts = []
     reason = ""
     for state in waiting:

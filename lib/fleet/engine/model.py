@@ -120,10 +120,11 @@ class StepSpec:
         timeout: seconds from the step's begin until the unit is held.
         poll: seconds between two checks.
         batch: whether one call serves many units.
-        joint: whether units that wait are asked again as soon as one of them is due, so that they keep in step: for
-            questions that cost the same however many units they are about.
+        poll_together: whether units that wait are asked again as soon as one of them is due, so that they keep in
+            step: for questions that cost the same however many units they are about.
         gate: a step without an effect of its own: it only waits.
-        closes: the effect that takes the unit out of service: it needs room within the limits at that very moment.
+        takes_capacity: the effect that takes the unit out of service: it needs room within the limits at that very
+            moment.
         pivot: the effect that must happen at most once (a reboot): a unit that was interrupted before it starts over,
             one that was interrupted after it does not.
         releases: a unit that fails here has had nothing done to it that cannot be given back at once, so that it may be
@@ -137,9 +138,9 @@ class StepSpec:
     timeout: float
     poll: float = 1.0
     batch: bool = True
-    joint: bool = False
+    poll_together: bool = False
     gate: bool = False
-    closes: bool = False
+    takes_capacity: bool = False
     pivot: bool = False
     releases: bool = False
     gives_back: bool = False
@@ -300,9 +301,9 @@ class Observation:
         absent: the units, by name, that others made unavailable.
         blocked: why nothing new may start or reboot at all (the lock was lost, the cluster cannot be read); empty if
             it may.
-        hopeless: whether waiting is of no use while ``blocked`` says why.
+        permanent: whether waiting is of no use while ``blocked`` says why.
     """
 
     absent: Mapping[str, Absent] = field(default_factory=dict)
     blocked: str = ""
-    hopeless: bool = False
+    permanent: bool = False

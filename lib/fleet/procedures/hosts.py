@@ -27,7 +27,7 @@ ABORT_PATIENCE = 120.0
 """Seconds for each proof that a host is well, in an abort."""
 
 
-class Spared(NodeStep):
+class OthersHealthy(NodeStep):
     """All other hosts are well, so that they can do without this one."""
 
     name = "others"
@@ -78,7 +78,7 @@ def stage_of(
     return Stage(
         key,
         targets=lambda: [Unit(name) for name in order()],
-        before=[Spared(cluster, guard)],
+        before=[OthersHealthy(cluster, guard)],
         holding=[
             brackets.silenced(cluster, needs=lambda state: "silence" in state.facts),
             *brackets.puppet_off(cluster),

@@ -81,7 +81,7 @@ class NodeProcedure(Procedure):
         except FleetError as error:
             blocked = blocked or str(error)
         gone = absent(cluster.nodes.snapshot(), cluster.config.domain_label)
-        return Observation(gone, blocked, hopeless=lock.lost)
+        return Observation(gone, blocked, permanent=lock.lost)
 
     def propose(self, cluster: Cluster, state_dir: Path) -> Proposal | Nothing:
         """Find the nodes, and what stands in the way of their maintenance."""

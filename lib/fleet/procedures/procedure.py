@@ -125,7 +125,7 @@ class Procedure(ABC):
 
     def observe(self, cluster: Cluster, lock: ClusterLock) -> Observation:  # noqa: ARG002
         """Return what is out of service beside the run's own targets, and whether the run may start anything new."""
-        return Observation({}, lock.problem(), hopeless=lock.lost)
+        return Observation({}, lock.problem(), permanent=lock.lost)
 
     @contextmanager
     def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Executable]:

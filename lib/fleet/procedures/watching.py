@@ -38,4 +38,4 @@ def observe(lock: ClusterLock, blocked: Callable[[], str]) -> Observation:
         blocked: says why it may not, whatever the lock is: as too many requests have failed.
     """
     given_up = blocked()
-    return Observation({}, lock.problem() or given_up, hopeless=lock.lost or bool(given_up))
+    return Observation({}, lock.problem() or given_up, permanent=lock.lost or bool(given_up))

@@ -22,14 +22,14 @@ REPLACED = "replaced_at"
 
 
 @dataclass(frozen=True)
-class Life:
+class Incarnation:
     """What runs on a host: one boot of it, or one start of a unit.
 
     Attributes:
         id: it has another one after the act.
         boot_id: of the host's kernel.
         age: seconds since it began.
-        moving: whether it is about to be another one, so that it is not known yet what came of an order.
+        transitioning: whether it is about to be another one, so that it is not known yet what came of an order.
         facts: what to remember of it once it is the new one, beside its id and :data:`REPLACED`.
         trouble: what is wrong with it, such as that it has ended and no other one has begun; empty if nothing is known.
         outdated: in what it does not run what is on disk; empty if it does.
@@ -38,23 +38,23 @@ class Life:
     id: str
     boot_id: str
     age: float
-    moving: bool = False
+    transitioning: bool = False
     facts: Facts = field(default_factory=dict)
     trouble: str = ""
     outdated: str = ""
 
 
-_Judge = Callable[[UnitState, Life], Verdict]
+_Judge = Callable[[UnitState, Incarnation], Verdict]
 
 
-class Once(NodeStep):
+class AtMostOnce(NodeStep):
     """Something on the host was ended, and has begun anew."""
 
     pivot = True
 
     fact: str
     """The name under which the id of what is to end is remembered."""
-    words: tuple[str, str]
+    messages: tuple[str, str]
     """For messages: the act as it was done, and what is said while the old one still runs."""
 
     @property
@@ -67,7 +67,7 @@ class Once(NodeStep):
         return any(state.facts.get(fact) for fact in ("pooled_at", "ordered", f"new_{self.fact}"))
 
     @abstractmethod
-    def lives(self, hosts: Sequence[str]) -> Mapping[str, Life | Unreachable]:
+    def current(self, hosts: Sequence[str]) -> Mapping[str, Incarnation | Unreachable]:
         """Ask hosts what runs there."""
 
     @abstractmethod
@@ -78,7 +78,7 @@ class Once(NodeStep):
     def safe(self, state: UnitState) -> Verdict:
         """Say whether a unit may be acted on at this very moment: ``done`` if so. Otherwise nothing is ordered."""
 
-    def problem(self, state: UnitState, life: Life) -> str:  # noqa: ARG002
+    def problem(self, state: UnitState, found: Incarnation) -> str:  # noqa: ARG002
         """Return why a unit cannot be acted on at all, judged when the run first looks at it; empty if it can."""
         return ""
 
@@ -97,14 +97,14 @@ class Once(NodeStep):
             units: units to which an order was given, or may have been.
             over: whether an order that has not come true by now never will.
         """
-        act, _ = self.words
+        act, _ = self.messages
 
-        def judge(state: UnitState, life: Life) -> Verdict:
-            if life.id != state.facts[self.fact]:
-                return replace(self._proven(life), detail=f"it was {act}")
-            return (
-                done(f"it was not {act}") if over and not life.moving else pending("the order may still be on its way")
-            )
+        def judge(state: UnitState, found: Incarnation) -> Verdict:
+            if found.id != state.facts[self.fact]:
+                return replace(self._proven(found), detail=f"it was {act}")
+            if over and not found.transitioning:
+                return done(f"it was not {act}")
+            return pending("the order may still be on its way")
 
         return self._judge(units, judge)
 
@@ -135,31 +135,31 @@ class Once(NodeStep):
         # or what came after them would seem to have been there before.
         asked = Moment.now(self.cluster.clock)
 
-        def one(state: UnitState, life: Life) -> Verdict:
-            return judge(state, replace(life, facts={REPLACED: asked.minus(life.age).stored(), **life.facts}))
+        def one(state: UnitState, found: Incarnation) -> Verdict:
+            return judge(state, replace(found, facts={REPLACED: asked.minus(found.age).stored(), **found.facts}))
 
-        return each_host(self.cluster, units, self.lives(self.hosts(units)), one)
+        return each_host(self.cluster, units, self.current(self.hosts(units)), one)
 
-    def _compare(self, state: UnitState, life: Life) -> Verdict:
+    def _compare(self, state: UnitState, found: Incarnation) -> Verdict:
         before = state.facts.get(self.fact)
-        act, still = self.words
+        act, still = self.messages
         if before is None:
-            if problem := self.problem(state, life):
+            if problem := self.problem(state, found):
                 return failed(problem)
-            return pending(f"not {act}", **{self.fact: life.id}, **self.noted(state), ordered=True)
-        if life.id == before and life.moving:
+            return pending(f"not {act}", **{self.fact: found.id}, **self.noted(state), ordered=True)
+        if found.id == before and found.transitioning:
             # Nothing is to start over while it is not known what comes of an order.
             verdict = unknown if state.phase is Phase.PROBE else pending
             return replace(verdict("the old one is about to end"), facts={"ordered": True})
-        if life.id == before and state.phase is Phase.PROBE:
+        if found.id == before and state.phase is Phase.PROBE:
             return pending(f"not {act}", ordered=False, unconfirmed=False)
-        if life.id == before:
+        if found.id == before:
             # From here on the order may be on its way at any time, whatever came of an earlier one.
-            return pending(f"{still}: {life.trouble}" if life.trouble else still, ordered=True)
-        return self._proven(life)
+            return pending(f"{still}: {found.trouble}" if found.trouble else still, ordered=True)
+        return self._proven(found)
 
-    def _proven(self, life: Life) -> Verdict:
-        return done(**{f"new_{self.fact}": life.id}, **life.facts)
+    def _proven(self, found: Incarnation) -> Verdict:
+        return done(**{f"new_{self.fact}": found.id}, **found.facts)
 
     def silence_again(self, units: Sequence[UnitState]) -> None:
         """Make sure that no alert pages for what is ordered now: somebody may have removed the silence."""
@@ -190,7 +190,7 @@ def began(facts: Facts, clock: Clock, name: str = REPLACED) -> tuple[float | Non
     return (moment.on_monotonic(clock), moment.is_certain) if moment else (None, True)
 
 
-class NodeOnce(Once):
+class NodeAtMostOnce(AtMostOnce):
     """Such an act on nodes: a node must be cordoned by this run, and verified drained, at the moment of the order."""
 
     def __init__(self, cluster: Cluster, *, drained: bool = True) -> None:
@@ -203,9 +203,9 @@ class NodeOnce(Once):
         super().__init__(cluster)
         self._drained = drained
 
-    def problem(self, state: UnitState, life: Life) -> str:
+    def problem(self, state: UnitState, found: Incarnation) -> str:
         """Say whether the host is another machine than the node."""
-        return other_machine(self.cluster.node(state.unit.name), life.boot_id)
+        return other_machine(self.cluster.node(state.unit.name), found.boot_id)
 
     def safe(self, state: UnitState) -> Verdict:
         """Look whether the node is closed and empty."""
@@ -213,12 +213,12 @@ class NodeOnce(Once):
         node = nodes.read_node(self.cluster.api, name)
         owner = nodes.ownership(node)
         if not node.unschedulable or owner is None or owner.run != self.cluster.run.id:
-            return failed(f"{UNCORDONED}; it was not {self.words[0]}")
+            return failed(f"{UNCORDONED}; it was not {self.messages[0]}")
         if not self._drained:
             return done()
         if left := drain.pods_left(self.cluster.api, name, drain_policy(self.cluster.config.drain)):
             names = ", ".join(str(pod) for pod in left[:5])
-            return failed(f"pods are on it again, it was not {self.words[0]}: {names}")
+            return failed(f"pods are on it again, it was not {self.messages[0]}: {names}")
         return done()
 
 

@@ -32,7 +32,7 @@ class Depool(_BalancerStep):
 
     name = "depool"
     poll = POLL
-    closes = True
+    takes_capacity = True
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask the load balancer; who sends connections here is noted before it is told otherwise."""

@@ -78,9 +78,9 @@ class NodeStep:
     """Which of the configuration's deadlines it has; :data:`CHANGE_DEADLINE` if none."""
     poll = 1.0
     batch = True
-    joint = False
+    poll_together = False
     gate = False
-    closes = False
+    takes_capacity = False
     pivot = False
     releases = False
     gives_back = False
@@ -109,9 +109,9 @@ class NodeStep:
             self.timeout,
             poll=self.poll,
             batch=self.batch,
-            joint=self.joint,
+            poll_together=self.poll_together,
             gate=self.gate,
-            closes=self.closes,
+            takes_capacity=self.takes_capacity,
             pivot=self.pivot,
             releases=self.releases,
             gives_back=self.gives_back,
@@ -206,7 +206,7 @@ class Cordon(NodeStep):
 
     name = "cordon"
     poll = FAST
-    closes = True
+    takes_capacity = True
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look whether the node is cordoned and annotated by this run."""

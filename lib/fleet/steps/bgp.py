@@ -32,7 +32,7 @@ class _RouterStep(NodeStep):
     """Base of the gates at the routers, which are all asked at once, and once for all nodes."""
 
     deadline = "bgp"
-    joint = True
+    poll_together = True
     gate = True
     acceptable = True
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from fleet.adapters.hosts import services
 from fleet.execution import Result, Unreachable
 from fleet.steps import bgp, units
-from fleet.steps.at_most_once import Life, NodeOnce
+from fleet.steps.at_most_once import Incarnation, NodeAtMostOnce
 from fleet.steps.base import POLL
 
 
-class Restart(NodeOnce):
+class Restart(NodeAtMostOnce):
     """The unit runs as another start than when this run first looked."""
 
     name = "restart"
@@ -17,11 +17,11 @@ class Restart(NodeOnce):
     poll = POLL
 
     fact = "invocation"
-    words = ("restarted", "not restarted yet")
+    messages = ("restarted", "not restarted yet")
 
-    def lives(self, hosts: Sequence[str]) -> Mapping[str, Life | Unreachable]:
+    def current(self, hosts: Sequence[str]) -> Mapping[str, Incarnation | Unreachable]:
         """Ask hosts for the unit's last start."""
-        return units.lives(self.cluster, hosts, bgp.unit(self.cluster))
+        return units.current(self.cluster, hosts, bgp.unit(self.cluster))
 
     def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
         """Order the restart."""

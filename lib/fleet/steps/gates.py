@@ -198,7 +198,7 @@ class WorkloadsBack(NodeStep):
 
     name = "workloads"
     deadline = "workloads"
-    joint = True
+    poll_together = True
     gate = True
     acceptable = True
     bars = True

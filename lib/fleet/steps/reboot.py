@@ -8,20 +8,20 @@ from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import Facts, Kind, UnitState, Verdict, done, failed, pending
 from fleet.execution import Result, Unreachable
 from fleet.steps import gates
-from fleet.steps.at_most_once import Life, NodeOnce
+from fleet.steps.at_most_once import Incarnation, NodeAtMostOnce
 from fleet.steps.base import HEARTBEAT, NodeStep, each_host, heartbeat
 
 
-class Reboot(NodeOnce):
+class Reboot(NodeAtMostOnce):
     """The host runs under another boot id than when this run first looked."""
 
     name = "reboot"
     deadline = "reboot"
 
     fact = "boot_id"
-    words = ("rebooted", "still up, has not gone down yet")
+    messages = ("rebooted", "still up, has not gone down yet")
 
-    def lives(self, hosts: Sequence[str]) -> Mapping[str, Life | Unreachable]:
+    def current(self, hosts: Sequence[str]) -> Mapping[str, Incarnation | Unreachable]:
         """Ask hosts for their boots."""
         answers = probe.probe(self.cluster.remote, hosts)
         return {host: _boot(answer) if isinstance(answer, HostState) else answer for host, answer in answers.items()}
@@ -37,15 +37,15 @@ class Reboot(NodeOnce):
         if verdict.kind is not Kind.DONE or not self.cluster.config.gates.volumes or "volumes" in state.accepted:
             return verdict
         volumes = gates.VolumesDetached(self.cluster).judge(state.unit.name)
-        return volumes if volumes.kind is Kind.DONE else failed(f"{volumes.detail}; it was not {self.words[0]}")
+        return volumes if volumes.kind is Kind.DONE else failed(f"{volumes.detail}; it was not {self.messages[0]}")
 
     def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
         """Order hosts to reboot."""
         return reboot.reboot(self.cluster.remote, ids)
 
 
-def _boot(host: HostState) -> Life:
-    return Life(host.boot_id, host.boot_id, host.uptime, facts={_RUN_AT_BOOT: host.puppet_last_success})
+def _boot(host: HostState) -> Incarnation:
+    return Incarnation(host.boot_id, host.boot_id, host.uptime, facts={_RUN_AT_BOOT: host.puppet_last_success})
 
 
 _RUN_AT_BOOT = "puppet_at_boot"

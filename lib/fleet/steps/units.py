@@ -8,7 +8,7 @@ from fleet.engine.declaration import Verdicts
 from fleet.engine.findings import Finding, note, stop
 from fleet.engine.model import UnitState, Verdict, done, failed, pending
 from fleet.execution import Result, Unreachable
-from fleet.steps.at_most_once import Life, Once
+from fleet.steps.at_most_once import AtMostOnce, Incarnation
 from fleet.steps.base import POLL, NodeStep, each_host
 from fleet.steps.cluster import Cluster
 
@@ -16,7 +16,7 @@ Guard = Callable[[str], str]
 """Says why a host must not be taken out of service now; nothing if all others can do without it."""
 
 
-def lives(cluster: Cluster, hosts: Sequence[str], unit: str) -> dict[str, Life | Unreachable]:
+def current(cluster: Cluster, hosts: Sequence[str], unit: str) -> dict[str, Incarnation | Unreachable]:
     """Ask hosts for a unit's last start."""
     answers = services.state(cluster.remote, hosts, unit)
     return {
@@ -24,11 +24,16 @@ def lives(cluster: Cluster, hosts: Sequence[str], unit: str) -> dict[str, Life |
     }
 
 
-def _start(unit: str, service: ServiceState) -> Life:
+def _start(unit: str, service: ServiceState) -> Incarnation:
     # One that cannot be started again, such as where a condition fails, keeps the id of its last start.
     trouble, outdated = (f"{unit} {words}" if words else "" for words in (service.trouble(), service.outdated()))
-    return Life(
-        service.invocation, service.boot_id, service.age, moving=service.moving, trouble=trouble, outdated=outdated
+    return Incarnation(
+        service.invocation,
+        service.boot_id,
+        service.age,
+        transitioning=service.transitioning,
+        trouble=trouble,
+        outdated=outdated,
     )
 
 
@@ -80,8 +85,8 @@ class Active(NodeStep):
         def judge(_state: UnitState, service: ServiceState) -> Verdict:
             if why := service.trouble():
                 told = f"{self._unit} {why}"
-                hopeless = not service.moving and (service.active == "failed" or not service.loaded)
-                return failed(f"{told}; see journalctl -u {self._unit} there") if hopeless else pending(told)
+                permanent = not service.transitioning and (service.active == "failed" or not service.loaded)
+                return failed(f"{told}; see journalctl -u {self._unit} there") if permanent else pending(told)
             if why := service.outdated():
                 todo = f"systemctl daemon-reload; systemctl restart {self._unit}"
                 return failed(f"{self._unit} {why}: run there: {todo}")
@@ -91,7 +96,7 @@ class Active(NodeStep):
         return each_host(self.cluster, units, answers, judge)
 
 
-class RestartUnit(Once):
+class RestartUnit(AtMostOnce):
     """The unit runs as another start than when this run first looked; never ordered while the others are not well."""
 
     name = "restart"
@@ -99,7 +104,7 @@ class RestartUnit(Once):
     poll = POLL
 
     fact = "invocation"
-    words = ("restarted", "not restarted yet")
+    messages = ("restarted", "not restarted yet")
 
     def __init__(self, cluster: Cluster, unit: str, guard: Guard, *, patient: bool) -> None:
         """Restart a unit, guarded up to the moment of the order.
@@ -120,9 +125,9 @@ class RestartUnit(Once):
         """The seconds that a stop may take."""
         return self.timeout
 
-    def lives(self, hosts: Sequence[str]) -> Mapping[str, Life | Unreachable]:
+    def current(self, hosts: Sequence[str]) -> Mapping[str, Incarnation | Unreachable]:
         """Ask hosts for the unit's last start."""
-        return lives(self.cluster, hosts, self._unit)
+        return current(self.cluster, hosts, self._unit)
 
     def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
         """Order the restart."""

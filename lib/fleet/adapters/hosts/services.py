@@ -69,7 +69,7 @@ class ServiceState:
     """Seconds since it was last started; since the boot if never."""
     boot_id: str
     """The id of the host's boot."""
-    moving: bool
+    transitioning: bool
     """Whether it is being started or stopped, or is about to be: what it is now is not what it will be."""
     error: str = ""
     """Why it could not be loaded, in systemd's words."""
@@ -107,9 +107,9 @@ class ServiceState:
         if self.active == "failed":
             again = ": it was started too often, see systemctl reset-failed" if "limit" in self.result else ""
             return f"is failed ({self.result}){again}"
-        if self.active == "inactive" and not self.moving and (why := self.unusable()):
+        if self.active == "inactive" and not self.transitioning and (why := self.unusable()):
             return why
-        if self.active == "inactive" and self.moving:
+        if self.active == "inactive" and self.transitioning:
             return "is inactive, and a job is queued for it"
         if self.active == "inactive" and self.unmet:
             return "is inactive, as a condition of its definition is not met"
@@ -264,7 +264,8 @@ def parse(output: str) -> ServiceState | Unreachable:
             # systemd's monotonic clock and the uptime are the same on hosts that are not suspended.
             age=uptime - started,
             boot_id=said["boot-id"],
-            moving=said.get("Job", "") not in ("", "0") or said["ActiveState"] not in ("active", "inactive", "failed"),
+            transitioning=said.get("Job", "") not in ("", "0")
+            or said["ActiveState"] not in ("active", "inactive", "failed"),
             error=said.get("LoadError", "").partition(" ")[2].strip('"'),
             ended=said.get("SubState") == "exited" and said.get("Type") != "oneshot",
             unmet=any(_unmet(said, kind) for kind in ("Condition", "Assert")),

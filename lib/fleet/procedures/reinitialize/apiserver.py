@@ -109,7 +109,7 @@ class OneEtcd(NodeStep):
             for host, state in services.state(self.cluster.remote, those, unit).items() if those else ():
                 if isinstance(state, Unreachable):
                     problems.append(f"{host} does not answer: {state.reason}")
-                elif state.moving or state.active not in QUIET:
+                elif state.transitioning or state.active not in QUIET:
                     problems.append(f"{unit} on {host} {state.trouble() or 'is active'}: stop it")
         return problems
 

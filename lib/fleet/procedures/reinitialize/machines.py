@@ -87,12 +87,12 @@ class Stopped(NodeStep):
             if missing := [unit for unit in self.world.needed_units(host) if unit not in on]:
                 return failed(f"{host} has no {', '.join(missing)}: correct control_plane.components or bgp.unit")
             running = [unit for unit in on if _state(found[host], unit).active not in QUIET]
-            moving = [unit for unit in on if _state(found[host], unit).moving]
+            transitioning = [unit for unit in on if _state(found[host], unit).transitioning]
             stopped = [*state.facts.get(STOPPED, []), *(u for u in running if u not in state.facts.get(STOPPED, []))]
-            if not running and not moving:
+            if not running and not transitioning:
                 return done(f"{count(stopped, 'unit')} stopped", **{STOPPED: stopped})
-            names = ", ".join(dict.fromkeys([*running, *moving]))
-            return Verdict(Kind.PENDING, f"running: {names}", {STOPPED: stopped}, undone=not moving)
+            names = ", ".join(dict.fromkeys([*running, *transitioning]))
+            return Verdict(Kind.PENDING, f"running: {names}", {STOPPED: stopped}, undone=not transitioning)
 
         return each(units, judge)
 
@@ -142,7 +142,7 @@ class Started(NodeStep):
             left = {u: it for u, it in wanted.items() if it.load != "not-found" and not it.up}
             if left:
                 told = ", ".join(f"{unit} {it.trouble()}" for unit, it in left.items())
-                return Verdict(Kind.PENDING, told, undone=any(not it.moving for it in left.values()))
+                return Verdict(Kind.PENDING, told, undone=any(not it.transitioning for it in left.values()))
             old = [f"{unit} {why}: restart it there" for unit, it in wanted.items() if (why := it.outdated())]
             return pending("; ".join(old)) if old else done()
 

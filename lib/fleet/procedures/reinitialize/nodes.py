@@ -15,7 +15,7 @@ from fleet.procedures.reinitialize.data import WorldStep
 from fleet.procedures.reinitialize.machines import ABSENT
 from fleet.procedures.reinitialize.world import World
 from fleet.steps import bgp
-from fleet.steps.at_most_once import REPLACED, Life, began
+from fleet.steps.at_most_once import REPLACED, Incarnation, began
 from fleet.steps.base import HEARTBEAT, NodeStep, each, heartbeat
 from fleet.steps.cluster import Cluster
 from fleet.steps.units import RestartUnit
@@ -97,7 +97,7 @@ class RestartedAnew(RestartUnit):
         except KubernetesError:  # in an API that is not there no heartbeat is
             return {}
 
-    def _proven(self, life: Life) -> Verdict:
+    def _proven(self, life: Incarnation) -> Verdict:
         if life.outdated:
             return pending(f"{life.outdated}: restart it there")
         # Two units of a host are restarted in one stage: each has its own time.

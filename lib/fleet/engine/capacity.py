@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from fleet.engine.model import Absent, Limits, Unit
 
 
-class Room:
+class Capacity:
     """What is unavailable, and whether another unit may be.
 
     Args:
