@@ -18,9 +18,9 @@ from fleet.adapters.k8s.reflector import Follow, follow
 from fleet.clock import CLOCK, THREADS, Clock, Threads
 from fleet.config.model import AlertsConfig, BgpConfig
 from fleet.engine import report
+from fleet.engine.effects import Events
 from fleet.engine.journal import Journal
 from fleet.engine.protocols import View
-from fleet.engine.runner import Events
 from fleet.steps.cluster import Cluster
 
 

@@ -8,18 +8,19 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from fleet.clock import CLOCK, THREADS, Clock, Threads
 from fleet.engine import advance, signals
 from fleet.engine import decide as decisions
+from fleet.engine.effects import Answer, Call, Events, Item, answer
 from fleet.engine.folders import Unwritable
 from fleet.engine.journal import Journal
 from fleet.engine.lost import JournalLost, left_of
-from fleet.engine.model import Kind, Phase, Stage, Status, UnitState, Verdict, When, failed, pending, unknown
+from fleet.engine.model import Kind, Phase, Stage, Status, UnitState, Verdict, When
 from fleet.engine.protocols import Procedure, View
 from fleet.errors import FleetError
 
@@ -38,20 +39,6 @@ LONGEST_WAIT = 5.0
 
 class Interrupted(FleetError):
     """The run was told to leave; what was in flight stands in its journal."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    stage: str
-    step: int
-    phase: Phase | None  # None for a renewal
-    asked: Mapping[str, UnitState]
-    verdicts: Mapping[str, Verdict]
-
-
-_Item = _Result | tuple[str, str] | None
-"""What reaches the loop: an effect's outcome, a line of its progress, or just a reason to look."""
-Events = queue.SimpleQueue[_Item]
 
 
 class Runner:
@@ -86,7 +73,7 @@ class Runner:
         self._clock = clock
         self._threads = threads
         self._in_progress = 0
-        self._items: deque[_Item] = deque()
+        self._items: deque[Item] = deque()
         self._current: Stage | None = None
         self._is_lost = False
         self._states: dict[str, UnitState] = {}
@@ -223,7 +210,7 @@ class Runner:
                         self._renewing.add(unit)
                     asked = {unit: self._states[unit] for unit in units}
                     renew = partial(self._procedure.renew, stage.name)
-                    self._spawn(_Result(stage.name, 0, None, asked, {}), renew)
+                    self._spawn(Answer(stage.name, 0, None, asked), renew)
                 case decisions.Finish():
                     finish = action
         return finish
@@ -243,51 +230,37 @@ class Runner:
             except Unwritable:  # Then it is not done.
                 self._states |= {unit: replace(state, busy=False) for unit, state in asked.items()}
                 raise
-            self._spawn(_Result(stage.name, step, phase, asked, {}), lambda units: effects.apply(units, self._report))
+            self._spawn(Answer(stage.name, step, phase, asked), lambda units: effects.apply(units, self._report))
         else:
-            self._spawn(_Result(stage.name, step, phase, asked, {}), effects.check)
+            self._spawn(Answer(stage.name, step, phase, asked), effects.check)
 
     def _report(self, unit: str, line: str) -> None:
         """Take a line of progress from an effect's thread."""
         self._queue.put((unit, line))
 
-    def _spawn(self, job: _Result, call: Callable[[Sequence[UnitState]], Mapping[str, Verdict]]) -> None:
+    def _spawn(self, asked: Answer, call: Call) -> None:
         """Run an effect in a thread of its own.
 
         A daemon thread, so that an effect that hangs cannot keep the process from ending; there are few: one for each
         step that is under way, or one for each unit where a step takes its units one by one.
         """
-
-        def work() -> None:
-            verdicts: dict[str, Verdict] = {}
-            problem: Verdict | None = None
-            try:
-                verdicts = dict(call(list(job.asked.values())))
-            except FleetError as error:
-                problem = pending(str(error)) if job.phase is Phase.APPLY else unknown(str(error))
-            except Exception as error:
-                logger.debug("An effect broke", exc_info=True)
-                problem = failed(f"{type(error).__name__}: {error} (a defect; see the extended log)")
-            missing = problem or unknown("no answer")
-            self._queue.put(replace(job, verdicts={unit: verdicts.get(unit, missing) for unit in job.asked}))
-
         self._in_progress += 1
-        self._threads.start(work, f"effect-{job.stage}-{job.step}")
+        self._threads.start(lambda: self._queue.put(answer(asked, call)), f"effect-{asked.stage}-{asked.step}")
 
     def _wait(self, stage: Stage, seconds: float) -> None:
         """Wait for something to happen, and take in everything that has."""
-        items: list[_Item] = []
+        items: list[Item] = []
         with suppress(queue.Empty):
             items.append(self._queue.get(timeout=seconds))
             while True:
                 items.append(self._queue.get_nowait())
         self._take(stage, items)
 
-    def _take(self, stage: Stage, items: Sequence[_Item]) -> None:
+    def _take(self, stage: Stage, items: Sequence[Item]) -> None:
         self._items.extend(items)
         while self._items:  # What comes after one that cannot be written is not forgotten.
             match item := self._items.popleft():
-                case _Result():
+                case Answer():
                     self._in_progress -= 1
                     self._outcome(stage, item)
                 case (unit, line) if unit in self._states:
@@ -295,7 +268,7 @@ class Runner:
         if self._leaving:
             self._leave(stage)
 
-    def _outcome(self, stage: Stage, result: _Result) -> None:
+    def _outcome(self, stage: Stage, result: Answer) -> None:
         now = self._clock.monotonic()
         for unit, verdict in result.verdicts.items():
             before = self._states.get(unit)
