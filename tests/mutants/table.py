@@ -410,4 +410,28 @@ MUTANTS = (
         "pass",
         "test_journal.py::test_a_living_run_is_not_opened_twice",
     ),
+    _of(
+        "engine/declaration.py",
+        "for bracket in reversed(self.brackets) if bracket.back and id(bracket) not in early]",
+        "for bracket in self.brackets if bracket.back and id(bracket) not in early]",
+        "test_declaration.py::test_what_is_held_is_given_back_in_reverse_order_or_where_the_proofs_say",
+    ),
+    _of(
+        "engine/declaration.py",
+        "asked = [state for state in units if self.concerns(state)]",
+        "asked = []",
+        "test_declaration.py::test_an_abort_asks_for_proofs_of_what_it_concerns_only_and_not_for_long",
+    ),
+    _of(
+        "engine/executor.py",
+        "return state.status in (Status.RUNNING, Status.HELD) or stage.in_flight(state)",
+        "return state.status in (Status.RUNNING, Status.HELD)",
+        "test_declaration.py::test_an_abort_is_about_what_is_in_flight_held_or_owned_still",
+    ),
+    _of(
+        "engine/executor.py",
+        "over = self._clock.monotonic() - self._since > self.GRACE",
+        "over = True",
+        "test_declaration.py::test_an_order_that_may_be_on_its_way_is_waited_for",
+    ),
 )
