@@ -126,7 +126,8 @@ class Rules:
         }
         late = world.now - FRESH
         gone = {other for other, since in self.gone_since.items() if since < late} | ours
-        down = {other for other, since in self.down_since.items() if since < late} | ours
+        # The cordon of a node that was given up is anybody's: its failure domain is not being worked on any more.
+        down = {other for other, since in self.down_since.items() if since < late} | (ours - self.given_up)
         unavailable = sorted((gone & set(known)) - {name})
         rule(
             f"{name} is cordoned while {unavailable} are unavailable",
