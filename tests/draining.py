@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fleet.adapters.k8s.client import Api
-from fleet.adapters.k8s.drain import DrainPolicy, DrainStatus, NodeDrain, PodRef, Remaining
+from fleet.adapters.k8s.drain import DrainStatus, NodeDrain
 from fleet.adapters.k8s.errors import ApiError, KubernetesError
+from fleet.adapters.k8s.leftover import Remaining
+from fleet.adapters.k8s.pods import PodRef
+from fleet.adapters.k8s.policy import DrainPolicy
 
 PAUSE = 0.1
 """Seconds between two looks."""

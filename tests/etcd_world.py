@@ -10,7 +10,7 @@ import pytest
 from fleet.adapters.etcd.health import Answer, Member, NoAnswer, View
 from fleet.adapters.etcd.health import Status as MemberStatus
 from fleet.adapters.etcd.members import EtcdError, Snapshot
-from fleet.config.model import EtcdConfig
+from fleet.config.reinitialize import EtcdConfig
 from fleet.steps.cluster import Cluster
 from hosts_world import CONFIG, World, rule
 

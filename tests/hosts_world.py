@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
-from fleet.adapters.alertmanager.silences import Alert, Silence
+from fleet.adapters.alertmanager.silence_model import Alert, Silence
 from fleet.adapters.hosts import probe
 from fleet.adapters.k8s.apiserver import Health
 from fleet.adapters.k8s.client import Api

@@ -14,7 +14,7 @@ from functools import partial
 from io import StringIO
 from typing import Any
 
-from fleet.adapters.alertmanager.silences import Alert, Silence
+from fleet.adapters.alertmanager.silence_model import Alert, Silence
 from fleet.adapters.calico import contents
 from fleet.adapters.calico.contents import Contents, Resource
 from fleet.adapters.etcd.keys import Fingerprint

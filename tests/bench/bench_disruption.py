@@ -7,8 +7,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from fleet.adapters.k8s.disruption import DrainPolicy, Pod, assess, parse_budget, parse_pod
+from fleet.adapters.k8s.budgets import parse_budget
+from fleet.adapters.k8s.disruption import assess
 from fleet.adapters.k8s.model import parse_node
+from fleet.adapters.k8s.pods import Pod, parse_pod
+from fleet.adapters.k8s.policy import DrainPolicy
 
 NODES, WORKLOADS, PODS = 5_000, 3_000, 100_000
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from draining import drain
 from fleet.adapters.k8s.client import Api
-from fleet.adapters.k8s.drain import DrainPolicy
+from fleet.adapters.k8s.policy import DrainPolicy
 from integration.support import Cluster, FakeKubelet, World
 
 PODS, GRACE, ROUNDS = 30, 30, 3

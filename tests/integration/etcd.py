@@ -18,7 +18,7 @@ import requests
 
 from fleet.adapters.etcd import health, members
 from fleet.adapters.hosts.remote import mark, parse
-from fleet.config.model import EtcdConfig
+from fleet.config.reinitialize import EtcdConfig
 from fleet.execution import Result
 from fleet_lab.pki import Authority
 from integration.ports import free_port

@@ -14,8 +14,9 @@ import pytest
 
 from draining import Drained, drain
 from fleet.adapters.k8s.client import JSON, Api
-from fleet.adapters.k8s.drain import DrainPolicy, pods_left
 from fleet.adapters.k8s.errors import ApiError, KubernetesError
+from fleet.adapters.k8s.leftover import pods_left
+from fleet.adapters.k8s.policy import DrainPolicy
 from integration.ports import free_port
 from integration.support import Address, Cluster, FakeKubelet, World, eventually
 

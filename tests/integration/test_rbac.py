@@ -11,9 +11,10 @@ import yaml
 from draining import drain
 from fleet.adapters.k8s import access, leader, rights
 from fleet.adapters.k8s.client import Api
-from fleet.adapters.k8s.drain import DrainPolicy, pods_left
 from fleet.adapters.k8s.errors import ApiError, KubernetesError
+from fleet.adapters.k8s.leftover import pods_left
 from fleet.adapters.k8s.nodes import NodeWatch, Owner, clear_pending_taint, cordon, set_pending_taint, uncordon
+from fleet.adapters.k8s.policy import DrainPolicy
 from fleet.adapters.k8s.watchdog import Watchdog
 from fleet.config.model import LeaseConfig
 from integration.ports import free_port

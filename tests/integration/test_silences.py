@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fleet.adapters.alertmanager.silences import NoSuchSilenceError, SilenceError, Silences
+from fleet.adapters.alertmanager.alertmanager import NoSuchSilenceError, SilenceError
+from fleet.adapters.alertmanager.silences import Silences
 from fleet.clock import SystemClock
 from fleet.config.matchers import parse_matcher
 from integration.alertmanager import fire, running_alertmanager

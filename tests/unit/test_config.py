@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from fleet.config.consistency import contradictions
+from fleet.config.file import ConfigError
 from fleet.config.loading import load
-from fleet.config.model import Config, ConfigError, default_path, parse_amount, parse_duration
-from fleet.config.sense import contradictions
+from fleet.config.model import Config
+from fleet.config.types import parse_amount, parse_duration
+from fleet.paths import default_path
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "fleet.yaml"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fleet.adapters.alertmanager.silences import Silence
+from fleet.adapters.alertmanager.silence_model import Silence
 from fleet.adapters.bgp.errors import RouterError
 from fleet.adapters.bgp.summary import Summary
 from fleet.cli import config_edges, config_live

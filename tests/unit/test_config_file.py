@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from fleet.config.consistency import contradictions
 from fleet.config.file import ConfigError, mistakes, read_yaml
 from fleet.config.model import Config
-from fleet.config.sense import contradictions
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "fleet.yaml"
 LIBRARY = re.compile(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from freezegun import freeze_time
 
-from fleet.adapters.k8s.client import ApiError
+from fleet.adapters.k8s.errors import ApiError
 from fleet.adapters.load_balancer.model import LoadBalancerError
 from fleet.clock import SystemClock
 from fleet.engine.declaration import Seen, Stage, specs

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fleet.adapters.etcd import keys
 from fleet.adapters.etcd.keys import Fingerprint
 from fleet.adapters.etcd.members import EtcdError
-from fleet.config.model import EtcdConfig
+from fleet.config.reinitialize import EtcdConfig
 from fleet.execution import Result
 
 CONFIG = EtcdConfig(hosts="A:lab-etcd")

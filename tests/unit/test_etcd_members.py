@@ -8,7 +8,7 @@ import pytest
 
 from fleet.adapters.etcd import members
 from fleet.adapters.etcd.health import Answer, Member, NoAnswer, Status
-from fleet.config.model import EtcdConfig
+from fleet.config.reinitialize import EtcdConfig
 from fleet.execution import Result
 
 CONFIG = EtcdConfig(hosts="A:lab-etcd", environment={"ETCDCTL_CACERT": "/a b/$(reboot)'ca.pem"})

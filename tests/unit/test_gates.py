@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fleet.adapters.k8s.client import ApiError
+from fleet.adapters.k8s.errors import ApiError
 from fleet.clock import CLOCK
 from fleet.config.model import ClusterConfig
 from fleet.engine import decide

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fleet.cli import runs
-from fleet.config.model import EtcdConfig
+from fleet.config.reinitialize import EtcdConfig
 from fleet.engine import advance, folders, report, schema, survey
 from fleet.engine import journal as j
 from fleet.engine.journal import Journal

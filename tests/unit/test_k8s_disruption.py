@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleet.adapters.k8s.budgets import parse_budget
 from fleet.adapters.k8s.demand import Toleration
-from fleet.adapters.k8s.disruption import DrainPolicy, RiskKind, assess, classify, parse_budget, parse_pod, placement
+from fleet.adapters.k8s.disruption import RiskKind, assess
+from fleet.adapters.k8s.fitting import admits, tolerates
 from fleet.adapters.k8s.model import Node, Taint
-from fleet.adapters.k8s.placement import admits, tolerates
-from fleet.adapters.k8s.pods import Pod, PodClass, refusal
+from fleet.adapters.k8s.placement import placement
+from fleet.adapters.k8s.pods import Pod, PodClass, classify, parse_pod, refusal
+from fleet.adapters.k8s.policy import DrainPolicy
 
 
 def node(name: str, *, cpu: int = 4000, memory: int = 1 << 32, pods: int = 110, **changes: Any) -> Node:

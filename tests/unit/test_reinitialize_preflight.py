@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fleet.adapters.alertmanager.silences import Alert
+from fleet.adapters.alertmanager.silence_model import Alert
 from fleet.adapters.calico import contents
 from fleet.adapters.k8s.apiserver import Health, Strange
 from fleet.config.certificates import Certificates

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from alertmanagers import InTurn, Mesh, Time
-from fleet.adapters.alertmanager.silences import SilenceError, Silences
+from fleet.adapters.alertmanager.alertmanager import SilenceError
+from fleet.adapters.alertmanager.silences import Silences
 from fleet.engine.model import Kind, Unit, UnitState, Verdict
 from fleet.steps.base import Alerts, NodeStep, SilenceNode, Unsilence, extend
 from fleet.steps.cluster import Cluster

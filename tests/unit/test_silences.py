@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alertmanagers import START, InTurn, Mesh, Time
-from fleet.adapters.alertmanager.alertmanager import epoch, find_instance, timestamp
-from fleet.adapters.alertmanager.silences import NoSuchSilenceError, SilenceError, Silences
+from fleet.adapters.alertmanager.alertmanager import NoSuchSilenceError, SilenceError, epoch, find_instance, timestamp
+from fleet.adapters.alertmanager.silences import Silences
 from fleet.config.matchers import Matcher, host_matcher, parse_matcher
 
 labels = st.from_regex(r"[a-z]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)

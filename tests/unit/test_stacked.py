@@ -13,7 +13,7 @@ import pytest
 
 from etcd_world import NAMES, Members
 from fleet.adapters.k8s import watchdog
-from fleet.adapters.k8s.client import ApiError
+from fleet.adapters.k8s.errors import ApiError
 from fleet.adapters.k8s.tally import Report
 from fleet.engine.findings import Level
 from fleet.engine.journal import Journal

@@ -5,7 +5,7 @@ import logging
 
 from fleet import arguments
 from fleet.adapters.alertmanager import downtime
-from fleet.adapters.alertmanager.silences import Silence
+from fleet.adapters.alertmanager.silence_model import Silence
 from fleet.adapters.hosts import known
 from fleet.adapters.hosts.remote import Remote
 from fleet.cookbook import FleetCookbook, FleetRunner

@@ -18,9 +18,10 @@ from spicerack import Spicerack
 
 from fleet.adapters.alertmanager.alertmanager import find_instance
 from fleet.adapters.bgp import known_hosts
-from fleet.config import sense as config_sense
+from fleet.config import consistency
+from fleet.config.file import ConfigError, read_yaml
 from fleet.config.loading import load
-from fleet.config.model import BgpConfig, Config, ConfigError, ConftoolConfig, read_yaml
+from fleet.config.model import BgpConfig, Config, ConftoolConfig
 from fleet.config.queries import queries
 from fleet.config.reinitialize import DiscoveryConfig
 from fleet.errors import FleetError
@@ -285,4 +286,4 @@ class _Spicerack:
                     f"{fleet_path}: clusters.{name}.limits.max_unavailable: {limit} is more than the"
                     f" {count(workers, 'worker')} that there {verb(workers, 'is', 'are')}"
                 )
-        yield from (f"{fleet_path}: {mistake}" for mistake in config_sense.overlaps(groups))
+        yield from (f"{fleet_path}: {mistake}" for mistake in consistency.overlaps(groups))

@@ -14,7 +14,8 @@ from spicerack import Spicerack
 
 from fleet import execution
 from fleet.adapters import locks
-from fleet.adapters.alertmanager.silences import Silence, Silences
+from fleet.adapters.alertmanager.silence_model import Silence
+from fleet.adapters.alertmanager.silences import Silences
 from fleet.adapters.bgp.errors import RouterError
 from fleet.adapters.bgp.junos import Routers
 from fleet.adapters.bgp.summary import Summary

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from fleet.config.consistency import contradictions
 from fleet.config.file import ConfigError, mistakes, read_yaml
 from fleet.config.model import Config
-from fleet.config.sense import contradictions
 
 
 def load(path: Path) -> Config:

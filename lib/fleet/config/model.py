@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, IPvAnyAddress, model_validator
 
 from fleet.config.drain import DrainConfig
-from fleet.config.file import ConfigError, read_yaml
+from fleet.config.file import ConfigError
 from fleet.config.reinitialize import EtcdConfig, ReinitializeConfig
 from fleet.config.types import (
     ALERT_LABEL,
@@ -26,20 +26,15 @@ from fleet.config.types import (
     Query,
     RouterName,
     UnitName,
-    parse_amount,
-    parse_duration,
 )
-from fleet.paths import DEFAULT_PATH, default_path
 
 __all__ = [
     "COMPONENTS",
-    "DEFAULT_PATH",
     "AlertsConfig",
     "BgpConfig",
     "ClusterConfig",
     "ComponentConfig",
     "Config",
-    "ConfigError",
     "ConftoolConfig",
     "ControlPlaneConfig",
     "DrainConfig",
@@ -49,10 +44,6 @@ __all__ = [
     "LeaseConfig",
     "LoadBalancerConfig",
     "ReinitializeConfig",
-    "default_path",
-    "parse_amount",
-    "parse_duration",
-    "read_yaml",
 ]
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from cumin import nodeset_fromlist
 from spicerack import Spicerack
 
-from fleet.adapters.alertmanager.silences import Silence, Silences
+from fleet.adapters.alertmanager.silence_model import Silence
+from fleet.adapters.alertmanager.silences import Silences
 from fleet.config import model as config
 from fleet.config.loading import load
 from fleet.config.matchers import Matcher, host_patterns, hosts_matched, parse_matcher

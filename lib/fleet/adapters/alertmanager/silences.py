@@ -34,7 +34,7 @@ from fleet.config.matchers import Matcher, host_matcher
 from fleet.errors import FleetError
 from fleet.members import Answers
 
-__all__ = ["Alert", "NoSuchSilenceError", "Silence", "SilenceError", "Silences"]
+__all__ = ["NoSuchSilenceError", "Silence", "Silences"]
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleet.adapters.etcd.members import EtcdError, ask_function
-from fleet.config.model import EtcdConfig
+from fleet.config.reinitialize import EtcdConfig
 from fleet.execution import Runner, failures
 
 TIMEOUT = 20.0

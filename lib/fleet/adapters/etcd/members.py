@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet.adapters.etcd.health import Answer, Member, NoAnswer, Status, View
-from fleet.config.model import EtcdConfig
+from fleet.config.reinitialize import EtcdConfig
 from fleet.errors import FleetError
 from fleet.execution import Result, Runner, failures
 from fleet.text import count

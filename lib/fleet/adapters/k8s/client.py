@@ -13,10 +13,10 @@ from typing import Any, TypeVar, overload
 
 from fleet.adapters.k8s import kubeconfig
 from fleet.adapters.k8s.connection import Connection, Query
-from fleet.adapters.k8s.errors import ApiError, ApiUnreachable, KubernetesError
+from fleet.adapters.k8s.errors import ApiError, KubernetesError
 from fleet.clock import CLOCK, Clock
 
-__all__ = ["JSON", "Api", "ApiError", "ApiUnreachable", "KubernetesError"]
+__all__ = ["JSON", "Api", "ApiError", "KubernetesError"]
 
 JSON = dict[str, Any]
 T = TypeVar("T")

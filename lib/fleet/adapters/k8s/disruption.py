@@ -8,29 +8,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from fleet.adapters.k8s.budgets import Budget, Ruling, asks_none, covering, parse_budget, rule, why
-from fleet.adapters.k8s.model import Node, parse_quantity
+from fleet.adapters.k8s.budgets import Budget, Ruling, asks_none, covering, rule, why
+from fleet.adapters.k8s.model import Node
 from fleet.adapters.k8s.placement import Misfit, placement
-from fleet.adapters.k8s.pods import STAYING, Controller, Pod, PodClass, classify, parse_pod, refusal, why_bare
+from fleet.adapters.k8s.pods import STAYING, Controller, Pod, PodClass, classify, refusal, why_bare
 from fleet.adapters.k8s.policy import BudgetPattern, DrainPolicy
 from fleet.adapters.k8s.volumes import Volumes
-
-__all__ = [
-    "Assessment",
-    "Budget",
-    "DrainPolicy",
-    "Misfit",
-    "Pod",
-    "PodClass",
-    "Risk",
-    "RiskKind",
-    "assess",
-    "classify",
-    "parse_budget",
-    "parse_pod",
-    "parse_quantity",
-    "placement",
-]
 
 _NAMED = 20  # pods named in one sentence; a workload may have thousands
 

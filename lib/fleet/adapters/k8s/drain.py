@@ -13,14 +13,15 @@ from enum import Enum
 
 from fleet.adapters.k8s.budgets import Budget, covering, parse_budget
 from fleet.adapters.k8s.client import JSON, Api
+from fleet.adapters.k8s.daemons import existing_daemonsets
 from fleet.adapters.k8s.eviction import Answer, Evictor, Verdict, budgets_path
-from fleet.adapters.k8s.leftover import Remaining, existing_daemonsets, has_to_go, is_overdue, pods_left, terminating
+from fleet.adapters.k8s.leftover import Remaining, has_to_go, is_overdue, pods_left, terminating
 from fleet.adapters.k8s.pods import STAYING, Pod, PodClass, PodRef, classify, parse_pod, refusal
 from fleet.adapters.k8s.policy import DrainPolicy
 from fleet.adapters.k8s.reflector import Follow, View, follow
 from fleet.clock import THREADS, Threads
 
-__all__ = ["DrainPolicy", "DrainResult", "DrainStatus", "NodeDrain", "PodRef", "Remaining", "pods_left"]
+__all__ = ["DrainResult", "DrainStatus", "NodeDrain", "pods_left"]
 
 _WORKERS = 20  # evictions asked for at once
 _AGAIN = 0.2  # seconds after which a blocked pod is asked for again when its budget has opened

@@ -8,8 +8,6 @@ from fleet.adapters.k8s.daemons import existing_daemonsets
 from fleet.adapters.k8s.pods import STAYING, Pod, PodClass, PodRef, classify, parse_pod
 from fleet.adapters.k8s.policy import DrainPolicy
 
-__all__ = ["Remaining", "existing_daemonsets", "has_to_go", "is_overdue", "pods_left", "terminating"]
-
 _SLACK = timedelta(seconds=15)  # beyond its grace, until a pod is said to be stuck
 
 

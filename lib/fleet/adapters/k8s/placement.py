@@ -12,14 +12,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 
 from fleet.adapters.k8s.demand import Demand, NodeTerm
-from fleet.adapters.k8s.fitting import Room, admits, meets, tolerates
+from fleet.adapters.k8s.fitting import Room, admits, meets
 from fleet.adapters.k8s.model import Node
 from fleet.adapters.k8s.pods import STAYING, Pod, PodRef, classify
 from fleet.adapters.k8s.topology import Move, Topology
 from fleet.adapters.k8s.volumes import Volumes
 from fleet.text import count
-
-__all__ = ["Misfit", "admits", "placement", "tolerates"]
 
 
 @dataclass(frozen=True, slots=True)

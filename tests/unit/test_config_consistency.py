@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
+from fleet.config.consistency import contradictions, overlaps
+from fleet.config.file import ConfigError
 from fleet.config.loading import load
-from fleet.config.model import Config, ConfigError
-from fleet.config.sense import contradictions, overlaps
+from fleet.config.model import Config
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "fleet.yaml"
 Change = Callable[[dict[str, Any]], object]
