@@ -140,7 +140,12 @@ class SystemEdges:
     def silences(self, config: AlertsConfig) -> Silences:
         """Return the Alertmanager of spicerack's configuration."""
         return Silences.from_spicerack(
-            self._spicerack, instance=config.instance, label=config.label, needed=config.needed
+            self._spicerack,
+            instance=config.instance,
+            label=config.label,
+            needed=config.needed,
+            clock=self.clock,
+            threads=self.threads,
         )
 
     def lock(self, cluster: Cluster, holder: Holder, on_change: Callable[[], None]) -> ClusterLock:

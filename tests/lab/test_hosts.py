@@ -12,6 +12,7 @@ from fleet.adapters.hosts import puppet
 from fleet.adapters.hosts.probe import HostState, probe
 from fleet.adapters.hosts.reboot import reboot
 from fleet.adapters.hosts.remote import Remote
+from fleet.clock import CLOCK, THREADS
 from fleet.execution import Unreachable
 from fleet_lab.lab import Lab
 
@@ -144,7 +145,7 @@ def test_a_host_without_ssh_is_unreachable_and_the_others_answer(lab: Lab, remot
 
 
 def test_a_silence_on_the_labs_alertmanager(lab: Lab, spicerack: Spicerack) -> None:
-    silences = Silences.from_spicerack(spicerack)
+    silences = Silences.from_spicerack(spicerack, clock=CLOCK, threads=THREADS)
     silence_id = silences.create(["nobody"], comment="test", author="anna", duration=60)
 
     assert silences.extend(silence_id, 120) == silence_id

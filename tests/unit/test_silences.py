@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from alertmanagers import START, InTurn, Mesh, Time
 from fleet.adapters.alertmanager.alertmanager import NoSuchSilenceError, SilenceError, epoch, find_instance, timestamp
+from fleet.adapters.alertmanager.alertmanagers import clock_difference
 from fleet.adapters.alertmanager.silences import Silences
+from fleet.clock import CLOCK, THREADS
 from fleet.config.matchers import Matcher, host_matcher, parse_matcher
 
 labels = st.from_regex(r"[a-z]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
@@ -130,7 +132,7 @@ def test_spicerack_configuration_that_is_missing(tmp_path: Path) -> None:
     spicerack: Any = SimpleNamespace(config_dir=tmp_path, dry_run=False, requests_proxies=None)
 
     with pytest.raises(SilenceError, match=r"alertmanager/config\.yaml"):
-        Silences.from_spicerack(spicerack)
+        Silences.from_spicerack(spicerack, clock=CLOCK, threads=THREADS)
 
 
 A, B, C = "http://a", "http://b", "http://c"
@@ -388,6 +390,20 @@ def test_a_difference_of_clocks_is_told_once(world: World, jumped: float, caplog
         f"The clock of {name} is 10800 s {word} this host's: silences go by Alertmanager's. Look at NTP on both."
         for name in (A, B, C)
     ]
+    assert list(world.silences.clock_differences) == caplog.messages
+    world.clock.jumped = 0
+
+    world.silences.alerts(["w1"])
+
+    assert world.silences.clock_differences == (), "it was corrected"
+
+
+@pytest.mark.parametrize(
+    ("ahead", "word"), [(5.1, "5 s ahead of"), (-5.1, "5 s behind"), (5.0, ""), (-5.0, ""), (0.0, "")]
+)
+def test_which_differences_of_clocks_are_told(ahead: float, word: str) -> None:
+    said = clock_difference(A, ahead)
+    assert f"The clock of {A} is {word} this host's" in said if word else said == ""
 
 
 @pytest.mark.parametrize("ahead", [-3600.0, 3600.0])

@@ -22,6 +22,7 @@ from fleet.adapters.bgp.summary import Summary
 from fleet.adapters.hosts.remote import Remote
 from fleet.adapters.load_balancer.connect import connect
 from fleet.adapters.load_balancer.model import LoadBalancer
+from fleet.clock import CLOCK, THREADS
 from fleet.config.file import ConfigError, read_yaml
 from fleet.config.model import ClusterConfig
 from fleet.errors import FleetError
@@ -177,7 +178,8 @@ def of_balancer(balancer: LoadBalancer | None, hosts: Sequence[str]) -> Iterator
 
 
 def _silences(cluster: ClusterConfig, runner: Spicerack) -> Silences:
-    return Silences.from_spicerack(runner, instance=cluster.alerts.instance, label=cluster.alerts.label)
+    alerts = cluster.alerts
+    return Silences.from_spicerack(runner, instance=alerts.instance, label=alerts.label, clock=CLOCK, threads=THREADS)
 
 
 def _on_hosts(cluster: ClusterConfig, runner: Spicerack, key: str, query: str) -> Iterator[str]:

@@ -169,10 +169,10 @@ def _discard_run(args: argparse.Namespace) -> int:
 def _prune_runs(args: argparse.Namespace) -> int:
     from fleet.cli import tidy
     from fleet.clock import CLOCK
-    from fleet.config import model as config
+    from fleet.config.types import parse_duration
 
     try:
-        seconds = config.parse_duration(args.older_than)
+        seconds = parse_duration(args.older_than)
     except ValueError as error:
         raise FleetError(f"--older-than: {error}") from error
     lines = tidy.prune(_state_dir(args), older_than=seconds, now=CLOCK.time(), dry_run=args.dry_run)

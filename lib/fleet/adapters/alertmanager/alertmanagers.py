@@ -83,13 +83,8 @@ class Alertmanagers:
             self._dates[name] = (reply.date, self.clock.monotonic())
             ahead = reply.date - self.clock.time()
             known, self._ahead[name] = self._ahead.get(name, 0.0), ahead
-            if abs(ahead) > _SKEW and abs(ahead - known) > _SKEW:
-                logger.warning(
-                    "The clock of %s is %.0f s %s this host's: silences go by Alertmanager's. Look at NTP on both.",
-                    name,
-                    abs(ahead),
-                    "ahead of" if ahead > 0 else "behind",
-                )
+            if (problem := clock_difference(name, ahead)) and abs(ahead - known) > _SKEW:
+                logger.warning("%s", problem)
         return reply
 
     def read(
@@ -114,6 +109,11 @@ class Alertmanagers:
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise SilenceError("its answer cannot be read: is this an Alertmanager with the API v2?") from error
 
+    @property
+    def clock_differences(self) -> tuple[str, ...]:
+        """Which members' clocks differ from this host's, a sentence each; as of the last answers."""
+        return tuple(said for name, ahead in list(self._ahead.items()) if (said := clock_difference(name, ahead)))
+
     def now(self, name: str) -> float:
         """Return the time by a member's clock, in seconds since the epoch."""
         date, then = self._dates.get(name, (self.clock.time(), self.clock.monotonic()))
@@ -123,3 +123,19 @@ class Alertmanagers:
         """Return a time that a member told, in seconds since the epoch by our clock."""
         ahead = self._ahead.get(name, 0.0)
         return epoch(text) - (ahead if abs(ahead) > _SKEW else 0.0)
+
+
+def clock_difference(name: str, ahead: float) -> str:
+    """Return what is wrong with a member's clock, in a sentence; empty if it agrees with this host's.
+
+    Args:
+        name: the member.
+        ahead: seconds that its clock is ahead of this host's; negative if it is behind.
+    """
+    if abs(ahead) <= _SKEW:
+        return ""
+    word = "ahead of" if ahead > 0 else "behind"
+    return (
+        f"The clock of {name} is {abs(ahead):.0f} s {word} this host's: silences go by Alertmanager's."
+        " Look at NTP on both."
+    )

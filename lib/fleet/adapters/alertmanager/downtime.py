@@ -11,9 +11,11 @@ from spicerack import Spicerack
 
 from fleet.adapters.alertmanager.silence_model import Silence
 from fleet.adapters.alertmanager.silences import Silences
-from fleet.config import model as config
+from fleet.clock import CLOCK, THREADS
 from fleet.config.loading import load
 from fleet.config.matchers import Matcher, host_patterns, hosts_matched, parse_matcher
+from fleet.config.model import AlertsConfig
+from fleet.paths import default_path
 from fleet.text import count
 
 LONGEST = 31 * 24
@@ -69,12 +71,14 @@ def connect(spicerack: Spicerack, cluster: str | None) -> Alerting:
     Raises:
         FleetError: the configuration cannot be read, or has no such cluster or Alertmanager.
     """
-    settings = config.AlertsConfig()
+    settings = AlertsConfig()
     if cluster is not None:
-        settings = load(config.default_path(spicerack.config_dir)).cluster(cluster).alerts
+        settings = load(default_path(spicerack.config_dir)).cluster(cluster).alerts
     return Alerting(
         # One will do, as somebody reads what the others did not answer, and the mesh brings it to them.
-        Silences.from_spicerack(spicerack, instance=settings.instance, label=settings.label, needed=1),
+        Silences.from_spicerack(
+            spicerack, instance=settings.instance, label=settings.label, needed=1, clock=CLOCK, threads=THREADS
+        ),
         settings.label,
         tuple(parse_matcher(matcher) for matcher in settings.matchers),
     )

@@ -84,12 +84,21 @@ class Silences:
 
     @classmethod
     def from_spicerack(
-        cls, spicerack: Spicerack, *, instance: str = "", label: str = "instance", needed: int | None = None
+        cls,
+        spicerack: Spicerack,
+        *,
+        clock: Clock,
+        threads: Threads,
+        instance: str = "",
+        label: str = "instance",
+        needed: int | None = None,
     ) -> "Silences":
         """Use the Alertmanager of spicerack's configuration, ``alertmanager/config.yaml`` in its folder.
 
         Args:
             spicerack: for the configuration, and whether this is a dry-run.
+            clock: the time.
+            threads: how to ask several at the same time.
             instance: the instance to use; empty for the default one.
             label: the label of alerts that names the host.
             needed: how many members have to answer; None for all.
@@ -106,12 +115,25 @@ class Silences:
             auth=(found["http_username"], found["http_password"]) if "http_username" in found else None,
             proxies=spicerack.requests_proxies if found.get("http_use_proxy") else None,
         )
-        return cls(found["urls"], label=label, needed=needed, transport=transport, dry_run=spicerack.dry_run)
+        return cls(
+            found["urls"],
+            label=label,
+            needed=needed,
+            transport=transport,
+            clock=clock,
+            threads=threads,
+            dry_run=spicerack.dry_run,
+        )
 
     @property
     def unasked(self) -> str:
         """Which members could not be asked the last time, where the others suffice; empty if all answered."""
         return self._members.unasked
+
+    @property
+    def clock_differences(self) -> tuple[str, ...]:
+        """Which members' clocks differ from this host's, a sentence each; as of the last answers."""
+        return self._members.clock_differences
 
     def create(
         self, hosts: Sequence[str], *, comment: str, author: str, duration: float, matchers: Sequence[Matcher] = ()
