@@ -262,6 +262,8 @@ def heal(world: World) -> None:
             world.machines.come_up_after(name, 20.0)
         if world.kubernetes.find(NODES, name) is None:
             world.components.register(name)
-        if (node := world.kubernetes.find(NODES, name)) and ownership(parse_node(node)) is None:
+        node = world.kubernetes.find(NODES, name)
+        owner = ownership(parse_node(node)) if node else None
+        if node and (owner is None or owner.given_up):
             _uncordon(world, name, 0.0)
     world.advance(700.0)
