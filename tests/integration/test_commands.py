@@ -136,7 +136,7 @@ def test_what_is_left_in_the_background_is_not_waited_for(run: Run) -> None:
 CHILD = """
 import signal, sys, threading
 from pathlib import Path
-from fleet import commands
+from fleet.adapters import commands
 # A shell that has started the tests in its background has had them ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
