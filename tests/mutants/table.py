@@ -123,7 +123,7 @@ MUTANTS = (
         f"{_STEPS}::TestCordon::test_what_others_cordoned_stays_cordoned",
     ),
     _of(
-        "steps/base.py",
+        "steps/cordon.py",
         "if node.unschedulable and owner and owner.run == self.cluster.run.id:",
         "if node.unschedulable:",
         f"{_STEPS}::TestCordon::test_only_a_cordon_in_the_name_of_the_run_counts",
@@ -160,25 +160,25 @@ MUTANTS = (
     ),
     # Gates.
     _of(
-        "steps/base.py",
+        "steps/ready.py",
         'if heartbeat(node) in ("", state.facts.get(HEARTBEAT)):',
         "if False:",
         "test_ready.py::test_a_heartbeat_from_before_the_reboot_does_not_count",
     ),
     _of(
-        "steps/base.py",
+        "steps/ready.py",
         "            if not node.ready:\n",
         "            if False:\n",
         "test_ready.py::test_a_node_that_was_not_rebooted_has_to_be_ready",
     ),
     _of(
-        "steps/base.py",
+        "steps/ready.py",
         'if node.boot_id and node.boot_id == state.facts.get("boot_id"):',
         "if False:",
         "test_ready.py::test_a_heartbeat_of_the_old_boot_does_not_count_however_late_it_is",
     ),
     _of(
-        "steps/base.py",
+        "steps/alerts.py",
         """return pending(f"firing: {', '.join(firing)}") if firing else done()""",
         "return done()",
         f"{_STEPS}::TestSilences::test_alerts_that_fired_before_keep_nobody_and_others_do",
@@ -221,13 +221,13 @@ MUTANTS = (
     ),
     # What is given back.
     _of(
-        "steps/base.py",
+        "steps/cordon.py",
         "            if owner and owner.run == self.cluster.run.id:\n                return pending(",
         "            if False:\n                return pending(",
         f"{_STEPS}::TestWayBack::test_a_node_that_is_still_marked_is_not_given_back",
     ),
     _of(
-        "steps/base.py",
+        "steps/cordon.py",
         "            if has_taint(node, self.cluster.run.id) and not state.released:\n",
         "            if False:\n",
         f"{_STEPS}::TestWayBack::test_the_taint_goes_too",
@@ -245,7 +245,7 @@ MUTANTS = (
         f"{_STEPS}::TestWayBack::test_nodes_that_are_done_are_not_tainted_again",
     ),
     _of(
-        "steps/base.py",
+        "steps/silences.py",
         'if before.endswith(f" - run {cluster.run.id}"):',
         "if True:",
         f"{_STEPS}::TestSilences::test_silences_of_others_are_not_ended",
@@ -257,7 +257,7 @@ MUTANTS = (
         f"{_STEPS}::TestSilences::test_those_of_held_nodes_last",
     ),
     _of(
-        "steps/base.py",
+        "steps/silences.py",
         '        if "alerts_before" in state.facts:\n',
         "        if False:\n",
         f"{_STEPS}::TestSilences::test_what_fires_later_did_not_fire_before",

@@ -14,11 +14,13 @@ from fleet.engine.findings import Level
 from fleet.engine.journal import Journal
 from fleet.engine.model import Kind, Phase, Status, Unit, UnitState, Verdict
 from fleet.procedures import preflight
-from fleet.steps.base import Alerts, Cordon, SilenceNode, Uncordon, Unsilence, extend
+from fleet.steps.alerts import Alerts
 from fleet.steps.cleanup import EndSilences, TaintPending, Untaint
 from fleet.steps.cluster import Cluster
+from fleet.steps.cordon import Cordon, Uncordon
 from fleet.steps.drain import Drain
 from fleet.steps.reboot import Puppet, Reboot
+from fleet.steps.silences import SilenceNode, Unsilence, extend
 from worlds.kubernetes import NODES, PODS
 from worlds.nodes import World
 from worlds.troubles import TROUBLES

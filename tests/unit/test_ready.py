@@ -14,7 +14,7 @@ from fleet.adapters.k8s.model import Node, parse_node
 from fleet.clock import CLOCK
 from fleet.engine.model import Kind, Unit, UnitState, Verdict
 from fleet.execution import Result
-from fleet.steps.base import Ready
+from fleet.steps.ready import Ready
 from fleet.steps.reboot import Puppet, Reboot
 
 OLD, NEW, LATER = (f"00000000-0000-0000-0000-00000000000{number}" for number in (1, 2, 3))

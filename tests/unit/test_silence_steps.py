@@ -8,8 +8,10 @@ from alertmanagers import InTurn, Mesh, Time
 from fleet.adapters.alertmanager.alertmanager import SilenceError
 from fleet.adapters.alertmanager.silences import Silences
 from fleet.engine.model import Kind, Unit, UnitState, Verdict
-from fleet.steps.base import Alerts, NodeStep, SilenceNode, Unsilence, extend
+from fleet.steps.alerts import Alerts
+from fleet.steps.base import NodeStep
 from fleet.steps.cluster import Cluster
+from fleet.steps.silences import SilenceNode, Unsilence, extend
 from hosts_world import World
 
 A, B = "http://a", "http://b"

@@ -18,7 +18,8 @@ from fleet.engine.model import Limits, Status, Unit, UnitState, Verdict, done, p
 from fleet.errors import FleetError
 from fleet.procedures import preflight
 from fleet.procedures.procedure import Procedure, Proposal
-from fleet.steps import base, brackets
+from fleet.steps import brackets
+from fleet.steps.alerts import Alerts
 from fleet.steps.base import NodeStep, each
 from fleet.steps.cluster import Cluster
 from fleet.steps.units import Active, Guard
@@ -85,7 +86,7 @@ def stage_of(
             *closing,
         ],
         act=act,
-        proofs=[active, *proofs, base.Alerts(cluster)],
+        proofs=[active, *proofs, Alerts(cluster)],
         limits=Limits(blocked=cluster.config.deadlines.blocked),
         renew=cluster.config.alerts.silence / 3,
         abort_proofs=[active, *abort_proofs],

@@ -27,9 +27,13 @@ from fleet.names import known_as
 from fleet.procedures import inventory, preflight
 from fleet.procedures.availability import NODES, absent, unit_of
 from fleet.procedures.procedure import Nothing, Procedure, Proposal
-from fleet.steps import base, bgp, brackets, gates
-from fleet.steps.base import NodeStep, silences_of
+from fleet.steps import bgp, brackets, gates
+from fleet.steps.alerts import Alerts
+from fleet.steps.base import NodeStep
 from fleet.steps.cluster import Cluster
+from fleet.steps.cordon import is_closed
+from fleet.steps.ready import Ready
+from fleet.steps.silences import silences_of
 from fleet.text import count, verb
 
 _ABORT_DEADLINE = 60.0
@@ -185,17 +189,17 @@ def stage_of(
         targets=list,
         before=_wanted(before),
         holding=[
-            brackets.silenced(cluster, needs=lambda state: base.is_closed(cluster, state.unit.name)),
+            brackets.silenced(cluster, needs=lambda state: is_closed(cluster, state.unit.name)),
             brackets.preferring_others(cluster),
             brackets.cordoned(cluster),
             *(leaving if drains else ()),
         ],
         act=act,
-        proofs=[*_wanted(proofs), base.Alerts(cluster)],
+        proofs=[*_wanted(proofs), Alerts(cluster)],
         after=_wanted(after) if drains else (),
         retry=_retry(cluster),
         renew=config.alerts.silence / 3,
-        abort_proofs=_wanted((base.Ready(cluster), bgp.Proven(cluster), gates.DaemonsReady(cluster))),
+        abort_proofs=_wanted((Ready(cluster), bgp.Proven(cluster), gates.DaemonsReady(cluster))),
         patience=_ABORT_DEADLINE + (config.bgp.stable if config.bgp else 0.0),
         concerns=lambda state: _is_closed_now(cluster, state),
         in_flight=lambda state: _is_ours(cluster, state),
@@ -209,7 +213,7 @@ def _wanted(those: Sequence[NodeStep]) -> list[Step]:
 
 def _is_closed_now(cluster: Cluster, state: UnitState) -> bool:
     cluster.check_current()
-    return base.is_closed(cluster, state.unit.name)
+    return is_closed(cluster, state.unit.name)
 
 
 def _is_ours(cluster: Cluster, state: UnitState) -> bool:

@@ -26,9 +26,10 @@ from fleet.engine.model import Facts, Limits, Observation, Stage, Unit, UnitStat
 from fleet.engine.survey import in_doubt, open_runs
 from fleet.errors import FleetError
 from fleet.procedures.availability import NODES, absent
-from fleet.steps import base, bgp, drain_risks, units
+from fleet.steps import bgp, drain_risks, units
 from fleet.steps.at_most_once import other_machine
 from fleet.steps.cluster import Cluster
+from fleet.steps.drain_risks import drain_policy
 from fleet.text import count
 
 _CLOCKS_DIFFER, _CLOCKS_ARE_WRONG = 5.0, 60.0
@@ -77,9 +78,7 @@ def examine(
         return findings
 
     def pods() -> list[Finding]:
-        assessment = drain_risks.assess(
-            cluster.api, known, [unit.name for unit in units], base.drain_policy(config.drain)
-        )
+        assessment = drain_risks.assess(cluster.api, known, [unit.name for unit in units], drain_policy(config.drain))
         evictions.update(assessment.evictions)
         return [drain_risks.of_risk(risk) for risk in assessment.risks]
 

@@ -3,8 +3,8 @@
 from fleet.engine.declaration import Stage
 from fleet.procedures.nodes import NodeProcedure, stage_of
 from fleet.steps import bgp, gates
-from fleet.steps.base import Ready
 from fleet.steps.cluster import Cluster
+from fleet.steps.ready import Ready
 from fleet.steps.reboot import Puppet, Reboot
 
 

@@ -3,9 +3,9 @@
 from fleet.engine.declaration import Stage
 from fleet.procedures.nodes import NodeProcedure, stage_of
 from fleet.steps import bgp, gates, units
-from fleet.steps.base import Ready
 from fleet.steps.cluster import Cluster
 from fleet.steps.daemon import Restart
+from fleet.steps.ready import Ready
 
 
 def drains(cluster: Cluster) -> bool:

@@ -14,8 +14,11 @@ from fleet.clock import Clock, Moment
 from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import Facts, Kind, Phase, UnitState, Verdict, done, failed, pending, unknown
 from fleet.execution import Result, Unreachable
-from fleet.steps.base import UNCORDONED, NodeStep, drain_policy, each, each_host, silence_node, silences_of
+from fleet.steps.base import NodeStep, each, each_host
 from fleet.steps.cluster import Cluster
+from fleet.steps.cordon import UNCORDONED
+from fleet.steps.drain_risks import drain_policy
+from fleet.steps.silences import silence_node, silences_of
 
 REPLACED = "replaced_at"
 """The name under which is remembered when the new one began, at the earliest: a :class:`fleet.clock.Moment`."""

@@ -17,8 +17,9 @@ from fleet.engine.findings import Finding, Level, ask, note, stop
 from fleet.engine.model import Kind, UnitState, Verdict, done, failed, pending
 from fleet.errors import FleetError
 from fleet.steps.at_most_once import began
-from fleet.steps.base import NodeStep, each, is_closed
+from fleet.steps.base import NodeStep, each
 from fleet.steps.cluster import Cluster
+from fleet.steps.cordon import is_closed
 
 FACT = "bgp"
 """The name under which a node's baseline is remembered."""

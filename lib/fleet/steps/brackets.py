@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from fleet.adapters.load_balancer.model import LoadBalancer
 from fleet.engine.declaration import Bracket, Step, Verdicts
 from fleet.engine.model import Status, UnitState
-from fleet.steps import base
 from fleet.steps.balancing import Depool, Pool, Repool, Watched
 from fleet.steps.cleanup import EndSilences, TaintPending, Untaint
 from fleet.steps.cluster import Cluster
 from fleet.steps.control_plane_health import ControlPlane
+from fleet.steps.cordon import Cordon, Uncordon
 from fleet.steps.drain import Drain
 from fleet.steps.puppet import EnablePuppet, PuppetOff, PuppetOn
+from fleet.steps.silences import SilenceNode, Unsilence, extend
 
 
 def silenced(cluster: Cluster, *, needs: Callable[[UnitState], bool] = lambda _state: True) -> Bracket:
@@ -26,11 +27,11 @@ def silenced(cluster: Cluster, *, needs: Callable[[UnitState], bool] = lambda _s
         return state.status is Status.HELD and needs(state)
 
     def renew(units: Sequence[UnitState]) -> Verdicts:
-        return base.extend(cluster, units, cluster.config.alerts.silence)
+        return extend(cluster, units, cluster.config.alerts.silence)
 
     return Bracket(
-        take=base.SilenceNode(cluster),
-        back=base.Unsilence(cluster),
+        take=SilenceNode(cluster),
+        back=Unsilence(cluster),
         cleanup=lambda seen: EndSilences(cluster, seen.everywhere, is_held),
         renew=renew,
     )
@@ -43,7 +44,7 @@ def preferring_others(cluster: Cluster) -> Bracket:
 
 def cordoned(cluster: Cluster) -> Bracket:
     """Return the bracket of a node's cordon."""
-    return Bracket(take=base.Cordon(cluster), back=base.Uncordon(cluster))
+    return Bracket(take=Cordon(cluster), back=Uncordon(cluster))
 
 
 def drained(cluster: Cluster) -> Bracket:

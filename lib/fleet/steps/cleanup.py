@@ -6,9 +6,10 @@ from fleet.adapters.alertmanager.silences import Silence
 from fleet.adapters.k8s import nodes
 from fleet.engine.declaration import Known, Tell, Verdicts
 from fleet.engine.model import Status, UnitState, done, undone
-from fleet.steps import base
 from fleet.steps.base import NodeStep
 from fleet.steps.cluster import Cluster
+from fleet.steps.cordon import has_taint
+from fleet.steps.silences import silence_node, silences_of
 from fleet.text import count, verb
 
 
@@ -97,7 +98,7 @@ class EndSilences(NodeStep):
         for silence in short:
             self.cluster.silences.extend(silence.id, self.cluster.config.alerts.held_silence)
         for name in bare:
-            base.silence_node(self.cluster, name, self.cluster.config.alerts.held_silence)
+            silence_node(self.cluster, name, self.cluster.config.alerts.held_silence)
         return {state.unit.name: done() for state in units}
 
     def _find(self) -> tuple[list[Silence], list[Silence], list[str]]:
@@ -106,7 +107,7 @@ class EndSilences(NodeStep):
         held = {name for name, state in known.items() if self._is_held(state)}
         given_up = {name for name, state in known.items() if state.status is Status.GIVEN_UP}
         stray, short = [], []
-        active = base.silences_of(self.cluster)
+        active = silences_of(self.cluster)
         for name, silences in active.items():
             if name in given_up:
                 continue  # They expire by themselves.
@@ -119,4 +120,4 @@ class EndSilences(NodeStep):
 
 def _has_taint(cluster: Cluster, name: str) -> bool:
     node = cluster.nodes.snapshot().get(name)
-    return node is not None and base.has_taint(node, cluster.run.id)
+    return node is not None and has_taint(node, cluster.run.id)

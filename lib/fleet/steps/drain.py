@@ -7,8 +7,10 @@ from fleet.adapters.k8s import drain
 from fleet.adapters.k8s.drain import NodeDrain
 from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import Kind, Phase, UnitState, Verdict, done, failed, held, pending, undone
-from fleet.steps.base import FAST, UNCORDONED, NodeStep, drain_policy, each
+from fleet.steps.base import FAST, NodeStep, each
 from fleet.steps.cluster import Cluster
+from fleet.steps.cordon import UNCORDONED
+from fleet.steps.drain_risks import drain_policy
 from fleet.text import count
 
 

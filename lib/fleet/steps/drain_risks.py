@@ -13,8 +13,9 @@ from fleet.adapters.k8s.disruption import Assessment, Risk, RiskKind
 from fleet.adapters.k8s.eviction import budgets_path, policy_version
 from fleet.adapters.k8s.model import Node, parse_release
 from fleet.adapters.k8s.pods import Pod, parse_pod
-from fleet.adapters.k8s.policy import DrainPolicy
+from fleet.adapters.k8s.policy import BudgetPattern, DrainPolicy
 from fleet.adapters.k8s.volumes import Volumes, bound, parse_claim, parse_volume
+from fleet.config.model import DrainConfig
 from fleet.engine.findings import Finding, ask, note, stop
 
 
@@ -97,3 +98,17 @@ def _ending(api: Api) -> frozenset[str]:
 
 def _is_ending(metadata: Mapping[str, str]) -> str:
     return metadata["name"] if "deletionTimestamp" in metadata else ""
+
+
+def drain_policy(config: DrainConfig) -> DrainPolicy:
+    """Return what may be done with pods that nothing protects."""
+    return DrainPolicy(
+        bare_pods=config.bare_pods,
+        empty_dir=config.empty_dir,
+        finalizers=config.finalizers,
+        daemon_kinds=config.daemon_kinds,
+        opens_on_cordon=tuple(
+            BudgetPattern(each.namespace, each.name, tuple(sorted(each.labels.items())))
+            for each in config.opens_on_cordon
+        ),
+    )

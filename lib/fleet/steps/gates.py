@@ -10,8 +10,9 @@ from fleet.adapters.k8s.owners import Standing, Workload
 from fleet.adapters.k8s.pods import STAYING, PodClass, classify, parse_pod
 from fleet.engine.declaration import Verdicts
 from fleet.engine.model import UnitState, Verdict, done, pending
-from fleet.steps.base import NEW_BOOT, NodeStep, each
+from fleet.steps.base import NodeStep, each
 from fleet.steps.cluster import Cluster
+from fleet.steps.ready import NEW_BOOT
 
 DAEMONS = "daemons"
 """The name under which the pods are remembered that stay on a node and were Ready."""

@@ -9,7 +9,8 @@ from fleet.engine.model import Facts, Kind, UnitState, Verdict, done, failed, pe
 from fleet.execution import Result, Unreachable
 from fleet.steps import gates
 from fleet.steps.at_most_once import Incarnation, NodeAtMostOnce
-from fleet.steps.base import HEARTBEAT, NodeStep, each_host, heartbeat
+from fleet.steps.base import NodeStep, each_host
+from fleet.steps.ready import HEARTBEAT, heartbeat
 
 
 class Reboot(NodeAtMostOnce):

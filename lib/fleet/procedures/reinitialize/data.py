@@ -16,7 +16,8 @@ from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import Kind, UnitState, Verdict, done, failed, pending, undone
 from fleet.errors import FleetError
 from fleet.procedures.reinitialize.world import World
-from fleet.steps.base import NodeStep, each, silence_comment, silences_about
+from fleet.steps.base import NodeStep, each
+from fleet.steps.silences import silence_comment, silences_about
 from fleet.text import count, verb
 
 EMPTY = "was_empty"

@@ -16,8 +16,9 @@ from fleet.procedures.reinitialize.machines import ABSENT
 from fleet.procedures.reinitialize.world import World
 from fleet.steps import bgp
 from fleet.steps.at_most_once import REPLACED, Incarnation, began
-from fleet.steps.base import HEARTBEAT, NodeStep, each, heartbeat
+from fleet.steps.base import NodeStep, each
 from fleet.steps.cluster import Cluster
+from fleet.steps.ready import HEARTBEAT, heartbeat
 from fleet.steps.units import RestartUnit
 from fleet.text import count
 

@@ -17,7 +17,8 @@ from fleet.engine.model import (
 from fleet.errors import FleetError
 from fleet.procedures.reinitialize.data import Say, Silenced, WorldStep
 from fleet.procedures.reinitialize.world import World
-from fleet.steps.base import CHANGE_DEADLINE, silences_about
+from fleet.steps.base import CHANGE_DEADLINE
+from fleet.steps.silences import silences_about
 from fleet.text import count
 
 ANSWER = "answer"

@@ -1,0 +1,29 @@
+"""The alerts of hosts: none that did not fire before."""
+
+from collections.abc import Sequence
+
+from fleet.engine.declaration import Verdicts
+from fleet.engine.model import UnitState, Verdict, done, pending
+from fleet.steps.base import NodeStep, each
+
+
+class Alerts(NodeStep):
+    """No alert of the host fires that did not fire before."""
+
+    name = "alerts"
+    deadline = "alerts"
+    gate = True
+    acceptable = True
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Ask Alertmanager for the alerts of all hosts at once, silenced ones too."""
+        hosts = self.cluster.by_host(state.unit.name for state in units)
+        alerts = self.cluster.silences.alerts(list(hosts))
+
+        def judge(state: UnitState) -> Verdict:
+            expected = {*self.cluster.config.alerts.ignore, *state.facts.get("alerts_before", [])}
+            host = self.cluster.hosts[state.unit.name]
+            firing = sorted({alert.name for alert in alerts if alert.host == host} - expected)
+            return pending(f"firing: {', '.join(firing)}") if firing else done()
+
+        return each(units, judge)

@@ -1,0 +1,124 @@
+"""The silences of nodes and hosts: one for each, by this run, found again by its comment."""
+
+from collections.abc import Sequence
+
+from fleet.adapters.alertmanager.silences import NoSuchSilenceError, Silence
+from fleet.config.matchers import parse_matcher
+from fleet.engine.declaration import Tell, Verdicts
+from fleet.engine.model import UnitState, Verdict, done, pending, undone
+from fleet.steps.base import FAST, NodeStep, each
+from fleet.steps.cluster import Cluster
+
+
+class SilenceNode(NodeStep):
+    """The node's alerts are silenced, by a silence of this run."""
+
+    name = "silence"
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look for this run's silences; one whose id was lost in a crash is found by its comment."""
+        active = silences_of(self.cluster)
+
+        def judge(state: UnitState) -> Verdict:
+            found = active.get(state.unit.name)
+            if not found:
+                return pending("not silenced")
+            if lacking := found[0].lacking:
+                return undone(f"not silenced at {', '.join(lacking)}")
+            return done(silence=found[0].id, alerts_before=self._alerts_before(state))
+
+        return each(units, judge)
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Create a silence for each node, and note which alerts were firing before."""
+        config = self.cluster.config.alerts
+
+        def create(state: UnitState) -> Verdict:
+            before = self._alerts_before(state)
+            return done(silence=silence_node(self.cluster, state.unit.name, config.silence), alerts_before=before)
+
+        return each(units, create)
+
+    def _alerts_before(self, state: UnitState) -> list[str]:
+        """Return the names of the alerts that fired before; of a resumed run's own work there may be more by now."""
+        if "alerts_before" in state.facts:
+            return list(state.facts["alerts_before"])
+        return [alert.name for alert in self.cluster.silences.alerts([self.cluster.hosts[state.unit.name]])]
+
+
+def silence_node(cluster: Cluster, node: str, duration: float) -> str:
+    """Silence a node's alerts for some seconds; the comment tells the run and the node."""
+    return cluster.silences.create(
+        [cluster.hosts[node]],
+        comment=silence_comment(cluster, node),
+        author=cluster.run.operator,
+        duration=duration,
+        matchers=[parse_matcher(matcher) for matcher in cluster.config.alerts.matchers],
+    )
+
+
+def silence_comment(cluster: Cluster, about: str) -> str:
+    """Return the comment of a silence: it tells the run, and what the silence is for."""
+    run = cluster.run
+    task = f" - {run.task}" if run.task else ""
+    return f"{run.reason}{task} - run {run.id} - {about}"
+
+
+def silences_about(cluster: Cluster) -> dict[str, list[Silence]]:
+    """Return this run's active silences by what they are for; one that merely mentions the run is someone else's."""
+    found: dict[str, list[Silence]] = {}
+    for silence in cluster.silences.find(comment_contains=cluster.run.id):
+        before, _, about = silence.comment.rpartition(" - ")
+        if before.endswith(f" - run {cluster.run.id}"):
+            found.setdefault(about, []).append(silence)
+    return found
+
+
+def silences_of(cluster: Cluster) -> dict[str, list[Silence]]:
+    """Return this run's active silences by node."""
+    return {node: found for node, found in silences_about(cluster).items() if node in cluster.hosts}
+
+
+class Unsilence(NodeStep):
+    """The node's silence has ended."""
+
+    name = "unsilence"
+    poll = FAST
+    gives_back = True
+
+    def check(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look for silences of this run that are still active."""
+        active = silences_of(self.cluster)
+        return each(units, lambda state: undone("still silenced") if state.unit.name in active else done())
+
+    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Expire them."""
+        active = silences_of(self.cluster)
+
+        def expire(state: UnitState) -> Verdict:
+            for silence in active.get(state.unit.name, []):
+                self.cluster.silences.expire(silence.id)
+            return done()
+
+        return each(units, expire)
+
+
+def extend(cluster: Cluster, units: Sequence[UnitState], duration: float) -> Verdicts:
+    """Extend the silences of units in flight. One that has expired meanwhile is replaced, under another id.
+
+    Args:
+        cluster: the cluster.
+        units: the units.
+        duration: seconds from now.
+    """
+
+    def one(state: UnitState) -> Verdict:
+        silence = state.facts.get("silence")
+        if silence is None:
+            return done()
+        try:
+            return done(silence=cluster.silences.extend(str(silence), duration))
+        except NoSuchSilenceError:
+            return done(silence=silence_node(cluster, state.unit.name, duration))
+
+    return each(units, one)
