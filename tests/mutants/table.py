@@ -264,16 +264,28 @@ MUTANTS = (
     ),
     # The preflight and the plan.
     _of(
-        "procedures/preflight.py",
-        'if "reboot" in node_steps and not answer.can_reboot:',
-        "if False:",
+        "steps/reboot.py",
+        "if not answer.can_reboot]",
+        "if False]",
         f"{_STEPS}::TestPreflight::test_a_host_without_reboot_host_is_named",
     ),
     _of(
-        "procedures/preflight.py",
-        "        elif puppet and answer.puppet_disabled is not None:\n",
-        "        elif False:\n",
+        "steps/reboot.py",
+        "            elif answer.puppet_disabled is not None:\n",
+        "            elif False:\n",
         f"{_STEPS}::TestPreflight::test_a_host_whose_puppet_is_disabled_is_named",
+    ),
+    _of(
+        "steps/drain.py",
+        "            return Found((unread(error),), columns={EVICTIONS: {}})\n",
+        "            return Found((unread(error),))\n",
+        f"{_UNIT}/test_look.py::test_a_drain_that_could_not_be_looked_at_is_not_shown_as_one_without_pods",
+    ),
+    _of(
+        "procedures/preflight.py",
+        '        step = getattr(step, "wraps", None)\n',
+        "        step = None\n",
+        f"{_UNIT}/test_look.py::test_a_new_step_is_looked_at_without_any_other_file",
     ),
     _of(
         "procedures/preflight.py",

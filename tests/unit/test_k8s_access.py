@@ -11,6 +11,10 @@ from fleet.adapters.k8s.client import JSON
 from fleet.adapters.k8s.connection import Query
 from fleet.adapters.k8s.errors import ApiError
 from fleet.config.model import LeaseConfig
+from fleet.steps.base import NodeStep
+from fleet.steps.cordon import Cordon
+from fleet.steps.drain import Drain
+from fleet.steps.gates import DaemonsReady, VolumesDetached, WorkloadsBack
 
 RBAC = Path(__file__).parents[2] / "config" / "kubernetes-rbac.yaml"
 
@@ -91,23 +95,17 @@ def test_the_role_that_is_shipped_has_all_rights() -> None:
 @pytest.mark.parametrize(
     ("step", "right"),
     [
-        ("volumes", ("list", "volumeattachments")),
-        ("workloads", ("get", "statefulsets")),
-        ("drain", ("list", "poddisruptionbudgets")),
-        ("daemons", ("get", "daemonsets")),
+        (VolumesDetached, ("list", "volumeattachments")),
+        (WorkloadsBack, ("get", "statefulsets")),
+        (Drain, ("list", "poddisruptionbudgets")),
+        (Drain, ("create", "pods/eviction")),
+        (DaemonsReady, ("get", "daemonsets")),
+        (Cordon, ("patch", "nodes")),
     ],
 )
-def test_a_gate_needs_what_it_reads(step: str, right: tuple[str, str]) -> None:
-    for steps in ([], [step]):
-        needed = [(each.verb, each.resource) for each in rights.of_nodes(LeaseConfig(), steps) if each.vital]
-        assert (right in needed) == (step in steps)
-
-
-@pytest.mark.parametrize("steps", [(), ("drain",)])
-def test_only_a_drain_needs_to_evict(steps: tuple[str, ...]) -> None:
-    asked = {(right.verb, right.resource) for right in rights.of_nodes(LeaseConfig(), steps)}
-    assert (("create", "pods/eviction") in asked) == bool(steps)
-    assert ("patch", "nodes") in asked
+def test_a_step_needs_what_it_asks_of_the_api(step: type[NodeStep], right: tuple[str, str]) -> None:
+    assert right in [(each.verb, each.resource) for each in step.rights if each.vital]
+    assert set(step.rights) <= set(rights.of_everything(LeaseConfig()))
 
 
 def test_an_api_that_does_not_tell_is_an_error() -> None:

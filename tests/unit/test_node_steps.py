@@ -10,15 +10,17 @@ import pytest
 from fleet.adapters.k8s import nodes
 from fleet.adapters.k8s.nodes import PENDING_TAINT, Owner, ownership
 from fleet.engine import plan
-from fleet.engine.findings import Level
+from fleet.engine.findings import Found, Level, merged
 from fleet.engine.journal import Journal
 from fleet.engine.model import Kind, Phase, Status, Unit, UnitState, Verdict
 from fleet.procedures import preflight
 from fleet.steps.alerts import Alerts
+from fleet.steps.base import NodeStep
 from fleet.steps.cleanup import EndSilences, TaintPending, Untaint
 from fleet.steps.cluster import Cluster
 from fleet.steps.cordon import Cordon, Uncordon
 from fleet.steps.drain import Drain
+from fleet.steps.look import Look
 from fleet.steps.reboot import Puppet, Reboot
 from fleet.steps.silences import SilenceNode, Unsilence, extend
 from worlds.kubernetes import NODES, PODS
@@ -253,18 +255,20 @@ class TestSilences:
 
 
 class TestPreflight:
-    def findings(self, cluster: Cluster, *steps: str) -> list[str]:
-        return [found.what for found in preflight.of_hosts(cluster, steps) if found.level is Level.STOP]
+    def findings(self, cluster: Cluster, *steps: NodeStep) -> list[str]:
+        look = Look(cluster)
+        told = merged([Found(tuple(preflight.of_hosts(look))), *(step.preflight(look) for step in steps)])
+        return [found.what for found in told.findings if found.level is Level.STOP]
 
     def test_a_host_without_reboot_host_is_named(self, world: World, cluster: Cluster) -> None:
-        assert self.findings(cluster, "reboot") == []
+        assert self.findings(cluster, Reboot(cluster)) == []
         world.machines.machines["w1"].can_reboot = False
-        assert self.findings(cluster, "reboot") == ["w1 has no reboot-host in its PATH."]
-        assert self.findings(cluster, "restart") == []
+        assert self.findings(cluster, Reboot(cluster)) == ["w1 has no reboot-host in its PATH."]
+        assert self.findings(cluster, Puppet(cluster)) == []
 
     def test_a_host_whose_puppet_is_disabled_is_named(self, world: World, cluster: Cluster) -> None:
         world.machines.machines["w1"].puppet = "by hand"
-        assert self.findings(cluster, "puppet") == ["Puppet is disabled on w1: 'by hand'"]
+        assert self.findings(cluster, Puppet(cluster)) == ["Puppet is disabled on w1: 'by hand'"]
 
     def test_a_host_that_does_not_answer_is_named(self, world: World, cluster: Cluster) -> None:
         world.machines.machines["w1"].answers = False

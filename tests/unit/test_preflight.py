@@ -21,6 +21,7 @@ from fleet.procedures import preflight
 from fleet.procedures.availability import absent, group_of
 from fleet.procedures.inventory import compare, match
 from fleet.steps import drain_risks
+from fleet.steps.drain import Drain
 
 ROW = "topology.kubernetes.io/zone"
 
@@ -186,6 +187,6 @@ class Role:
 def test_rights_without_which_a_run_fails_stop_it_and_others_are_asked_about(lacks, expected):
     config = SimpleNamespace(kubeconfig="/k")
     cluster: Any = SimpleNamespace(api=Role(lacks), config=config, threads=THREADS)
-    found = preflight.of_rights(cluster, rights.of_nodes(LeaseConfig(), ["drain"]))
+    found = preflight.of_rights(cluster, [*rights.of_lease(LeaseConfig()), *Drain.rights])
     assert set(levels(found)) == ({expected} if expected else set())
     assert all(lacks in finding.todo and finding.what.startswith("The user of /k may not ") for finding in found)

@@ -11,10 +11,10 @@ from fleet.config.model import SystemdConfig
 from fleet.engine.findings import Level
 from fleet.engine.model import Kind, Phase, Unit, UnitState
 from fleet.execution import Result
-from fleet.procedures.preflight import of_unit
 from fleet.procedures.reinitialize.nodes import RestartedAnew
 from fleet.procedures.restart_control_plane import of_targets
 from fleet.steps.control_plane_health import ControlPlane
+from fleet.steps.daemon import of_unit
 from fleet.steps.units import Active, RestartUnit, of_definition
 from hosts_world import BOOT, World
 

@@ -76,6 +76,11 @@ class Specified:
     spec: StepSpec
     effects: Effects
 
+    @property
+    def wraps(self) -> Effects:
+        """What brings the preflight."""
+        return self.effects
+
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask whether the step's promise is true."""
         return self.effects.check(units)

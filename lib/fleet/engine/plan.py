@@ -31,7 +31,7 @@ class NodePlan:
         units: the nodes in their order.
         steps: the steps that each goes through.
         limits: how many at once.
-        evictions: how many pods will be evicted from each node.
+        columns: what else is shown of each node, by the heading; "?" for a node that is not in it.
         findings: what the preflight found, worst first.
         unit_seconds: how long a node took in earlier runs; None if there is none.
     """
@@ -40,7 +40,7 @@ class NodePlan:
     units: Sequence[Unit]
     steps: Sequence[str]
     limits: Limits
-    evictions: Mapping[str, int]
+    columns: Mapping[str, Mapping[str, str]]
     findings: Sequence[Finding]
     unit_seconds: float | None
 
@@ -49,13 +49,11 @@ class NodePlan:
         limits = self.limits
         console.print(f"\n{self.title}", style="bold", markup=False)
         table = Table(show_edge=False)
-        drains = "drain" in self.steps
-        columns = ("#", "node", "domain", *(("pods to evict",) if drains else ()))
-        for column in columns:
-            table.add_column(column, justify="right" if column in ("#", "pods to evict") else "left", no_wrap=True)
+        for heading in ("#", "node", "domain", *self.columns):
+            table.add_column(heading, justify="left" if heading in ("node", "domain") else "right", no_wrap=True)
         for number, unit in enumerate(self.units, 1):
-            evictions = (str(self.evictions.get(unit.name, "?")),) if drains else ()
-            table.add_row(str(number), Text(unit.name), Text(unit.domain or "-"), *evictions)
+            more = [Text(cells.get(unit.name, "?")) for cells in self.columns.values()]
+            table.add_row(str(number), Text(unit.name), Text(unit.domain or "-"), *more)
         console.print(table)
         console.print(f"Each node: {' → '.join(self.steps)}")
         domains = count(limits.max_domains, "domain")

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fleet.adapters.k8s import rights
 from fleet.engine import plan
 from fleet.engine.declaration import Act, Bracket, Stage, Step, Verdicts
 from fleet.engine.findings import Finding
@@ -22,6 +21,7 @@ from fleet.steps import brackets
 from fleet.steps.alerts import Alerts
 from fleet.steps.base import NodeStep, each
 from fleet.steps.cluster import Cluster
+from fleet.steps.look import Look
 from fleet.steps.units import Active, Guard
 
 ABORT_PATIENCE = 120.0
@@ -167,18 +167,18 @@ class HostProcedure(Procedure):
         return [what for fact, what in left.items() if state.facts.get(fact)]
 
     def _examine(self, cluster: Cluster, stages: Sequence[Stage], state_dir: Path) -> list[Finding]:
-        names = {step.spec.name for stage in stages for step in stage.steps}
+        look = Look(cluster)
         checks = [
-            lambda: preflight.of_api(cluster.api, len(cluster.nodes.snapshot())),
+            lambda: preflight.of_api(cluster.api, len(look.known)),
             lambda: preflight.of_clock(cluster.api),
             lambda: preflight.of_runs(cluster, state_dir),
             lambda: preflight.of_held(cluster, state_dir),
-            lambda: preflight.of_ssh(cluster, needs_puppet="puppet off" in names),
+            lambda: preflight.of_ssh(look.hosts()),
             lambda: preflight.of_alerts(cluster),
-            lambda: preflight.of_rights(cluster, (*rights.of_lease(cluster.config.lease), *rights.FOLLOW_NODES)),
             *self.checks(cluster),
         ]
-        return preflight.carry_out(checks, cluster.cancel, cluster.threads)
+        steps = [step for stage in stages for step in stage.steps]
+        return list(preflight.with_steps(checks, steps, look).findings)
 
 
 def _seconds(state_dir: Path, cluster: Cluster, orders: Mapping[str, Sequence[str]]) -> float | None:

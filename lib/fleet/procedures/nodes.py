@@ -131,14 +131,14 @@ class NodeProcedure(Procedure):
         label = cluster.config.domain_label
         degraded = {node.labels.get(label, "") for node in known.values() if not node.ready}
         units = planner.order((unit_of(known[name], label) for name in cluster.hosts), first=degraded)
-        names = [step.spec.name for step in self.stage(cluster).steps]
-        found = preflight.examine(cluster, units, limits, state_dir, names)
+        steps = self.stage(cluster).steps
+        found = preflight.examine(cluster, units, limits, state_dir, steps)
         shown = plan.NodePlan(
             title=plan.title(cluster.run),
             units=units,
-            steps=names,
+            steps=[step.spec.name for step in steps],
             limits=limits,
-            evictions=found.evictions,
+            columns=found.columns,
             findings=preflight.worst_first([*findings, *found.findings]),
             unit_seconds=plan.unit_seconds(state_dir, self.name, cluster.name, NODES),
         )

@@ -5,31 +5,29 @@ All of it is read-only, and all findings are told at once.
 
 import queue
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
 from fleet import execution
-from fleet.adapters.hosts import probe, services
 from fleet.adapters.hosts.probe import HostState
-from fleet.adapters.hosts.services import ServiceState
 from fleet.adapters.k8s import access, lock, nodes, rights
 from fleet.adapters.k8s.access import Right
 from fleet.adapters.k8s.client import Api
 from fleet.adapters.k8s.model import Node
 from fleet.clock import Threads
 from fleet.engine import decide, folders
-from fleet.engine.findings import Finding, Level, ask, note, stop
-from fleet.engine.model import Facts, Limits, Observation, Stage, Unit, UnitState
+from fleet.engine.findings import Finding, Found, Level, ask, merged, note, stop, unread
+from fleet.engine.model import Limits, Observation, Stage, Unit, UnitState
 from fleet.engine.survey import in_doubt, open_runs
 from fleet.errors import FleetError
+from fleet.execution import Unreachable
 from fleet.procedures.availability import NODES, absent
-from fleet.steps import bgp, drain_risks, units
 from fleet.steps.at_most_once import other_machine
+from fleet.steps.base import NodeStep
 from fleet.steps.cluster import Cluster
-from fleet.steps.drain_risks import drain_policy
+from fleet.steps.look import Look
 from fleet.text import count
 
 _CLOCKS_DIFFER, _CLOCKS_ARE_WRONG = 5.0, 60.0
@@ -39,67 +37,61 @@ Check = Callable[[], list[Finding]]
 """A look at one thing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What the preflight found.
-
-    Attributes:
-        findings: what the operator has to know.
-        evictions: how many pods each node's drain will evict.
-        facts: what the run has to remember of nodes from the beginning.
-    """
-
-    findings: tuple[Finding, ...]
-    evictions: Mapping[str, int]
-    facts: Mapping[str, Facts]
-
-
-def examine(
-    cluster: Cluster, units: Sequence[Unit], limits: Limits, state_dir: Path, node_steps: Collection[str]
-) -> Found:
-    """Look at everything that the steps of nodes will need, at the same time.
+def examine(cluster: Cluster, units: Sequence[Unit], limits: Limits, state_dir: Path, steps: Sequence[object]) -> Found:
+    """Look at everything that a maintenance of nodes will need, at the same time.
 
     Args:
         cluster: the cluster, with the hosts that are to be maintained.
         units: the nodes in their order.
         limits: how many at once.
         state_dir: where runs are kept.
-        node_steps: the names of the steps that each node goes through.
+        steps: the steps that each node goes through.
     """
-    known = cluster.nodes.snapshot()
-    config = cluster.config
-    evictions: dict[str, int] = {}
-    facts: dict[str, Facts] = {}
-    is_drained = "drain" in node_steps
-
-    def routers() -> list[Finding]:
-        findings, known_of_nodes = bgp.examine(cluster, known, graceful=not is_drained)
-        facts.update(known_of_nodes)
-        return findings
-
-    def pods() -> list[Finding]:
-        assessment = drain_risks.assess(cluster.api, known, [unit.name for unit in units], drain_policy(config.drain))
-        evictions.update(assessment.evictions)
-        return [drain_risks.of_risk(risk) for risk in assessment.risks]
-
+    look = Look(cluster)
+    label = cluster.config.domain_label
     checks: list[Check] = [
-        lambda: of_api(cluster.api, len(known)),
+        lambda: of_api(cluster.api, len(look.known)),
         lambda: of_clock(cluster.api),
-        lambda: of_nodes(known, units, config.domain_label, cluster.run.id),
-        lambda: of_limits(known, units, limits, config.domain_label),
+        lambda: of_nodes(look.known, units, label, cluster.run.id),
+        lambda: of_limits(look.known, units, limits, label),
         lambda: of_runs(cluster, state_dir),
-        lambda: of_hosts(cluster, node_steps),
+        lambda: of_hosts(look),
         lambda: of_alerts(cluster),
-        lambda: of_rights(cluster, rights.of_nodes(config.lease, node_steps)),
     ]
-    if is_drained:
-        checks.append(pods)
-    if config.bgp:
-        checks.append(routers)
-    if config.bgp and "restart" in node_steps:
-        unit = config.bgp.unit
-        checks.append(lambda: of_unit(cluster, unit))
-    return Found(tuple(carry_out(checks, cluster.cancel, cluster.threads)), evictions, facts)
+    return with_steps(checks, steps, look)
+
+
+def with_steps(checks: Sequence[Check], steps: Iterable[object], look: Look) -> Found:
+    """Look at everything at the same time: also whether the API grants what the steps need, and what each looks at.
+
+    Args:
+        checks: what else to look at.
+        steps: the steps; one that wraps another brings what that brings.
+        look: what their preflights share.
+    """
+    cluster = look.cluster
+    those = [own for own in map(unwrapped, steps) if own]
+    found: dict[int, Found] = {}
+
+    def ask_step(number: int) -> list[Finding]:
+        found[number] = those[number].preflight(look)
+        return list(found[number].findings)
+
+    needed = (*rights.of_lease(cluster.config.lease), *rights.FOLLOW_NODES, *(r for own in those for r in own.rights))
+    everything: list[Check] = [
+        *checks,
+        lambda: of_rights(cluster, dict.fromkeys(needed)),
+        *(partial(ask_step, number) for number in range(len(those))),
+    ]
+    findings = carry_out(everything, cluster.cancel, cluster.threads)
+    return merged([Found(tuple(findings)), *(found[number] for number in sorted(found))])
+
+
+def unwrapped(step: object) -> NodeStep | None:
+    """Return the step that brings a preflight: what is wrapped, or itself; None if there is none."""
+    while step is not None and not isinstance(step, NodeStep):
+        step = getattr(step, "wraps", None)
+    return step
 
 
 def carry_out(checks: Sequence[Check], cancel: threading.Event, threads: Threads) -> list[Finding]:
@@ -116,7 +108,7 @@ def carry_out(checks: Sequence[Check], cancel: threading.Event, threads: Threads
         try:
             answers.put((number, checks[number]()))
         except FleetError as error:
-            answers.put((number, [stop(f"Not everything could be looked at: {error}", "Mend that, then try again.")]))
+            answers.put((number, [unread(error)]))
         except BaseException as error:
             answers.put((number, error))
 
@@ -291,52 +283,30 @@ def of_held(cluster: Cluster, state_dir: Path) -> list[Finding]:
     return findings
 
 
-def of_hosts(cluster: Cluster, node_steps: Collection[str]) -> list[Finding]:
-    """Ask all hosts whether they can be reached, and have what the steps need of them."""
-    puppet = "puppet" in node_steps
+def of_hosts(look: Look) -> list[Finding]:
+    """Look whether all hosts can be reached, and are the machines that Kubernetes knows."""
+    cluster = look.cluster
     findings = []
     silent: dict[str, list[str]] = {}
-    disabled: dict[str, list[str]] = {}
-    by_host = {host: node for node, host in cluster.hosts.items()}
-    for host, answer in probe.probe(cluster.remote, list(by_host)).items():
+    for node, host in cluster.hosts.items():
+        answer = look.hosts()[host]
         if not isinstance(answer, HostState):
             silent.setdefault(answer.reason, []).append(host)
-            continue
-        if problem := other_machine(cluster.node(by_host[host]), answer.boot_id):
-            findings.append(stop(f"{problem}.", f"Find out which, or --exclude {by_host[host]}."))
-        if "reboot" in node_steps and not answer.can_reboot:
-            findings.append(stop(f"{host} has no reboot-host in its PATH.", "Install it: config/hosts/ has one."))
-        if puppet and not answer.puppet_installed:
-            findings.append(_no_puppet(host))
-        elif puppet and answer.puppet_disabled is not None:
-            disabled.setdefault(answer.puppet_disabled, []).append(host)
+        elif problem := other_machine(cluster.node(node), answer.boot_id):
+            findings.append(stop(f"{problem}.", f"Find out which, or --exclude {node}."))
     for reason, hosts in silent.items():
         names = ",".join(sorted(hosts))
         findings.append(stop(f"No answer over SSH from {names}: {reason}", f"Repair them, or --exclude {names}."))
-    for reason, hosts in disabled.items():
-        names = ",".join(sorted(hosts))
-        findings.append(stop(f"Puppet is disabled on {names}: {reason!r}", f"Enable it there, or --exclude {names}."))
     return findings
 
 
-def _no_puppet(host: str) -> Finding:
-    todo = "Install it: config/hosts/ has one; or set puppet.enabled to false."
-    return stop(f"{host} has no {probe.PUPPET_COMMON}.", todo)
-
-
-def of_ssh(cluster: Cluster, *, needs_puppet: bool, without: Collection[str] = ()) -> list[Finding]:
-    """Ask hosts that are not looked at as nodes whether they can be reached, and what their Puppet does."""
-    findings = []
-    hosts = [host for host in cluster.hosts.values() if host not in without]
-    for host, answer in probe.probe(cluster.remote, hosts).items():
-        if not isinstance(answer, HostState):
-            findings.append(stop(f"No answer over SSH from {host}: {answer.reason}", "Repair it first."))
-        elif needs_puppet and not answer.puppet_installed:
-            findings.append(_no_puppet(host))
-        elif needs_puppet and answer.puppet_disabled is not None:
-            what = f"Puppet is disabled on {host}: {answer.puppet_disabled!r}"
-            findings.append(ask(what, "Somebody may be at work there. If you go on, it stays disabled."))
-    return findings
+def of_ssh(answers: Mapping[str, HostState | Unreachable]) -> list[Finding]:
+    """Return which hosts that are not looked at as nodes cannot be reached."""
+    return [
+        stop(f"No answer over SSH from {host}: {answer.reason}", "Repair it first.")
+        for host, answer in answers.items()
+        if not isinstance(answer, HostState)
+    ]
 
 
 def of_addresses(cluster: Cluster, hosts: Sequence[str]) -> list[Finding]:
@@ -351,19 +321,6 @@ def of_addresses(cluster: Cluster, hosts: Sequence[str]) -> list[Finding]:
         if named[host] not in own:
             what = f"{named[host]} is no address of {host}, which has {', '.join(sorted(map(str, own)))}."
             findings.append(stop(what, "Correct control_plane.addresses."))
-    return findings
-
-
-def of_unit(cluster: Cluster, unit: str) -> list[Finding]:
-    """Ask all hosts whether the unit that is to be restarted is active."""
-    findings: list[Finding] = []
-    for host, answer in services.state(cluster.remote, list(cluster.hosts.values()), unit).items():
-        if not isinstance(answer, ServiceState):
-            continue  # of_hosts names the hosts that do not answer.
-        found = units.of_definition(cluster, host, unit, answer, f"Correct bgp.unit, or --exclude {host}.")
-        if not found and (why := answer.trouble()):
-            found = [stop(f"{unit} on {host} {why}.", f"Repair it, or --exclude {host}.")]
-        findings += found
     return findings
 
 

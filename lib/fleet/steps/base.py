@@ -7,12 +7,15 @@ was lost.
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from fleet.adapters.k8s.access import Right
 from fleet.adapters.k8s.client import ApiError
 from fleet.engine.declaration import Tell, Verdicts
+from fleet.engine.findings import Found
 from fleet.engine.model import StepSpec, UnitState, Verdict, done, held, unknown
 from fleet.errors import FleetError
 from fleet.execution import Unreachable
 from fleet.steps.cluster import Cluster, NodeGone
+from fleet.steps.look import Look
 
 T = TypeVar("T")
 
@@ -79,6 +82,8 @@ class NodeStep:
     gives_back = False
     acceptable = False
     bars = False
+    rights: Sequence[Right] = ()
+    """What the step asks of the cluster's API, beside following the nodes."""
 
     def __init__(self, cluster: Cluster) -> None:
         """Work on the nodes of a cluster."""
@@ -111,6 +116,10 @@ class NodeStep:
             acceptable=self.acceptable,
             bars=self.bars,
         )
+
+    def preflight(self, look: Look) -> Found:  # noqa: ARG002 (most steps need nothing beforehand)
+        """Look, without changing anything, whether something will stand in the step's way."""
+        return Found()
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Say, without changing anything, whether the step's promise is true."""

@@ -13,13 +13,14 @@ from fleet.adapters.bgp.verify import Readings, Session
 from fleet.adapters.k8s.model import Node
 from fleet.config.model import BgpConfig
 from fleet.engine.declaration import Verdicts
-from fleet.engine.findings import Finding, Level, ask, note, stop
+from fleet.engine.findings import Finding, Found, Level, ask, note, stop
 from fleet.engine.model import Kind, UnitState, Verdict, done, failed, pending
 from fleet.errors import FleetError
 from fleet.steps.at_most_once import began
 from fleet.steps.base import NodeStep, each
 from fleet.steps.cluster import Cluster
 from fleet.steps.cordon import is_closed
+from fleet.steps.look import Look
 
 FACT = "bgp"
 """The name under which a node's baseline is remembered."""
@@ -66,6 +67,11 @@ class Baseline(_RouterStep):
         """
         super().__init__(cluster)
         self._graceful = graceful
+
+    def preflight(self, look: Look) -> Found:
+        """Ask the routers for what the run will want to see again, and remember what is down already."""
+        findings, facts = examine(look.cluster, look.known, graceful=self._graceful)
+        return Found(tuple(findings), facts)
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask the routers, also for graceful restart where it is relied on."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fleet.adapters.k8s import nodes
+from fleet.adapters.k8s import nodes, rights
 from fleet.adapters.k8s.nodes import CordonOutcome, Node
 from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import UnitState, Verdict, done, failed, pending, undone
@@ -14,6 +14,7 @@ class Cordon(NodeStep):
     """The node takes no new pods; the node itself says which run closed it and why."""
 
     name = "cordon"
+    rights = rights.CLOSE_NODES
     poll = FAST
     takes_capacity = True
 

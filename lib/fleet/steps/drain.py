@@ -3,15 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fleet.adapters.k8s import drain
+from fleet.adapters.k8s import drain, rights
 from fleet.adapters.k8s.drain import NodeDrain
 from fleet.engine.declaration import Tell, Verdicts
+from fleet.engine.findings import Found, unread
 from fleet.engine.model import Kind, Phase, UnitState, Verdict, done, failed, held, pending, undone
+from fleet.errors import FleetError
+from fleet.steps import drain_risks
 from fleet.steps.base import FAST, NodeStep, each
 from fleet.steps.cluster import Cluster
 from fleet.steps.cordon import UNCORDONED
 from fleet.steps.drain_risks import drain_policy
+from fleet.steps.look import Look
 from fleet.text import count
+
+EVICTIONS = "pods to evict"
+"""The heading in the plan."""
 
 
 class Drain(NodeStep):
@@ -22,12 +29,22 @@ class Drain(NodeStep):
     poll = FAST
     batch = False
     releases = True
+    rights = (*rights.SEE_PODS, *rights.EVICT, *rights.PLACEMENT)
 
     def __init__(self, cluster: Cluster) -> None:
         """Drain by the cluster's policy."""
         super().__init__(cluster)
         self.policy = drain_policy(cluster.config.drain)
         self._drains: dict[str, NodeDrain] = {}
+
+    def preflight(self, look: Look) -> Found:
+        """Find what the drains would run into, and how many pods they evict."""
+        try:
+            found = drain_risks.assess(look.cluster.api, look.known, list(look.cluster.hosts), self.policy)
+        except FleetError as error:
+            return Found((unread(error),), columns={EVICTIONS: {}})
+        evictions = {node: str(number) for node, number in found.evictions.items()}
+        return Found(tuple(drain_risks.of_risk(risk) for risk in found.risks), columns={EVICTIONS: evictions})
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at the pods that are still there; a drain that begins lists them freshly and by node name."""

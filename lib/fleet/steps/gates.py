@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from fleet.adapters.k8s import attached, owners, staying
+from fleet.adapters.k8s import attached, owners, rights, staying
 from fleet.adapters.k8s.client import JSON, ApiError
 from fleet.adapters.k8s.daemons import all_daemonsets, existing_daemonsets
 from fleet.adapters.k8s.owners import Standing, Workload
@@ -131,6 +131,7 @@ class DaemonsReady(NodeStep):
 
     name = "daemons"
     deadline = "daemons"
+    rights = rights.SEE_PODS
     gate = True
     acceptable = True
 
@@ -175,6 +176,7 @@ class VolumesDetached(NodeStep):
 
     name = "volumes"
     deadline = "volumes"
+    rights = rights.VOLUMES
     gate = True
     releases = True
     acceptable = True
@@ -199,6 +201,7 @@ class WorkloadsBack(NodeStep):
 
     name = "workloads"
     deadline = "workloads"
+    rights = rights.WORKLOADS
     poll_together = True
     gate = True
     acceptable = True

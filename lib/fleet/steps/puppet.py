@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 from fleet.adapters.hosts import probe, puppet
 from fleet.adapters.hosts.probe import HostState
 from fleet.engine.declaration import Known, Tell, Verdicts
+from fleet.engine.findings import Finding, Found, ask, stop
 from fleet.engine.model import Status, UnitState, Verdict, done, pending
+from fleet.execution import Unreachable
 from fleet.steps.base import NodeStep, each_host
 from fleet.steps.cluster import Cluster
+from fleet.steps.look import Look
 
 
 def puppet_reason(cluster: Cluster) -> str:
@@ -16,10 +19,34 @@ def puppet_reason(cluster: Cluster) -> str:
     return f"{cluster.run.reason}{task} - run {cluster.run.id} - {cluster.run.operator}"
 
 
+def no_puppet(host: str) -> Finding:
+    """Return the finding that a host has no Puppet."""
+    todo = "Install it: config/hosts/ has one; or set puppet.enabled to false."
+    return stop(f"{host} has no {probe.PUPPET_COMMON}.", todo)
+
+
+def of_puppet(answers: Mapping[str, HostState | Unreachable]) -> list[Finding]:
+    """Return on which hosts Puppet cannot be disabled and enabled again."""
+    findings = []
+    for host, answer in answers.items():
+        if not isinstance(answer, HostState):
+            continue
+        if not answer.puppet_installed:
+            findings.append(no_puppet(host))
+        elif answer.puppet_disabled is not None:
+            what = f"Puppet is disabled on {host}: {answer.puppet_disabled!r}"
+            findings.append(ask(what, "Somebody may be at work there. If you go on, it stays disabled."))
+    return findings
+
+
 class PuppetOff(NodeStep):
     """Puppet is disabled, by this run or by somebody before it."""
 
     name = "puppet off"
+
+    def preflight(self, look: Look) -> Found:
+        """Look whether it is there, and enabled."""
+        return Found(tuple(of_puppet(look.hosts())))
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at Puppet's lock on all hosts at once."""

@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from fleet.adapters.hosts import probe, puppet, reboot
 from fleet.adapters.hosts.probe import HostState
 from fleet.engine.declaration import Tell, Verdicts
+from fleet.engine.findings import Found, stop
 from fleet.engine.model import Facts, Kind, UnitState, Verdict, done, failed, pending
 from fleet.execution import Result, Unreachable
 from fleet.steps import gates
 from fleet.steps.at_most_once import Incarnation, NodeAtMostOnce
 from fleet.steps.base import NodeStep, each_host
+from fleet.steps.look import Look
+from fleet.steps.puppet import no_puppet
 from fleet.steps.ready import HEARTBEAT, heartbeat
 
 
@@ -21,6 +24,12 @@ class Reboot(NodeAtMostOnce):
 
     fact = "boot_id"
     messages = ("rebooted", "still up, has not gone down yet")
+
+    def preflight(self, look: Look) -> Found:
+        """Look whether hosts can be ordered to reboot."""
+        lacking = [host for host, answer in look.answering().items() if not answer.can_reboot]
+        todo = "Install it: config/hosts/ has one."
+        return Found(tuple(stop(f"{host} has no reboot-host in its PATH.", todo) for host in lacking))
 
     def current(self, hosts: Sequence[str]) -> Mapping[str, Incarnation | Unreachable]:
         """Ask hosts for their boots."""
@@ -72,6 +81,21 @@ class Puppet(NodeStep):
     def wanted(self) -> bool:
         """Whether there is a Puppet."""
         return self.cluster.config.puppet.enabled
+
+    def preflight(self, look: Look) -> Found:
+        """Look whether it is there, and enabled."""
+        findings = []
+        disabled: dict[str, list[str]] = {}
+        for host, answer in look.answering().items():
+            if not answer.puppet_installed:
+                findings.append(no_puppet(host))
+            elif answer.puppet_disabled is not None:
+                disabled.setdefault(answer.puppet_disabled, []).append(host)
+        for reason, hosts in disabled.items():
+            names = ",".join(sorted(hosts))
+            what = f"Puppet is disabled on {names}: {reason!r}"
+            findings.append(stop(what, f"Enable it there, or --exclude {names}."))
+        return Found(tuple(findings))
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at Puppet's last run and lock on all hosts at once."""

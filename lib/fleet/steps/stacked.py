@@ -110,7 +110,7 @@ class Only:
     def __init__(self, step: Step, names: Collection[str]) -> None:
         """Restrict a step to the named units."""
         self.spec = step.spec
-        self._step = step
+        self.wraps = self._step = step
         self._names = names
 
     def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:

@@ -64,26 +64,8 @@ def of_leaders(components: Collection[str]) -> tuple[Right, ...]:
     )
 
 
-def of_nodes(lease: LeaseConfig, steps: Collection[str]) -> Iterator[Right]:
-    """Return what a maintenance of nodes needs.
-
-    Args:
-        lease: the lock.
-        steps: the names of the steps that each node goes through.
-    """
-    yield from (*of_lease(lease), *FOLLOW_NODES, *CLOSE_NODES)
-    if "drain" in steps or "daemons" in steps:
-        yield from SEE_PODS
-    if "drain" in steps:
-        yield from (*EVICT, *PLACEMENT)
-    if "volumes" in steps:
-        yield from VOLUMES
-    if "workloads" in steps:
-        yield from WORKLOADS
-
-
 def of_everything(lease: LeaseConfig) -> Iterator[Right]:
     """Return what all cookbooks together need, but the re-initialisation, which has an administrator's kubeconfig."""
-    yield from of_nodes(lease, ("drain", "daemons", "volumes", "workloads"))
+    yield from (*of_lease(lease), *FOLLOW_NODES, *CLOSE_NODES, *SEE_PODS, *EVICT, *PLACEMENT, *VOLUMES, *WORKLOADS)
     yield from of_watchdog(lease)
     yield from of_leaders(("kube-controller-manager", "kube-scheduler"))

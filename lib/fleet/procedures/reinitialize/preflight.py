@@ -7,7 +7,7 @@ from pathlib import Path
 from fleet import execution
 from fleet.adapters.calico import config as calicoctl
 from fleet.adapters.etcd import health, keys, members, reach
-from fleet.adapters.hosts import defaults, services
+from fleet.adapters.hosts import defaults, probe, services
 from fleet.adapters.hosts.services import ServiceState
 from fleet.adapters.k8s.apiserver import Strange
 from fleet.adapters.k8s.nodes import list_nodes
@@ -27,6 +27,7 @@ from fleet.procedures.reinitialize.world import Store, World
 from fleet.steps import units
 from fleet.steps.cluster import Cluster
 from fleet.steps.control_plane_health import of_health
+from fleet.steps.puppet import of_puppet
 from fleet.text import count, verb
 
 _REPAIR = "Repair that first."
@@ -125,7 +126,9 @@ def of_hosts(world: World, first: int) -> list[Finding]:
     """
     away = absent(world, world.workers)
     tolerated = len(away) <= world.max_failed
-    found = preflight.of_ssh(world.cluster, needs_puppet=True, without=away if tolerated else ())
+    asked = [host for host in world.cluster.hosts.values() if not tolerated or host not in away]
+    answers = probe.probe(world.cluster.remote, asked)
+    found = [*preflight.of_ssh(answers), *of_puppet(answers)]
     # What others may be about elsewhere is in the way here: every host has to run Puppet.
     kept = [
         stop(it.what, "Every host has to run Puppet in this run: enable it there.")
