@@ -237,9 +237,12 @@ class Session:
         return DONE
 
     def _with_steps(self, cluster: Cluster) -> Cluster:
-        """Return the cluster of a run that remembers the names of its steps."""
-        names = {stage: [s.spec.name for s in steps] for stage, steps in self._procedure.steps(cluster).items()}
-        return replace(cluster, run=replace(cluster.run, options={**cluster.run.options, "steps": names}))
+        """Return the cluster of a run that remembers the names of its steps, and which of them take and give back."""
+        stages = self._procedure.stages(cluster)
+        names = {stage.key: [step.spec.name for step in stage.steps] for stage in stages}
+        owning = {stage.key: stage.owning for stage in stages}
+        options = {**cluster.run.options, "steps": names, "owning": owning}
+        return replace(cluster, run=replace(cluster.run, options=options))
 
     def _adapt(self, book: Journal, cluster: Cluster) -> None:
         """Make the journal fit the steps of today: the configuration may have been changed since the run was begun."""
@@ -249,7 +252,8 @@ class Session:
             raise Refused(
                 f"Run {cluster.run.id} was begun by an older version, which does not say what its steps were."
             )
-        now = self._with_steps(cluster).run.options["steps"]
+        today = self._with_steps(cluster).run.options
+        now = today["steps"]
         if before == now:
             return
         if list(before) != list(now):
@@ -258,7 +262,9 @@ class Session:
             )
         states = {}
         for stage, steps in self._procedure.steps(cluster).items():
-            lost = [name for name in before[stage] if name in self._procedure.keeps and name not in now[stage]]
+            # An older version did not say which: each may be one of them.
+            owning = options.get("owning", before)[stage]
+            lost = [name for name in before[stage] if name in owning and name not in now[stage]]
             if lost and any(state.facts for state in book.states(stage).values() if state.status is not Status.DONE):
                 raise Refused(
                     f"Run {cluster.run.id} has begun with the steps {', '.join(lost)}, which the configuration has no"
@@ -269,7 +275,7 @@ class Session:
                 pivot = next((spec.name for spec in specs(steps) if spec.pivot), None)
                 units = book.states(stage).values()
                 states[stage] = [advance.translate(state, before[stage], now[stage], pivot) for state in units]
-        book.rewrite(states, {**options, "steps": now})
+        book.rewrite(states, {**options, "steps": now, "owning": today["owning"]})
 
     def _close(self, book: Journal, cluster: Cluster, way_out: WayOut) -> None:
         """Record what the operator has decided about single units, and say so."""

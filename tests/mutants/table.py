@@ -262,6 +262,13 @@ MUTANTS = (
         "        if False:\n",
         f"{_STEPS}::TestSilences::test_what_fires_later_did_not_fire_before",
     ),
+    # A configuration that was changed meanwhile.
+    _of(
+        "engine/declaration.py",
+        "        return [step.spec.name for pair in pairs for step in pair if step]\n",
+        "        return []\n",
+        f"{_UNIT}/test_session_adapt.py::test_a_run_does_not_go_on_without_the_steps_that_give_back",
+    ),
     # The preflight and the plan.
     _of(
         "steps/reboot.py",

@@ -15,6 +15,7 @@ from fleet.config.model import Config
 from fleet.engine import folders, lost
 from fleet.engine import journal as j
 from fleet.engine import model as m
+from fleet.engine.declaration import Specified, Stage
 from fleet.engine.findings import Level
 from fleet.engine.report import LogView
 from fleet.engine.runner import Runner
@@ -153,7 +154,6 @@ class Runs:
 
     name = "sre.k8s.reboot-nodes"
     needs_api = True
-    keeps = ()
 
     def __init__(self, *, notes=False):
         self._notes = notes
@@ -170,8 +170,9 @@ class Runs:
     def abort(self, cluster, book):
         return self.made
 
-    def steps(self, cluster):
-        return {"nodes": [SimpleNamespace(spec=spec) for spec in self.made.stages[0].steps]}
+    def stages(self, cluster):
+        steps = [Specified(spec, self.made.effects("nodes", spec.name)) for spec in self.made.stages[0].steps]
+        return [Stage("nodes", list, before=steps)]
 
 
 def session(tmp_path, runs, *, dry_run=False):

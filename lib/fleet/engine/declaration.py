@@ -176,6 +176,12 @@ class Stage:
         return [part for part in self.holding if isinstance(part, Bracket)]
 
     @property
+    def owning(self) -> list[str]:
+        """The names of the steps that take something which each target has to be given back, and of those that do."""
+        pairs = [(bracket.take, bracket.back) for bracket in self.brackets if bracket.back]
+        return [step.spec.name for pair in pairs for step in pair if step]
+
+    @property
     def steps(self) -> list[Step]:
         """All steps of a target, in their order."""
         taken = [part.take if isinstance(part, Bracket) else part for part in self.holding]

@@ -5,7 +5,7 @@ Puppet, connections) stands in the journal before it is taken, and only that is 
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,6 @@ class HostProcedure(Procedure):
         query: a Cumin query for the hosts of a new run; None for all that there are.
     """
 
-    keeps: Collection[str] = ("depool", "pool", "puppet on")
     promise: str
     """What the plan says of what may be out of service at once."""
 

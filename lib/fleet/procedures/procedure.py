@@ -1,7 +1,7 @@
 """What a session needs of a procedure: a plan, its stages, and what is peculiar to it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -75,8 +75,6 @@ class Procedure(ABC):
     """The cookbook's full name, such as ``sre.k8s.reboot-nodes``."""
     needs_api = True
     """Whether there is no session without the API; if not, nothing is known of nodes (``NoNodes``)."""
-    keeps: Collection[str] = ()
-    """The names of steps that a run needs to its end: they give back what it may have taken."""
 
     @abstractmethod
     def propose(self, cluster: Cluster, state_dir: Path) -> Proposal | Nothing:
