@@ -18,9 +18,12 @@ from fleet.engine.model import Limits, Unit
 from fleet.engine.plan import NodePlan
 from fleet.procedures import preflight
 from fleet.steps.base import NodeStep
+from fleet.steps.bgp import Baseline
 from fleet.steps.cluster import Cluster
+from fleet.steps.daemon import Restart
 from fleet.steps.drain import EVICTIONS, Drain
 from fleet.steps.look import Look
+from fleet.steps.puppet import PuppetOff
 from fleet.steps.stacked import Only
 from worlds.nodes import World
 
@@ -137,3 +140,32 @@ def test_a_drain_that_could_not_be_looked_at_is_not_shown_as_one_without_pods(cl
     assert "etcd is away" in finding.what
     rows = [line.split() for line in shown(found.columns, found.findings).splitlines() if "row-a" in line]
     assert [row[-1] for row in rows] == ["?"] * len(NODES)
+
+
+def of_steps(cluster: Cluster, *steps: NodeStep) -> list[tuple[Level, str]]:
+    look = Look(cluster)
+    found = merged(step.preflight(look) for step in steps)
+    return [(it.level, it.what) for it in found.findings if it.level is not Level.NOTE]
+
+
+def test_hosts_without_an_enabled_puppet_are_asked_about_before_it_is_disabled(tmp_path: Path) -> None:
+    world = World(tmp_path, lag=0.0)
+    cluster = world.cluster(*NODES)
+    assert of_steps(cluster, PuppetOff(cluster)) == []
+    world.machines.machines["w2"].puppet = "by hand"
+    assert of_steps(cluster, PuppetOff(cluster)) == [(Level.ASK, "Puppet is disabled on w2: 'by hand'")]
+
+
+def test_the_routers_and_the_unit_are_looked_at_by_those_who_need_them(tmp_path: Path) -> None:
+    world = World(tmp_path, lag=0.0)
+    cluster = world.cluster(*NODES)
+    steps = (Baseline(cluster, graceful=False), Restart(cluster))
+    assert of_steps(cluster, *steps) == []
+    world.network.go_down("w3")
+    assert [(level, what[:40]) for level, what in of_steps(cluster, steps[0])] == [
+        (Level.STOP, "w3 has no BGP session with any router: c")
+    ]
+    assert of_steps(cluster, steps[1]) == []
+    world.machines.machines["w1"].is_moving = True
+    ((level, what),) = of_steps(cluster, steps[1])
+    assert (level, what.partition(" on w1 ")[0]) == (Level.STOP, "calico-node.service")
