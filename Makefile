@@ -114,10 +114,10 @@ rehearsals: $(BIN)/.installed
 steady: $(BIN)/.installed $(TOOLS)/.unpacked
 	@echo "== $(RUNS) runs of unit and integration tests beside busy loops"
 	@status=0; \
-	$(BIN)/python tests/steady.py --runs $(RUNS) -- $(PARALLEL) tests/unit tests/integration || status=1; \
+	$(BIN)/python tests/support/steady.py --runs $(RUNS) -- $(PARALLEL) tests/unit tests/integration || status=1; \
 	if [ "$(ROOT)" = yes ]; then \
 	    echo "== $(LAB_RUNS) runs of the lab's tests beside busy loops"; \
-	    $(BIN)/python tests/steady.py --runs $(LAB_RUNS) -- $(LAB) || status=1; \
+	    $(BIN)/python tests/support/steady.py --runs $(LAB_RUNS) -- $(LAB) || status=1; \
 	else \
 	    echo "NOT RUN: the lab's tests, which need root"; \
 	fi; \

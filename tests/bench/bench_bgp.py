@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 from ipaddress import ip_address
 
-import replies
 from fleet.adapters.bgp import text, values, verify
 from fleet.adapters.bgp.summary import ESTABLISHED, Peer, Rib, Summary, parse_xml
+from support import replies
 
 PEERS, NODES, ASN = 2_000, 100, 64601
 

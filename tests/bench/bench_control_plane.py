@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 
 from fleet_lab.lab import Lab
-from haproxy import wait_until_in_service
 from lab.conftest import lab  # noqa: F401 (a fixture)
-from load import Load, Report
-from rehearsal import Rehearsal
+from support.haproxy import wait_until_in_service
+from support.load import Load, Report
+from support.rehearsal import Rehearsal
 
 RESTART = "systemctl restart {} kube-apiserver kube-controller-manager kube-scheduler"
 BETWEEN = 3

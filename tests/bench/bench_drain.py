@@ -10,10 +10,10 @@ import threading
 import time
 from pathlib import Path
 
-from draining import drain
 from fleet.adapters.k8s.client import Api
 from fleet.adapters.k8s.policy import DrainPolicy
-from integration.support import Cluster, FakeKubelet, World
+from support.apiserver import Cluster, FakeKubelet, World
+from support.draining import drain
 
 PODS, GRACE, ROUNDS = 30, 30, 3
 

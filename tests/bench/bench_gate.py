@@ -9,7 +9,7 @@ from fleet.engine import journal
 from fleet_lab import workload
 from fleet_lab.lab import Lab
 from lab.conftest import lab  # noqa: F401 (a fixture)
-from rehearsal import RESTART_CALICO, Rehearsal
+from support.rehearsal import RESTART_CALICO, Rehearsal
 
 AIM = 2.0
 """Seconds."""

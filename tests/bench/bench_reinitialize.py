@@ -10,7 +10,7 @@ from fleet_lab import deployment, reinitialized
 from fleet_lab.lab import Lab
 from lab.conftest import lab  # noqa: F401 (a fixture)
 from lab.test_reinitialize import NEW, REINITIALIZE, carry_out
-from rehearsal import Rehearsal
+from support.rehearsal import Rehearsal
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root")

@@ -13,7 +13,7 @@ import pytest
 from fleet_lab import workload
 from fleet_lab.lab import Lab
 from lab.conftest import lab  # noqa: F401 (a fixture)
-from rehearsal import REBOOT, Rehearsal
+from support.rehearsal import REBOOT, Rehearsal
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root")

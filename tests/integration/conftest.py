@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fleet.adapters.k8s.client import Api
-from integration.support import Cluster, FakeKubelet, World
+from support.apiserver import Cluster, FakeKubelet, World
 
 _HERE = Path(__file__).parent
 _LARGEST = ["test_drain", "test_client", "test_remote", "test_junos", "test_etcd", "test_control_plane", "test_calico"]

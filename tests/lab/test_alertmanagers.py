@@ -12,7 +12,7 @@ import pytest
 from fleet.adapters.alertmanager.silences import Silences
 from fleet_lab.lab import Lab
 from fleet_lab.roles.alertmanager import PORT
-from rehearsal import Rehearsal, eventually
+from support.rehearsal import Rehearsal, eventually
 
 
 @pytest.fixture(scope="module", autouse=True)

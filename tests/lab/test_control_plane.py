@@ -12,9 +12,9 @@ from fleet_lab import operator
 from fleet_lab.guest.kubelet.api import ApiError
 from fleet_lab.lab import Lab
 from fleet_lab.roles.load_balancer import BACKEND, SOCKET
-from haproxy import servers, wait_until_in_service
-from load import Load
-from rehearsal import DEADLINES, LEASE, RESTART_CONTROL_PLANE, Rehearsal, end_silences, eventually, heal_one
+from support.haproxy import servers, wait_until_in_service
+from support.load import Load
+from support.rehearsal import DEADLINES, LEASE, RESTART_CONTROL_PLANE, Rehearsal, end_silences, eventually, heal_one
 
 API = "kube-apiserver"
 MANAGER, SCHEDULER = LED = ("kube-controller-manager", "kube-scheduler")

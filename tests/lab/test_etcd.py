@@ -6,10 +6,10 @@ import signal
 
 import pytest
 
-from etcd_clients import Load, leader
 from fleet_lab.guest.kubelet.api import TROUBLE, ApiError
-from haproxy import servers, wait_until_in_service
-from rehearsal import LEASE, RESTART_CALICO, RESTART_ETCD, Rehearsal, end_silences, eventually
+from support.etcd_clients import Load, leader
+from support.haproxy import servers, wait_until_in_service
+from support.rehearsal import LEASE, RESTART_CALICO, RESTART_ETCD, Rehearsal, end_silences, eventually
 
 HOSTS = ["etcd1", "etcd2", "etcd3"]
 LOCK = '. /usr/local/share/bash/puppet-common.sh; cat "$PUPPET_DISABLEDLOCK" 2>/dev/null; true'

@@ -17,7 +17,7 @@ from fleet.config.model import LoadBalancerConfig
 from fleet_lab import operator
 from fleet_lab.lab import Lab
 from fleet_lab.roles.load_balancer import BACKEND, SOCKET
-from rehearsal import eventually
+from support.rehearsal import eventually
 
 CP1, CP2 = "cp1", "cp2"
 

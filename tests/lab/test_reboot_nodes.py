@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from fleet_lab.workload import DEPLOYMENTS, budgets_path
-from rehearsal import DEADLINES, LEASE, REBOOT, Rehearsal, Watcher, eventually, heal_one
+from support.rehearsal import DEADLINES, LEASE, REBOOT, Rehearsal, Watcher, eventually, heal_one
 
 WORKERS = [f"worker{number}" for number in range(1, 7)]
 

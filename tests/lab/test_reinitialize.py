@@ -15,8 +15,8 @@ from fleet_lab.charts.objects import MANAGED, SERVICES
 from fleet_lab.guest.kubelet.api import ApiError
 from fleet_lab.lab import Lab
 from fleet_lab.roles import control_plane
-from rehearsal import LEASE, Rehearsal, eventually
-from terminal import Terminal
+from support.rehearsal import LEASE, Rehearsal, eventually
+from support.terminal import Terminal
 
 REINITIALIZE = "sre.k8s.reinitialize-cluster"
 YES = {'Type "go" to proceed': "go", 'Type "lab" to go on': "lab"}

@@ -9,7 +9,7 @@ from collections import defaultdict
 
 import pytest
 
-from rehearsal import DEADLINES, RESTART_CALICO, Rehearsal, RouterWatcher, Watcher, eventually
+from support.rehearsal import DEADLINES, RESTART_CALICO, Rehearsal, RouterWatcher, Watcher, eventually
 
 WORKERS = [f"worker{number}" for number in range(1, 7)]
 SHORT = {**DEADLINES, "bgp": "8s", "restart": "8s"}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fleet_lab.workload import DEPLOYMENTS, NAMESPACE, budgets_path
-from rehearsal import DEADLINES, REBOOT, Rehearsal, eventually
+from support.rehearsal import DEADLINES, REBOOT, Rehearsal, eventually
 
 ANNOTATION = "fleet-cookbooks/maintenance"
 ATTACHMENTS = "/apis/storage.k8s.io/v1/volumeattachments"

@@ -22,7 +22,7 @@ class Mutant:
 
 _LIB = "lib/fleet"
 _UNIT = "tests/unit"
-_STEPS = f"{_UNIT}/test_node_steps.py"
+_STEPS = f"{_UNIT}/steps/test_node_steps.py"
 
 
 def _of(file: str, line: str, mutated: str, test: str) -> Mutant:
@@ -89,19 +89,19 @@ MUTANTS = (
         "steps/at_most_once.py",
         "if problem := self.problem(state, found):",
         "if problem := '':",
-        "test_once.py::test_a_host_that_is_not_the_nodes_machine_is_never_rebooted",
+        "steps/test_at_most_once.py::test_a_host_that_is_not_the_nodes_machine_is_never_rebooted",
     ),
     _of(
         "steps/at_most_once.py",
         "if over and not found.transitioning:",
         "if True:",
-        "test_once.py::test_an_order_that_may_be_on_its_way_is_waited_for",
+        "steps/test_at_most_once.py::test_an_order_that_may_be_on_its_way_is_waited_for",
     ),
     _of(
         "adapters/hosts/reboot.py",
         "    {pattern}) reboot-host ;;",
         "    *) reboot-host ;;",
-        "test_reboot.py::test_only_the_boot_that_is_named_ends",
+        "adapters/hosts/test_reboot.py::test_only_the_boot_that_is_named_ends",
     ),
     # Cordons and drains.
     _of(
@@ -114,7 +114,7 @@ MUTANTS = (
         "adapters/k8s/nodes.py",
         "if found is None or found.run != run_id:\n            return None, UncordonOutcome.NOT_OURS",
         "if found is None:\n            return None, UncordonOutcome.NOT_OURS",
-        "test_ownership.py::test_runs_put_back_what_they_found",
+        "adapters/k8s/test_ownership.py::test_runs_put_back_what_they_found",
     ),
     _of(
         "adapters/k8s/nodes.py",
@@ -150,32 +150,32 @@ MUTANTS = (
         "adapters/k8s/eviction.py",
         """            "deleteOptions": {"preconditions": {"uid": ref.uid}},\n""",
         "",
-        "test_k8s_eviction.py::test_version",
+        "adapters/k8s/test_eviction.py::test_version",
     ),
     _of(
         "adapters/k8s/eviction.py",
         "return Verdict(Answer.BLOCKED, self._blocked(pod, error), error.retry_after)",
         "return Verdict(Answer.GONE)",
-        "test_k8s_eviction.py::test_answers",
+        "adapters/k8s/test_eviction.py::test_answers",
     ),
     # Gates.
     _of(
         "steps/ready.py",
         'if heartbeat(node) in ("", state.facts.get(HEARTBEAT)):',
         "if False:",
-        "test_ready.py::test_a_heartbeat_from_before_the_reboot_does_not_count",
+        "steps/test_ready.py::test_a_heartbeat_from_before_the_reboot_does_not_count",
     ),
     _of(
         "steps/ready.py",
         "            if not node.ready:\n",
         "            if False:\n",
-        "test_ready.py::test_a_node_that_was_not_rebooted_has_to_be_ready",
+        "steps/test_ready.py::test_a_node_that_was_not_rebooted_has_to_be_ready",
     ),
     _of(
         "steps/ready.py",
         'if node.boot_id and node.boot_id == state.facts.get("boot_id"):',
         "if False:",
-        "test_ready.py::test_a_heartbeat_of_the_old_boot_does_not_count_however_late_it_is",
+        "steps/test_ready.py::test_a_heartbeat_of_the_old_boot_does_not_count_however_late_it_is",
     ),
     _of(
         "steps/alerts.py",
@@ -187,13 +187,13 @@ MUTANTS = (
         "steps/gates.py",
         "restarted=NEW_BOOT in state.facts",
         "restarted=True",
-        "test_gates.py::test_daemons_have_to_be_ready_with_other_containers_once_the_host_was_rebooted",
+        "steps/test_gates.py::test_daemons_have_to_be_ready_with_other_containers_once_the_host_was_rebooted",
     ),
     _of(
         "steps/gates.py",
         'return pending("; ".join(lines[:5])) if lines else done()',
         "return done()",
-        "test_gates.py::test_a_volume_keeps_the_node",
+        "steps/test_gates.py::test_a_volume_keeps_the_node",
     ),
     _of(
         "steps/reboot.py",
@@ -205,19 +205,19 @@ MUTANTS = (
         "adapters/bgp/verify.py",
         "        if now.accepted.get(rib, 0) < prefixes\n",
         "        if False\n",
-        "test_bgp_verify.py",
+        "adapters/bgp/test_verify.py",
     ),
     _of(
         "adapters/bgp/verify.py",
         'return f"up for {youngest} s of {stable:g} s" if youngest < stable else ""',
         'return ""',
-        "test_bgp_verify.py",
+        "adapters/bgp/test_verify.py",
     ),
     _of(
         "steps/bgp.py",
         "return self._if_closed(self._ask(units))",
         "return self._ask(units)",
-        "test_bgp_gate.py::test_a_node_that_somebody_has_opened_is_not_waited_for",
+        "steps/test_bgp.py::test_a_node_that_somebody_has_opened_is_not_waited_for",
     ),
     # What is given back.
     _of(
@@ -267,7 +267,7 @@ MUTANTS = (
         "engine/declaration.py",
         "        return [step.spec.name for pair in pairs for step in pair if step]\n",
         "        return []\n",
-        f"{_UNIT}/test_session_adapt.py::test_a_run_does_not_go_on_without_the_steps_that_give_back",
+        "session/test_adapt.py::test_a_run_does_not_go_on_without_the_steps_that_give_back",
     ),
     # The preflight and the plan.
     _of(
@@ -286,13 +286,13 @@ MUTANTS = (
         "steps/drain.py",
         "            return Found((unread(error),), columns={EVICTIONS: {}})\n",
         "            return Found((unread(error),))\n",
-        f"{_UNIT}/test_look.py::test_a_drain_that_could_not_be_looked_at_is_not_shown_as_one_without_pods",
+        "steps/test_look.py::test_a_drain_that_could_not_be_looked_at_is_not_shown_as_one_without_pods",
     ),
     _of(
         "procedures/preflight.py",
         '        step = getattr(step, "wraps", None)\n',
         "        step = None\n",
-        f"{_UNIT}/test_look.py::test_a_new_step_is_looked_at_without_any_other_file",
+        "steps/test_look.py::test_a_new_step_is_looked_at_without_any_other_file",
     ),
     _of(
         "procedures/preflight.py",
@@ -311,86 +311,86 @@ MUTANTS = (
         "engine/runner.py",
         "if (before.status, before.step, before.phase) != (Status.RUNNING, result.step, result.phase):",
         "if False:",
-        f"{_UNIT}/test_runner.py::test_an_answer_that_comes_too_late_is_none",
+        "engine/test_runner.py::test_an_answer_that_comes_too_late_is_none",
     ),
     _of(
         "engine/capacity.py",
         "return len(self._taken) + (unit.name not in self._taken) > self._limits.max_unavailable",
         "return False",
-        "test_decide.py::test_rules_hold_in_every_history",
+        "engine/test_decide.py::test_rules_hold_in_every_history",
     ),
     _of(
         "engine/capacity.py",
         "return len(self._domains) + (unit.domain not in self._domains) > self._limits.max_domains",
         "return False",
-        "test_decide.py::test_rules_hold_in_every_history",
+        "engine/test_decide.py::test_rules_hold_in_every_history",
     ),
     _of(
         "engine/decide.py",
         "    if failures <= limits.max_failed:\n",
         "    if True:\n",
-        "test_decide.py::test_rules_hold_in_every_history",
+        "engine/test_decide.py::test_rules_hold_in_every_history",
     ),
     _of(
         "engine/decide.py",
         "if problem := seen.blocked or room.problem(state.unit):",
         "if problem := seen.blocked:",
-        "test_decide.py::test_a_unit_is_not_closed_when_others_took_its_room_meanwhile",
+        "engine/test_decide.py::test_a_unit_is_not_closed_when_others_took_its_room_meanwhile",
     ),
     _of(
         "engine/advance.py",
         "return enter(stage, state, pivot, now, Phase.PROBE)",
         "return enter(stage, state, 0, now)",
-        "test_decide.py::test_resume_goes_by_the_pivot",
+        "engine/test_decide.py::test_resume_goes_by_the_pivot",
     ),
     _of(
         "engine/advance.py",
         "if state.status in (Status.PENDING, Status.DONE, Status.GIVEN_UP):",
         "if state.status in (Status.PENDING, Status.DONE):",
-        "test_advance.py::test_a_given_up_unit_is_left_alone_and_keeps_nobody",
+        "engine/test_advance.py::test_a_given_up_unit_is_left_alone_and_keeps_nobody",
     ),
     _of(
         "engine/advance.py",
         "return stage.steps[step].acceptable and stage.steps[step].name in state.accepted",
         "return stage.steps[step].name in state.accepted",
-        "test_advance.py::test_an_accepted_proof_is_passed_over_and_no_other_step_is",
+        "engine/test_advance.py::test_an_accepted_proof_is_passed_over_and_no_other_step_is",
     ),
     _of(
         "engine/decide.py",
         "return [Renew(names)] if names else []",
         "return []",
-        "test_decide.py::test_rules_hold_in_every_history",
+        "engine/test_decide.py::test_rules_hold_in_every_history",
     ),
     # Members of etcd, and of whatever else has several.
     _of(
         "adapters/etcd/health.py",
         "for member in members) // 2 + 1",
         "for member in members) // 2",
-        "test_etcd_health.py::test_a_quorum_is_more_than_half_of_the_votes",
+        "adapters/etcd/test_health.py::test_a_quorum_is_more_than_half_of_the_votes",
     ),
     _of(
         "adapters/etcd/health.py",
         "for other, answer in others.items() if not answer.status.is_learner]",
         "for other, answer in others.items()]",
-        "test_etcd_health.py::test_learners_are_no_quorum",
+        "adapters/etcd/test_health.py::test_learners_are_no_quorum",
     ),
     _of(
         "adapters/etcd/health.py",
         "    if len(unheard) > 1:\n",
         "    if False:\n",
-        "test_etcd_health.py::test_a_member_that_nobody_asks_keeps_all_others_up",
+        "adapters/etcd/test_health.py::test_a_member_that_nobody_asks_keeps_all_others_up",
     ),
     _of(
         "adapters/etcd/health.py",
         "if other != host}, others=1):\n        return why",
         "if other != host}, others=1):\n        pass",
-        "test_etcd_health.py::test_a_member_that_is_not_well_keeps_all_others_up",
+        "adapters/etcd/test_health.py::test_a_member_that_is_not_well_keeps_all_others_up",
     ),
     _of(
         "adapters/etcd/health.py",
         "    if len(voting) < needed:\n",
         "    if False:\n",
-        "test_etcd_health.py::test_small_clusters_cannot_spare_a_member",
+        "adapters/etcd/test_health.py::test_small_clusters_cannot_spare_a_member",
     ),
     _of(
         "members.py",
@@ -402,55 +402,55 @@ MUTANTS = (
         "adapters/alertmanager/alertmanagers.py",
         "if len(answers.given) < self._needed:",
         "if not answers.given:",
-        "test_silences.py::test_a_member_that_cannot_be_asked_makes_it_unknown",
+        "adapters/alertmanager/test_silences.py::test_a_member_that_cannot_be_asked_makes_it_unknown",
     ),
     _of(
         "adapters/bgp/verify.py",
         "left = [problem] if (problem := unread(readings, also=baseline)) else []",
         "left: list[str] = []",
-        "test_bgp_verify.py::test_one_router_that_is_not_read_keeps_it_closed",
+        "adapters/bgp/test_verify.py::test_one_router_that_is_not_read_keeps_it_closed",
     ),
     # The lock and the journal.
     _of(
         "adapters/k8s/lock.py",
         "if age > self._config.duration * _DEADLINE:",
         "if False:",
-        "test_lock.py::test_a_holder_that_cannot_renew_stops_before_others_may_take_it",
+        "adapters/k8s/test_lock.py::test_a_holder_that_cannot_renew_stops_before_others_may_take_it",
     ),
     _of(
         "adapters/k8s/lock.py",
         "return self._lose(str(error))",
         "return True",
-        "test_lock.py::test_it_is_lost_to_whoever_took_it",
+        "adapters/k8s/test_lock.py::test_it_is_lost_to_whoever_took_it",
     ),
     _of(
         "engine/folders.py",
         "fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "pass",
-        "test_journal.py::test_a_living_run_is_not_opened_twice",
+        "engine/test_journal.py::test_a_living_run_is_not_opened_twice",
     ),
     _of(
         "engine/declaration.py",
         "for bracket in reversed(self.brackets) if bracket.back and id(bracket) not in early]",
         "for bracket in self.brackets if bracket.back and id(bracket) not in early]",
-        "test_declaration.py::test_what_is_held_is_given_back_in_reverse_order_or_where_the_proofs_say",
+        "engine/test_declaration.py::test_what_is_held_is_given_back_in_reverse_order_or_where_the_proofs_say",
     ),
     _of(
         "engine/declaration.py",
         "asked = [state for state in units if self.concerns(state)]",
         "asked = []",
-        "test_declaration.py::test_an_abort_asks_for_proofs_of_what_it_concerns_only_and_not_for_long",
+        "engine/test_declaration.py::test_an_abort_asks_for_proofs_of_what_it_concerns_only_and_not_for_long",
     ),
     _of(
         "engine/executor.py",
         "return state.status in (Status.RUNNING, Status.HELD) or stage.in_flight(state)",
         "return state.status in (Status.RUNNING, Status.HELD)",
-        "test_declaration.py::test_an_abort_is_about_what_is_in_flight_held_or_owned_still",
+        "engine/test_declaration.py::test_an_abort_is_about_what_is_in_flight_held_or_owned_still",
     ),
     _of(
         "engine/executor.py",
         "over = self._clock.monotonic() - self._since > self.GRACE",
         "over = True",
-        "test_declaration.py::test_an_order_that_may_be_on_its_way_is_waited_for",
+        "engine/test_declaration.py::test_an_order_that_may_be_on_its_way_is_waited_for",
     ),
 )

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cookbook_help import cookbook
 from fleet import arguments
+from support.cookbook_help import cookbook
 
 ODD = ["a\nb", "a\x1b[31mb", "a\u202eb", "a\udc80b", "a\rb", "a\x07b", "a\u200bb", "a\u2028b", "a\x9bb"]
 WORDS = {

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cookbook_help import cookbook
 from fleet.engine import journal
-from plain import NAME, Operator
+from support.cookbook_help import cookbook
+from support.plain import NAME, Operator
 
 FULL = "/dev/full"
 COOKBOOKS = (

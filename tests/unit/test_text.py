@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet import text
+from support.places import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,6 @@ BARE = re.compile(
     rf"(?:{'|'.join(PLURALS)})\b"
 )
 """A number that is filled in right before what it counts: for one, the word is wrong."""
-ROOT = Path(__file__).parents[2]
 
 
 def templates(path: Path) -> list[str]:
@@ -96,9 +96,9 @@ def templates(path: Path) -> list[str]:
 
 def test_a_number_before_what_it_counts_goes_through_count() -> None:
     bare = [
-        f"{path.relative_to(ROOT)}: {template}"
+        f"{path.relative_to(REPOSITORY)}: {template}"
         for folder in ("lib/fleet", "cookbooks")
-        for path in sorted((ROOT / folder).rglob("*.py"))
+        for path in sorted((REPOSITORY / folder).rglob("*.py"))
         for template in templates(path)
         if BARE.search(template)
     ]

@@ -18,7 +18,7 @@ from bench.scale import bound
 from bench.scale.cluster import ControlPlane, use_of
 from bench.scale.wire import Wire
 from bench.scale.world import ROUTERS
-from integration.support import MAINTENANCE_TOKEN, TOKEN, eventually
+from support.apiserver import MAINTENANCE_TOKEN, TOKEN, eventually
 from worlds.network import ASN
 
 HERE = Path(__file__).parent

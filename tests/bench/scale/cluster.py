@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleet_lab.binaries import CONTROL_PLANE
-from integration.support import Cluster
+from support.apiserver import Cluster
 
 _TICK = os.sysconf("SC_CLK_TCK")
 

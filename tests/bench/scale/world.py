@@ -16,7 +16,7 @@ from typing import Any
 from bench.scale import drawn, wire, workload
 from bench.scale.kubelets import Api, Kubelets
 from fleet.execution import Result
-from replies import elapsed
+from support.replies import elapsed
 from worlds.alertmanager import Alertmanagers
 from worlds.kubernetes import is_ready
 from worlds.machines import Machine, Machines

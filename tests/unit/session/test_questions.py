@@ -1,0 +1,100 @@
+"""Questions in the middle of a run: what counts as an answer, and what is said when there is none."""
+
+import sys
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fleet.adapters.k8s.nodes import NoNodes
+from fleet.config.model import Config
+from fleet.engine.declaration import Question
+from fleet.session import Session
+from worlds.reinitialize import CONFIG
+
+QUESTION = Question("All of lab is going to be away.\nIs that what you want? [lab]", "lab")
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Callable[..., Session]:
+    def make(*, unattended: bool = False) -> Session:
+        nothing: Any = SimpleNamespace()
+        made = Session(nothing, Config(state_dir=tmp_path, clusters={"lab": CONFIG}), nothing, unattended=unattended)
+        made._console = Console(file=StringIO(), width=40)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let somebody sit at the terminal, who types what is given; an exception is what keys can raise."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
+    def types(*answers: str | type[BaseException]) -> None:
+        left: Iterator[str | type[BaseException]] = iter(answers)
+
+        def typed(_prompt: str = "") -> str:
+            answer = next(left)
+            if isinstance(answer, str):
+                return answer
+            raise answer
+
+        monkeypatch.setattr("builtins.input", typed)
+
+    return types
+
+
+def said(session: Session) -> str:
+    """Return what was printed."""
+    file: Any = session._console.file
+    return str(file.getvalue())
+
+
+def test_the_word_is_the_answer(session: Callable[..., Session], terminal: Callable[..., None]) -> None:
+    terminal("lab")
+    asked = session()
+
+    assert asked._decide(QUESTION) == ""
+    assert said(asked) == f"\n{QUESTION.text}\n", "nothing of it is taken for markup, or broken into other lines"
+
+
+def test_a_slip_may_be_mended(session: Callable[..., Session], terminal: Callable[..., None]) -> None:
+    terminal("lba", "lab")
+
+    assert session()._decide(QUESTION) == ""
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [("no", "yes", "go", "never reached"), ("", " ", "LAB"), (KeyboardInterrupt,), (EOFError,), ("lba", EOFError)],
+)
+def test_everything_else_is_none(
+    session: Callable[..., Session], terminal: Callable[..., None], answers: tuple[Any, ...]
+) -> None:
+    terminal(*answers)
+
+    assert session()._decide(QUESTION) == "the operator did not type 'lab'"
+
+
+def test_nobody_is_asked_in_an_unattended_run(session: Callable[..., Session], terminal: Callable[..., None]) -> None:
+    terminal(AssertionError)
+    asked = session(unattended=True)
+
+    assert "has to type 'lab' to go on; resume it on a terminal, without --unattended" in asked._decide(QUESTION)
+    assert QUESTION.text in said(asked), "what it is about is told nevertheless"
+
+
+def test_nobody_is_asked_without_a_terminal(session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+
+    assert "has to type 'lab' to go on" in session()._decide(QUESTION)
+
+
+def test_without_an_api_nothing_is_known_of_nodes() -> None:
+    assert NoNodes().snapshot() == {}
+    assert NoNodes().age() > 1e9, "what is not known is not current"
