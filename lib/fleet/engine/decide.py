@@ -7,6 +7,7 @@ changes its arguments.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from fleet.engine.advance import before_pivot, is_given_back, may_release
 from fleet.engine.capacity import Capacity
@@ -124,11 +125,19 @@ def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> D
         seen: the world right now.
         now: seconds of the runner's monotonic clock.
     """
-    states = progress.units
-    running = [state for state in states.values() if state.status is Status.RUNNING]
+    running: list[UnitState] = []
+    held: list[UnitState] = []
+    waiting: list[UnitState] = []
+    for state in progress.units.values():  # Once: there may be thousands, most of them done or waiting.
+        if state.status is Status.PENDING:
+            waiting.append(state)
+        elif state.status is Status.RUNNING:
+            running.append(state)
+        elif state.status is Status.HELD:
+            held.append(state)
     # Those that were tried before come last, in the order of the plan among themselves.
-    waiting = sorted((s for s in states.values() if s.status is Status.PENDING), key=lambda state: state.attempts)
-    held = [state for state in states.values() if state.status is Status.HELD]
+    waiting.sort(key=lambda state: state.attempts)
+    due = partial(_next_due, stage, progress, running, held, waiting)
 
     actions: list[Action] = list(_withdrawals(stage, running, held, seen))
     withdrawn = {action.unit for action in actions if isinstance(action, Withdraw)}
@@ -152,7 +161,7 @@ def decide(stage: Stage, progress: Progress, seen: Observation, now: float) -> D
             return Decision((*actions, Finish(failures == 0, f"{failures} held" if failures else "")))
         if seen.permanent or _is_final(stage, progress, waiting, occupied, len(held) + len(just_held), now):
             return Decision((*actions, Finish(False, reason or _first_problem(stage, waiting, occupied))), reason)
-    return Decision(tuple(actions), "" if starts or not waiting else reason, _next_due(stage, progress, in_flight))
+    return Decision(tuple(actions), "" if starts or not waiting else reason, due(in_flight))
 
 
 def _holds(
@@ -273,11 +282,17 @@ def _starts(
     room = Capacity(limits, occupied, seen.absent)
     starts = []
     reason = ""
+    full: set[tuple[str, str, bool]] = set()
     for state in waiting:
-        if room.take(state.unit):
-            starts.append(Start(state.unit.name))
+        unit = state.unit
+        alike = (unit.domain, unit.group, unit.name in seen.absent)
+        if alike in full:
+            continue  # What there was no room for just now there is none for now: the room only gets less.
+        if room.take(unit):
+            starts.append(Start(unit.name))
         else:
-            reason = reason or room.problem(state.unit)
+            full.add(alike)
+            reason = reason or room.problem(unit)
     return starts, reason
 
 
@@ -297,18 +312,19 @@ def _is_final(
     return progress.blocked_since is not None and now - progress.blocked_since >= stage.limits.blocked
 
 
-def _next_due(stage: Stage, progress: Progress, in_flight: int) -> float | None:
-    times = [min(state.due, state.deadline) for state in progress.units.values() if _waits(state)]
-    times += [state.deadline + OVERDUE for state in progress.units.values() if state.busy]
-    times += [state.due for state in progress.units.values() if state.status is Status.PENDING and state.attempts]
+def _next_due(
+    stage: Stage,
+    progress: Progress,
+    running: Sequence[UnitState],
+    held: Sequence[UnitState],
+    waiting: Sequence[UnitState],
+    in_flight: int,
+) -> float | None:
+    times = [state.deadline + OVERDUE if state.busy else min(state.due, state.deadline) for state in running]
+    times += [state.due for state in waiting if state.attempts]
     if stage.renew:
         last = stage.last_give_back()
-        in_flight_states = (s for s in progress.units.values() if s.status in (Status.RUNNING, Status.HELD))
-        times += [state.renew_at for state in in_flight_states if state.step < last]
+        times += [state.renew_at for state in (*running, *held) if state.step < last]
     if not in_flight and progress.blocked_since is not None:
         times.append(progress.blocked_since + stage.limits.blocked)
     return min(times, default=None)
-
-
-def _waits(state: UnitState) -> bool:
-    return state.status is Status.RUNNING and not state.busy

@@ -77,6 +77,8 @@ class Baseline(NodeStep):
         """
         super().__init__(cluster)
         self._workloads = workloads and cluster.config.gates.workloads
+        self._above: dict[Workload, Workload] = {}
+        """What has made a ReplicaSet, or itself: that never changes."""
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Remember it once: what a resumed run has taken away already is no baseline."""
@@ -114,9 +116,10 @@ class Baseline(NodeStep):
         found = set()
         for namespace, (kind, name) in {(p["metadata"]["namespace"], o) for p in pods if (o := owners.owner_of(p))}:
             workload = Workload(kind, namespace, name)
-            item = self._read(workload, known) if kind == "ReplicaSet" else None
-            above = owners.owner_of(item) if item else None
-            found.add(Workload(above[0], namespace, above[1]) if above else workload)
+            if workload not in self._above and kind == "ReplicaSet" and (item := self._read(workload, known)):
+                above = owners.owner_of(item)
+                self._above[workload] = Workload(above[0], namespace, above[1]) if above else workload
+            found.add(self._above.get(workload, workload))
         return found
 
     def _read(self, workload: Workload, known: dict[Workload, JSON | None]) -> JSON | None:

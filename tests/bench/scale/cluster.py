@@ -50,7 +50,8 @@ class ControlPlane(Cluster):
 
     def start(self) -> None:
         super().start()
-        rates = ("--kube-api-qps=1000", "--kube-api-burst=1000")
+        # There is nobody else to lead; who lost the lead on a busy machine would end.
+        rates = ("--kube-api-qps=1000", "--kube-api-burst=1000", "--leader-elect=false")
         manager, scheduler = CONTROL_PLANE[1:]
         self._components[manager] = self.spawn_component(
             manager,

@@ -188,6 +188,7 @@ class World:
         addresses = {name: [str(ip_address(a)) for a in k.addresses] for name, k in self.kubelets.nodes.items()}
         self.routers = Routers(addresses)
         self.alertmanagers = Alertmanagers(self.time, lambda: None, lambda _silence, _end: None)
+        self.alerting = threading.Lock()
         self.alerts_asked = 0
 
     def _api(self) -> Api:
@@ -233,7 +234,8 @@ class World:
         """Return an Alertmanager's answer: status, JSON, reason and date."""
         self.alerts_asked += 1
         time.sleep(0.005)
-        reply = self.alertmanagers(method, url, json=body)
+        with self.alerting:
+            reply = self.alertmanagers(method, url, json=body)
         return reply.status, json.dumps(reply.data), reply.reason, reply.date
 
     def own(self) -> dict[str, Any]:

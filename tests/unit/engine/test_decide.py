@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fleet.engine import advance as a
 from fleet.engine import decide as d
 from fleet.engine import model as m
+from fleet.engine.capacity import Capacity
 
 STEPS = (
     m.StepSpec("silence", 10),
@@ -249,6 +250,23 @@ def units(*names, domain="a"):
 def start_all(stage, seen=None, now=0.0):
     progress = d.Progress({unit.name: m.UnitState(unit) for unit in stage.units})
     return d.decide(stage, progress, seen or m.Observation(), now)
+
+
+@settings(max_examples=200, deadline=None)
+@given(fleets(), st.integers(0, 2**32).map(Random))
+def test_whoever_there_is_room_for_starts(stage, rng):
+    """Units that are alike are asked for once; that changes nothing for any of them."""
+    absent = {
+        unit.name: m.Absent(unit.domain, unit.group, rng.random() < 0.5, "others")
+        for unit in stage.units
+        if rng.random() < 0.2
+    }
+    room = Capacity(stage.limits, (), absent)
+    expected = [unit.name for unit in stage.units if room.take(unit)]
+    decision = d.decide(
+        stage, d.Progress({unit.name: m.UnitState(unit) for unit in stage.units}), m.Observation(absent), 0.0
+    )
+    assert [action.unit for action in decision.actions if isinstance(action, d.Start)] == expected
 
 
 def test_a_unit_that_others_made_unavailable_takes_a_place_once():

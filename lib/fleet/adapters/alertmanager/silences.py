@@ -158,7 +158,7 @@ class Silences:
         if self._dry_run:
             logger.debug("Would have created the silence %s", silence)
             return ""
-        return self._ensure(silence, self._members.ask(self._list), duration)
+        return self._ensure(silence, self._members.ask(lambda name: self._list(name, comment)), duration)
 
     def extend(self, silence_id: str, duration: float) -> str:
         """Let a silence end in ``duration`` seconds from now, or later if it does already, at all members.
@@ -219,12 +219,12 @@ class Silences:
         Raises:
             SilenceError: not enough members could be asked.
         """
-        asked = self._members.ask(self._list)
+        asked = self._members.ask(lambda name: self._list(name, comment_contains))
         self._members.suffice(asked)
         found: dict[object, dict[str, list[Copy]]] = {}
         for name, copies in asked.given.items():
             for copy in copies:
-                if copy.in_force and comment_contains in copy.comment:
+                if copy.in_force:
                     found.setdefault(copy.content, {every: [] for every in asked.given})[name].append(copy)
         return [self._merged(have) for have in found.values()]
 
@@ -340,8 +340,14 @@ class Silences:
             raise NoSuchSilenceError(f"No Alertmanager knows silence {silence_id} (asked: {', '.join(asked.given)}).")
         return next((copy for copy in found if copy.in_force), found[0])
 
-    def _list(self, name: str) -> list[Copy]:
-        return self._members.read(name, "silences", lambda data: [Copy.from_api(data)])
+    def _list(self, name: str, comment_contains: str = "") -> list[Copy]:
+        """Return a member's silences whose comment contains a text; it keeps expired ones for days."""
+
+        def parse(data: Any) -> list[Copy]:
+            # Before anything else of it is read: a member has thousands of others.
+            return [Copy.from_api(data)] if comment_contains in data["comment"] else []
+
+        return self._members.read(name, "silences", parse)
 
     def _merged(self, have: _Copies) -> Silence:
         """Return a silence as all members have it; one at least must."""

@@ -72,7 +72,7 @@ class Routers:
         def ask(connection: "Connection") -> Summary:
             reply, taken = connection.ask(_SUMMARY)
             try:
-                return summary.parse_xml(reply, taken=taken)
+                return summary.read_xml(reply, taken=taken)
             except summary.SummaryError as error:
                 raise RouterError(f"{connection.router} answered with no BGP summary: {error}") from error
 

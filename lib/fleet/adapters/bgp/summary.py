@@ -1,9 +1,9 @@
 """A router's BGP summary as plain data, read from what Junos answers. Pure: no I/O."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, overload
 
 from lxml import etree
 
@@ -89,16 +89,67 @@ class Summary:
 
         There are several where the same address is a peer in several routing instances, which a summary does not name:
         what is asked of the session has to hold for all of them.
+
+        Raises:
+            SummaryError: a peer with this address cannot be read.
         """
-        return self._by_key.get((address, asn), ())
+        same = [self.peers[place] for place in self._places.get((int(address), asn), ())]
+        return tuple(peer for peer in same if peer.address == address)  # the interface of link-local ones as well
 
     @cached_property
-    def _by_key(self) -> Mapping[tuple[Address, int], tuple[Peer, ...]]:
-        found: dict[tuple[Address, int], tuple[Peer, ...]] = {}
-        for peer in self.peers:
-            key = (peer.address, peer.asn)
-            found[key] = (*found.get(key, ()), peer)
-        return found
+    def _places(self) -> Mapping[tuple[int, int], Sequence[int]]:
+        """Where peers are, by the number of their address, whose hash takes less time than its own."""
+        places: dict[tuple[int, int], list[int]] = {}
+        keys = self.peers.keys() if isinstance(self.peers, Unread) else ((p.address, p.asn) for p in self.peers)
+        for place, (address, asn) in enumerate(keys):
+            places.setdefault((int(address), asn), []).append(place)
+        return places
+
+
+class Unread(Sequence[Peer]):
+    """The peers of an answer in XML, each read when it is wanted: a router has thousands, a gate asks for a few."""
+
+    def __init__(self, elements: Sequence[Any]) -> None:
+        self._elements = elements
+
+    def __len__(self) -> int:
+        return len(self._elements)
+
+    @overload
+    def __getitem__(self, place: int) -> Peer: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Peer]: ...
+
+    def __getitem__(self, place: int | slice) -> Peer | Sequence[Peer]:
+        """Read a peer, or several.
+
+        Raises:
+            SummaryError: one cannot be read.
+        """
+        found = self._elements[place]
+        return [_peer(element) for element in found] if isinstance(place, slice) else _peer(found)
+
+    def keys(self) -> Iterator[tuple[Address, int]]:
+        """Yield the address and the AS number of each peer.
+
+        Raises:
+            SummaryError: a peer has none.
+        """
+        for element in self._elements:
+            address = asn = None
+            for child in element:
+                match _local(child.tag):
+                    case "peer-address":
+                        address = child.text
+                    case "peer-as":
+                        asn = child.text
+                if address and asn:
+                    break
+            try:
+                yield values.address((address or "").strip()), values.asn((asn or "").strip())
+            except ValueError as error:
+                refuse(f"has a peer that cannot be read ({error})", _quoted(element))
 
 
 def parse_xml(reply: Any, *, taken: float) -> Summary:
@@ -114,11 +165,27 @@ def parse_xml(reply: Any, *, taken: float) -> Summary:
     Raises:
         SummaryError: there is no summary in it, or a peer cannot be read.
     """
+    return Summary([_peer(element) for element in _elements(reply)], taken)
+
+
+def read_xml(reply: Any, *, taken: float) -> Summary:
+    """Read the answer as :func:`parse_xml` does, but what it says of a peer not before that is asked for.
+
+    Raises:
+        SummaryError: there is no summary in it, or a peer has no address or AS number.
+    """
+    summary = Summary(Unread(_elements(reply)), taken)
+    _ = summary._places
+    return summary
+
+
+def _elements(reply: Any) -> list[Any]:
+    """Return the peers of an answer as elements."""
     root = _parsed(reply) if isinstance(reply, str | bytes) else reply
-    found = list(root.iter("{*}bgp-information"))
+    found = [root] if _local(root.tag) == "bgp-information" else list(root.iter("{*}bgp-information"))
     if not found:
         refuse("has no bgp-information", _quoted(root))
-    return Summary([_peer(element) for one in found for element in one.iterchildren("{*}bgp-peer")], taken)
+    return [peer for one in found for peer in one.iterchildren("{*}bgp-peer")]
 
 
 def _parsed(reply: str | bytes) -> Any:

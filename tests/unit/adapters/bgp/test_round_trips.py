@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.adapters.bgp import text, values
-from fleet.adapters.bgp.summary import ESTABLISHED, Peer, Rib, Summary, SummaryError, parse_xml
+from fleet.adapters.bgp.summary import ESTABLISHED, Peer, Rib, Summary, SummaryError, parse_xml, read_xml
 from support import replies
 
 COUNTS = st.integers(0, 2**32)
@@ -47,6 +47,9 @@ SUMMARIES = st.builds(Summary, st.lists(peers(), max_size=6), st.floats(0, 2e9))
 def test_xml(summary, namespaces, seconds, dotted):
     written = replies.xml(summary.peers, namespaces=namespaces, seconds=seconds, dotted=dotted)
     assert parse_xml(written, taken=summary.taken) == summary
+    read = read_xml(written, taken=summary.taken)
+    assert list(read.peers) == summary.peers
+    assert all(read.find(p.address, p.asn) == summary.find(p.address, p.asn) for p in summary.peers)
 
 
 @given(SUMMARIES, st.booleans(), st.booleans(), st.booleans(), st.booleans())

@@ -6,7 +6,7 @@ import pytest
 from lxml import etree
 
 from fleet.adapters.bgp import text
-from fleet.adapters.bgp.summary import ESTABLISHED, Peer, Rib, Summary, SummaryError, parse_xml
+from fleet.adapters.bgp.summary import ESTABLISHED, Peer, Rib, Summary, SummaryError, parse_xml, read_xml
 from support import replies
 from support.places import DATA
 
@@ -179,6 +179,22 @@ def test_xml_that_is_refused(reply, message):
     assert reply != ONE
     with pytest.raises(SummaryError, match=message):
         parse_xml(reply, taken=0)
+
+
+def test_what_cannot_be_read_of_a_peer_is_refused_when_it_is_asked_for():
+    second = replies.xml(PEERS[1:2], namespaces=False).replace("flap-count", "flaps")
+    both = ONE.replace("</bgp-information>", second.removeprefix("<bgp-information>\n"))
+    summary = read_xml(both, taken=0)
+    assert summary.find(PEERS[0].address, PEERS[0].asn) == (PEERS[0],)
+    with pytest.raises(SummaryError, match="has a peer without flap-count"):
+        summary.find(PEERS[1].address, PEERS[1].asn)
+
+
+def test_a_peer_that_could_be_anybodys_is_refused_at_once():
+    with pytest.raises(SummaryError, match="has a peer that cannot be read"):
+        read_xml(ONE.replace("peer-as", "peer-asn"), taken=0)
+    with pytest.raises(SummaryError, match="has a peer that cannot be read"):
+        read_xml(ONE.replace("peer-address", "address"), taken=0)
 
 
 LINE = "10.64.0.121           64601        220        208       0       2       32:13 "
