@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("nodes", nargs="*", type=int, default=[100, 300, 1000])
     parser.add_argument("--at-once", type=int, default=20, help="nodes at once")
     parser.add_argument("--rows", type=int, default=1, help="rows at once")
-    parser.add_argument("--boot", type=float, default=5.0, help="seconds that a boot takes in the middle")
+    parser.add_argument("--boot", type=float, default=10.0, help="seconds that a boot takes in the middle")
     parser.add_argument("--profile", action="store_true", help="profile the session, and print where its time goes")
     parser.add_argument("--keep", action="store_true", help="keep journals and logs")
     parser.add_argument("--json", type=Path, default=Path("build/bench-scale.json"), help="where the numbers go")

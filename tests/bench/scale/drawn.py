@@ -4,6 +4,10 @@ import random
 from dataclasses import dataclass
 
 SEED = 1
+ANSWER = (0.22, 0.32)
+"""Seconds that a host takes to answer over SSH, from the first packet on."""
+ANSWERS = 5
+"""Commands that every host has to answer: a look, the order, a look after the boot, Puppet, a look after that."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,12 @@ class Times:
 
     @property
     def own(self) -> float:
-        """The least seconds from the order to reboot until everything on the host is back.
+        """The least seconds that the host takes, less those that its pods need to end.
 
         Puppet runs, the kubelet starts and the sessions come up at the same time.
         """
-        return self.leaves + self.boots + max(self.puppet * (1 + self.fails), self.ready, self.routes)
+        answers = ANSWERS * sum(ANSWER) / 2
+        return answers + self.leaves + self.boots + max(self.puppet * (1 + self.fails), self.ready, self.routes)
 
 
 def times(count: int, boot: float, seed: int = SEED) -> list[Times]:

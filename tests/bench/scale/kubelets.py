@@ -24,7 +24,7 @@ from fleet_lab.guest.kubelet.pods import Pods
 
 LEASE, STATUS = 10.0, 300.0
 """Seconds between two renewals of a node's Lease, and two reports of its status, as the real kubelet has them."""
-_THREADS = 6
+_THREADS = 16
 
 Json = dict[str, Any]
 

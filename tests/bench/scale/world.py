@@ -29,6 +29,10 @@ UNREACHABLE = 3.1
 """Seconds until the kernel says that there is no route to a host that is down."""
 
 
+FANOUT = 64
+"""Hosts that ClusterShell talks to at once."""
+
+
 class RealTime(Time):
     """Time that passes by itself."""
 
@@ -77,7 +81,8 @@ class Hosts(Machines):
 
     def run(self, hosts: Sequence[str], command: str, *, timeout: float, safe: bool) -> dict[str, Result]:
         self.executions += 1
-        time.sleep(self._random.uniform(0.22, 0.3) + 0.02 * len(hosts))
+        for start in range(0, len(hosts), FANOUT):
+            time.sleep(self._random.uniform(*drawn.ANSWER) + 0.02 * min(10, len(hosts) - start))
         puppet = command.startswith("run-puppet-agent")
         if puppet:
             time.sleep(max(self.times[host].puppet for host in hosts))

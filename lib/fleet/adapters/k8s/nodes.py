@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
+from functools import lru_cache
 from typing import Protocol, TypeVar
 
 from fleet.adapters.k8s.client import JSON, Api
@@ -148,8 +149,14 @@ def read_node(api: Api, name: str) -> Node:
 
 def ownership(node: Node) -> Ownership | None:
     """Return who maintains a node, or None; an annotation that is not this project's JSON counts as none."""
+    value = node.annotations.get(OWNER_ANNOTATION)
+    return None if value is None else _ownership(value)
+
+
+@lru_cache(maxsize=1024)  # each decision asks for that of every node that is unavailable
+def _ownership(text: str) -> Ownership | None:
     try:
-        value = json.loads(node.annotations[OWNER_ANNOTATION])
+        value = json.loads(text)
         return Ownership(
             value["run"],
             value["operator"],
