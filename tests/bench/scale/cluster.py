@@ -57,6 +57,7 @@ class ControlPlane(Cluster):
             manager,
             self.kubeconfig,
             *rates,
+            "--node-monitor-grace-period=120s",  # where two cores do all of this, heartbeats may be late
             "--concurrent-deployment-syncs=10",
             "--concurrent-replicaset-syncs=10",
         )

@@ -24,7 +24,7 @@ from fleet_lab.guest.kubelet.pods import Pods
 
 LEASE, STATUS = 10.0, 300.0
 """Seconds between two renewals of a node's Lease, and two reports of its status, as the real kubelet has them."""
-_THREADS = 16
+_THREADS, _HEARTS = 16, 4
 
 Json = dict[str, Any]
 
@@ -104,7 +104,7 @@ class Worker:
 class Kubelet:
     """One node; everything but :meth:`down`, :meth:`up` and the heartbeats happens in its worker's thread.
 
-    Heartbeats have a thread of their own: whatever else is to be done, they are in time.
+    Heartbeats have threads of their own: whatever else is to be done, they are in time.
     """
 
     def __init__(self, worker: Worker, heart: Worker, name: str, index: int, row: str, folder: Path) -> None:
@@ -250,10 +250,10 @@ class Kubelets:
 
     def __init__(self, connect: Callable[[], Api], nodes: Mapping[str, str], folder: Path) -> None:
         self._connect = connect
-        heart = Worker(connect())
+        hearts = [Worker(connect()) for _ in range(_HEARTS)]
         self._workers = [Worker(connect()) for _ in range(_THREADS)]
         self.nodes = {
-            name: Kubelet(self._workers[index % _THREADS], heart, name, index, row, folder)
+            name: Kubelet(self._workers[index % _THREADS], hearts[index % _HEARTS], name, index, row, folder)
             for index, (name, row) in enumerate(nodes.items())
         }
         self._worker_of = {name: self._workers[index % _THREADS] for index, name in enumerate(self.nodes)}
