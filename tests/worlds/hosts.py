@@ -23,6 +23,7 @@ from fleet.engine.journal import RunInfo
 from fleet.execution import Result, Unreachable
 from fleet.steps.cluster import Cluster
 from fleet.steps.control_plane_health import API, LED
+from support import answers
 from worlds.timeline import AtOnce as AtOnce
 from worlds.timeline import Killed as Killed
 from worlds.timeline import Time as Time
@@ -151,12 +152,14 @@ class World(Time):
 
     def _service(self, host: str, unit: str) -> str:
         service = self.hosts[host].services[unit]
-        return (
-            f"fleet-boot-id={BOOT}\nfleet-uptime=5000\nfleet-LoadState=loaded\nfleet-ActiveState={service.active}\n"
-            f"fleet-Result=success\nfleet-InvocationID={service.invocation}\n"
-            f"fleet-InactiveExitTimestampMonotonic={(5000 - (self.now - service.started)) * 1e6}\n"
-            f"fleet-Job={'17' if service.transitioning else ''}\n"
-            f"fleet-NeedDaemonReload={'yes' if service.stale else 'no'}\n"
+        return answers.of_unit(
+            boot_id=BOOT,
+            uptime=5000.0,
+            started=5000.0 - (self.now - service.started),
+            invocation=service.invocation,
+            active=service.active,
+            in_transition=service.transitioning,
+            is_stale=service.stale,
         )
 
     def _order(self, host: str, command: str) -> Result:

@@ -8,29 +8,18 @@ import copy
 import json
 import urllib.parse
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any
 
 import urllib3
 
 from fleet.adapters.k8s.client import JSON, Api
+from support import official
 from worlds.timeline import Time
 
 Key = tuple[str, str]
 """An object's namespace, perhaps empty, and its name."""
 NODES, PODS, BUDGETS, ATTACHMENTS = "nodes", "pods", "poddisruptionbudgets", "volumeattachments"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer of the API, as urllib3 hands it over."""
-
-    status: int
-    data: bytes
-    reason: str = ""
-    headers: dict[str, str] = field(default_factory=dict)
 
 
 class Refusal(Exception):
@@ -141,7 +130,7 @@ class Kubernetes:
 
     # Requests.
 
-    def client(self, gate: Callable[[str, str], None], *, server: str = "https://api:6443") -> Api:
+    def client(self, gate: Callable[[str, str], None], *, server: str = official.SERVER) -> Api:
         """Return a client of the API.
 
         Args:
@@ -149,7 +138,7 @@ class Kubernetes:
             server: the API's URL.
         """
 
-        def request(method: str, url: str, *, body: bytes | None = None, **_options: Any) -> Answer:
+        def request(method: str, url: str, body: bytes | None) -> urllib3.HTTPResponse:
             parts = urllib.parse.urlsplit(url)
             gate(method, parts.path)
             if not self.is_up:
@@ -159,19 +148,13 @@ class Kubernetes:
             gate(method, parts.path)
             return answer
 
-        pool = SimpleNamespace(request=request, clear=lambda: None)
-        official = SimpleNamespace(
-            rest_client=SimpleNamespace(pool_manager=pool),
-            configuration=SimpleNamespace(host=server, auth_settings=dict),
-            default_headers={},
-        )
-        return Api(official, timeout=5.0, patience=2.0, clock=self._time)
+        return Api(official.client(request, server=server), timeout=5.0, patience=2.0, clock=self._time)
 
-    def _answer(self, method: str, path: str, query: dict[str, str], body: JSON) -> Answer:
+    def _answer(self, method: str, path: str, query: dict[str, str], body: JSON) -> urllib3.HTTPResponse:
         try:
-            return Answer(200, json.dumps(self._handle(method, path, query, body)).encode())
+            return official.answer(200, json.dumps(self._handle(method, path, query, body)).encode())
         except Refusal as error:
-            return Answer(error.status, json.dumps(error.body).encode())
+            return official.answer(error.status, json.dumps(error.body).encode())
 
     def _handle(self, method: str, path: str, query: dict[str, str], body: JSON) -> JSON:
         fixed: dict[str, JSON] = {

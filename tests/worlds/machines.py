@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from fleet.adapters.hosts import probe
 from fleet.execution import Result
+from support import answers
 from worlds.timeline import Time
 
 UNIT = "calico-node.service"
@@ -179,13 +180,13 @@ class Machines:
     # The unit.
 
     def _unit(self, machine: Machine) -> str:
-        now = self.time.now
-        return (
-            f"fleet-boot-id={machine.boot_id}\nfleet-uptime={now - machine.booted:.2f}\nfleet-LoadState=loaded\n"
-            f"fleet-ActiveState={'deactivating' if machine.is_moving else 'active'}\nfleet-Result=success\n"
-            f"fleet-InvocationID={machine.invocation}\n"
-            f"fleet-InactiveExitTimestampMonotonic={(machine.started - machine.booted) * 1e6:.0f}\n"
-            f"fleet-Job={'17' if machine.is_moving else ''}\nfleet-NeedDaemonReload=no\n"
+        return answers.of_unit(
+            boot_id=machine.boot_id,
+            uptime=self.time.now - machine.booted,
+            started=machine.started - machine.booted,
+            invocation=machine.invocation,
+            active="deactivating" if machine.is_moving else "active",
+            in_transition=machine.is_moving,
         )
 
     def _order_restart(self, machine: Machine, command: str) -> Result:

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from rich.console import Console
@@ -26,6 +25,7 @@ from fleet.procedures.restart_calico import RestartCalico
 from fleet.procedures.way_out import NOTHING, WayOut
 from fleet.session import Request, Session
 from fleet.steps.cluster import Cluster
+from support.spicerack import Ann
 from worlds import watches
 from worlds.alertmanager import URLS, Alertmanagers
 from worlds.components import App, Components
@@ -257,9 +257,8 @@ class World(Time):
     def _session(self, verb: str, kill: int, *, dry_run: bool = False, way_out: WayOut = NOTHING) -> int | None:
         self.is_dead, self.moments_left, self.verb, self.session_began = False, kill, verb, self.now
         edges: Any = Edges(self)
-        spicerack: Any = SimpleNamespace(username="ann", current_hostname="here", dry_run=dry_run)
         runs = self.procedure(Selection(max_unavailable=self.most))
-        session = Session(spicerack, self.config, runs, unattended=True, edges=edges)
+        session = Session(Ann(dry_run=dry_run), self.config, runs, unattended=True, edges=edges)
         try:
             if verb == "start":
                 return session.start(Request("lab", "kernel", "T1"))

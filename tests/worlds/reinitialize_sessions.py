@@ -16,6 +16,7 @@ from fleet.engine.model import Status, done, pending
 from fleet.engine.report import LogView
 from fleet.procedures.reinitialize.runs import Options, ReinitializeCluster
 from fleet.session import Request, Session
+from support.spicerack import Ann
 from worlds.reinitialize import CONFIG, Client, World
 from worlds.timeline import AtOnce, Events, Killed
 
@@ -146,7 +147,7 @@ class Play:
         self._options = options
         self._unattended = unattended
         self._preflight = preflight
-        self._spicerack: Any = SimpleNamespace(username="ann", current_hostname="here", dry_run=dry_run)
+        self._spicerack = Ann(dry_run=dry_run)
 
     def start(self, *, kill: int = -1) -> int | None:
         """Start the run; return its exit code, nothing if the process was killed."""

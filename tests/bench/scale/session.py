@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from lxml import etree
@@ -30,6 +29,7 @@ from fleet.execution import Result
 from fleet.procedures.nodes import Selection
 from fleet.procedures.reboot_nodes import RebootNodes
 from fleet.session import Request, Session
+from support.spicerack import Ann
 from worlds.alertmanager import URLS
 
 
@@ -87,7 +87,7 @@ class Edges(SystemEdges):
     """What the session reaches: the real API, everything else in the other process. Counts requests to the API."""
 
     def __init__(self, wire: Wire, log: Path) -> None:
-        super().__init__(SimpleNamespace())  # type: ignore[arg-type]
+        super().__init__(Ann())
         self.requests: Counter[str] = Counter()
         self.console = self.shown = Shown(file=log.open("w"), width=160)
         self._wire = wire
@@ -175,8 +175,7 @@ def main() -> None:
     folder = Path(settings["state"])
     config = Config.model_validate({"state_dir": folder, "clusters": {"bench": settings["cluster"]}})
     edges = Edges(Wire(Path(settings["socket"])), Path(settings["log"]))
-    spicerack: Any = SimpleNamespace(username="bench", current_hostname="here", dry_run=False)
-    session = Session(spicerack, config, RebootNodes(Selection()), unattended=True, edges=edges)
+    session = Session(Ann(), config, RebootNodes(Selection()), unattended=True, edges=edges)
     decisions: list[float] = []
     decide.decide = timed(decide.decide, decisions)
     write = profile_threads() if settings["profile"] else None

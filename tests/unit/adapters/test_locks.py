@@ -4,7 +4,6 @@ import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import etcd
@@ -14,6 +13,7 @@ from spicerack.locking import LockError
 
 from fleet.adapters import locks
 from support.plain import NAME, Operator
+from support.spicerack import Ann
 
 NO_LOCKS = "cookbook --no-locks"
 
@@ -25,6 +25,17 @@ class Lock:
     def get(self, name: str) -> None:
         if self.error:
             raise self.error
+
+
+class Locked(Ann):
+    """Spicerack, whose lock fails with an error if there is one."""
+
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__()
+        self._error = error
+
+    def lock(self) -> Any:
+        return Lock(self._error)
 
 
 def caused(error: Exception) -> LockError:
@@ -44,10 +55,8 @@ def caused(error: Exception) -> LockError:
     ],
 )
 def test_a_sentence_says_what_is_wrong_and_what_to_do(error: Exception, why: str) -> None:
-    spicerack: Any = SimpleNamespace(lock=lambda: Lock(error))
-
     with pytest.raises(locks.LockStoreError) as caught:
-        locks.check(spicerack)
+        locks.check(Locked(error))
 
     said = str(caught.value)
     assert said.startswith(f"Spicerack's lock cannot be had: {why}")
@@ -56,8 +65,7 @@ def test_a_sentence_says_what_is_wrong_and_what_to_do(error: Exception, why: str
 
 
 def test_a_store_that_answers() -> None:
-    spicerack: Any = SimpleNamespace(lock=lambda: Lock(None))
-    locks.check(spicerack)
+    locks.check(Locked(None))
 
 
 @pytest.mark.parametrize("dry_run", [True, False])

@@ -1,13 +1,13 @@
 """What the cookbooks of node maintenance refuse before they ask anybody anything."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fleet.errors import FleetError
 from support.cookbook_help import cookbook
+from support.spicerack import Ann
 
 NODES = ("sre.k8s.reboot-nodes", "sre.k8s.restart-calico")
 
@@ -43,8 +43,7 @@ def test_an_unknown_cluster_is_named_with_those_that_there_are(
     hosts = "{workers: A:workers, control_plane: A:control-plane}"
     config.write_text(f"state_dir: {tmp_path}/runs\nclusters: {{lab: {{kubeconfig: /k, hosts: {hosts}}}}}\n")
     monkeypatch.setenv("FLEET_CONFIG", str(config))
-    spicerack: Any = SimpleNamespace(config_dir=tmp_path, dry_run=True)
-    instance = cookbook(name, spicerack)
+    instance = cookbook(name, Ann(tmp_path, dry_run=True))
 
     runner: Any = instance.get_runner(instance.argument_parser().parse_args(["--cluster", "nope", "-r", "x"]))
     with pytest.raises(FleetError) as caught:

@@ -1,15 +1,16 @@
 """The command line of the cookbooks whose work is a run: examples, what is refused, and what components there are."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fleet.config.model import COMPONENTS, ComponentConfig, ControlPlaneConfig
+from fleet.config.model import COMPONENTS
 from fleet.errors import FleetError
 from fleet.procedures.restart_control_plane import RestartControlPlane
+from support.clusters import cluster
 from support.cookbook_help import cookbook, examples
+from support.spicerack import Ann
 
 RESTART_CONTROL_PLANE, RESTART_ETCD = "sre.k8s.restart-control-plane", "sre.etcd.restart"
 NODES = ("sre.k8s.reboot-nodes", "sre.k8s.restart-calico")
@@ -38,16 +39,16 @@ def _importable(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
 
 
 @pytest.fixture
-def spicerack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def spicerack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ann:
     """What a runner needs of spicerack before it asks anything: where the configuration is, and a dry-run."""
     config = tmp_path / "fleet.yaml"
     hosts = "{workers: A:workers, control_plane: A:control-plane}"
     config.write_text(f"state_dir: {tmp_path}/runs\nclusters: {{lab: {{kubeconfig: /k, hosts: {hosts}}}}}\n")
     monkeypatch.setenv("FLEET_CONFIG", str(config))
-    return SimpleNamespace(config_dir=tmp_path, dry_run=True)
+    return Ann(tmp_path, dry_run=True)
 
 
-def refusal(name: str, spicerack: Any, arguments: list[str]) -> str:
+def refusal(name: str, spicerack: Ann, arguments: list[str]) -> str:
     """Return why a cookbook does nothing."""
     instance = cookbook(name, spicerack)
     runner: Any = instance.get_runner(instance.argument_parser().parse_args(arguments))
@@ -127,10 +128,9 @@ def test_components_stand_with_commas_between_them(arguments: list[str], compone
 
 def chosen(*components: str) -> Any:
     """Return what a run over these components remembers; kube-proxy is one that the configuration adds."""
-    config = ControlPlaneConfig(components={"kube-proxy": ComponentConfig(check="true")})
-    cluster: Any = SimpleNamespace(config=SimpleNamespace(control_plane=config), run=SimpleNamespace(options={}))
+    known = cluster({"cp1": "cp1"}, control_plane={"components": {"kube-proxy": {"check": "true"}}})
     nothing: Any = None
-    return RestartControlPlane(nothing, components=components).options(cluster)["components"]
+    return RestartControlPlane(nothing, components=components).options(known)["components"]
 
 
 def test_components_are_restarted_in_a_fixed_order() -> None:

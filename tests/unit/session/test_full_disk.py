@@ -7,7 +7,6 @@ import threading
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +22,7 @@ from fleet.procedures import preflight
 from fleet.procedures.procedure import Refused
 from fleet.procedures.way_out import NOTHING
 from fleet.session import INTERRUPTED, Session
+from support.spicerack import Ann
 from worlds.hosts import CONFIG, World
 
 STEPS = ("cordon", "drain", "reboot", "ready")
@@ -177,7 +177,7 @@ class Runs:
 
 def session(tmp_path, runs, *, dry_run=False):
     config = Config(state_dir=tmp_path, clusters={"lab": CONFIG})
-    return Session(SimpleNamespace(dry_run=dry_run), config, runs)  # type: ignore[arg-type]
+    return Session(Ann(dry_run=dry_run), config, runs)
 
 
 def carried_out(tmp_path, info, runs, full_at, verb):

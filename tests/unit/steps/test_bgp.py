@@ -5,21 +5,22 @@ import json
 import time
 from ipaddress import ip_address
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fleet.adapters.bgp.junos import Restarts
 from fleet.adapters.bgp.summary import ESTABLISHED, Peer, Rib, Summary
+from fleet.adapters.k8s.model import parse_node
 from fleet.adapters.k8s.nodes import OWNER_ANNOTATION
 from fleet.clock import CLOCK, Moment
-from fleet.config.model import BgpConfig
 from fleet.engine.findings import Level
 from fleet.engine.model import Kind, Unit, UnitState
 from fleet.errors import FleetError
 from fleet.steps.at_most_once import REPLACED
 from fleet.steps.bgp import DOWN, FACT, Baseline, Proven, Routes, examine
+from fleet.steps.cluster import Cluster
+from support import clusters
 
 ADDRESSES = {"w1": ("10.0.0.1", "fd00::1"), "w2": ("10.0.0.2", "fd00::2")}
 ONE = "1 of 2 core routers could not be asked:"
@@ -38,10 +39,13 @@ class Routers:
 
     def __init__(self) -> None:
         self.changed: dict[tuple[str, str], dict[str, Any]] = {}
+        self.then: dict[tuple[str, str], dict[str, Any]] = {}
+        """What changes once they have told of the end of RIBs."""
         self.broken: dict[str, str] = {}
         self.incomplete_peers: dict[str, set[str]] = {}
         self.not_graceful: set[str] = set()
         self.asked = 0
+        self.names: tuple[str, ...] = ("cr1", "cr2")
 
     def summaries(self) -> dict[str, Any]:
         self.asked += 1
@@ -51,17 +55,19 @@ class Routers:
             else Summary(
                 [self._peer(router, address) for pair in ADDRESSES.values() for address in pair], time.monotonic()
             )
-            for router in ("cr1", "cr2")
+            for router in self.names
         }
 
     def restarts(self, addresses: Any = None) -> dict[str, Any]:
         asked = frozenset(map(ip_address, itertools.chain(*ADDRESSES.values()))) if addresses is None else addresses
+        for key, values in self.then.items():
+            self.changed[key] |= values
         return {
             router: Restarts(
                 negotiated=frozenset(a for a in asked if str(a) not in self.not_graceful),
                 incomplete=frozenset(a for a in asked if str(a) in self.incomplete_peers.get(router, ())),
             )
-            for router in ("cr1", "cr2")
+            for router in self.names
         }
 
     def _peer(self, router: str, address: str) -> Peer:
@@ -84,25 +90,19 @@ def routers() -> Routers:
 OWNER = json.dumps({"run": "r1", "operator": "o", "reason": "why", "was_cordoned": False})
 
 
-def cluster(routers: Routers, *, cordoned: bool = True, **config: Any) -> Any:
-    nodes = {
-        name: SimpleNamespace(
-            name=name, annotations={OWNER_ANNOTATION: OWNER}, addresses=addresses, unschedulable=cordoned
+def cluster(played: Routers, /, *, cordoned: bool = True, **config: Any) -> Cluster:
+    nodes = [
+        parse_node(
+            {
+                "metadata": {"name": name, "annotations": {OWNER_ANNOTATION: OWNER}},
+                "spec": {"unschedulable": cordoned},
+                "status": {"addresses": [{"type": "InternalIP", "address": address} for address in addresses]},
+            }
         )
         for name, addresses in ADDRESSES.items()
-    }
-    bgp = BgpConfig.model_validate({**CONFIG, **config})
-    return SimpleNamespace(
-        name="lab",
-        config=SimpleNamespace(bgp=bgp),
-        run=SimpleNamespace(id="r1"),
-        routers=routers,
-        nodes=SimpleNamespace(snapshot=lambda: nodes),
-        node=nodes.__getitem__,
-        hosts={"w1": "w1.example.org", "w2": "w2.example.org"},
-        check_current=lambda: None,
-        clock=CLOCK,
-    )
+    ]
+    hosts = {"w1": "w1.example.org", "w2": "w2.example.org"}
+    return clusters.cluster(hosts, nodes=nodes, routers=played, bgp={**CONFIG, **config})
 
 
 def ago(seconds: float) -> dict[str, Any]:
@@ -249,9 +249,8 @@ def test_a_router_that_cannot_be_asked_keeps_the_gate_closed_until_it_is_taken_o
         Kind.PENDING,
         f"{ONE} cr2 does not answer",
     )
-    only = cluster(routers)
-    only.config.bgp = BgpConfig.model_validate({**CONFIG, "routers": {"cr1": {}}})
-    only.routers = SimpleNamespace(summaries=lambda: {"cr1": routers.summaries()["cr1"]}, restarts=routers.restarts)
+    routers.names = ("cr1",)
+    only = cluster(routers, routers={"cr1": {}})
     assert Proven(only).check([UnitState(Unit("w1"), facts=facts)])["w1"].kind is Kind.DONE
 
 
@@ -301,16 +300,10 @@ def test_prefixes_that_go_with_the_pods_are_not_asked_for_again(routers):
     assert Routes(cluster(routers)).check([UnitState(Unit("w1"), facts=facts)])["w1"].kind is Kind.PENDING
 
 
-def test_counts_are_read_once_more_after_the_end_of_rib(routers, monkeypatch):
+def test_counts_are_read_once_more_after_the_end_of_rib(routers):
     facts = noted(routers) | {REPLACED: ago(10)}
     routers.restarted()
-    known = routers.restarts
-
-    def flushed(addresses: Any = None) -> Any:
-        routers.changed["cr1", "10.0.0.1"] |= {"ribs": (Rib("inet.0", 0, 0, 0, 0),)}
-        return known(addresses)
-
-    monkeypatch.setattr(routers, "restarts", flushed)
+    routers.then["cr1", "10.0.0.1"] = {"ribs": (Rib("inet.0", 0, 0, 0, 0),)}
     assert gate(routers, facts).detail == "cr1 10.0.0.1: 0 of 2 prefixes in inet.0"
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from fleet.procedures.restart_control_plane import of_spared
 from fleet.steps.balancing import REPOOL, Connections, Depool, Pool, Repool, Watched, forget_put_back
 from fleet.steps.control_plane import Calm, Elected, Serving
 from fleet.steps.control_plane_health import API, LED, ControlPlane
+from support.watchdogs import QuietWatchdog
 from worlds.hosts import LB, World
 
 HOSTS = ("cp1", "cp2", "cp3")
@@ -305,13 +305,12 @@ def test_whatever_is_wrong_makes_the_while_begin_anew(world, clock, trouble):
 
 
 def test_a_failed_request_makes_the_while_begin_anew(world, clock):
-    clean = [100.0]
-    watchdog: Any = SimpleNamespace(clean_for=lambda: clean[0])
+    watchdog = QuietWatchdog(clean=100.0)
     step = Calm(plane(world, watchdog=watchdog))
     _, facts = settle(step, clock, 3, **IN)
-    clean[0] = 0.5
+    watchdog.clean = 0.5
     assert look(step, **facts).detail == "for 2 s more"
-    clean[0] = 3.0
+    watchdog.clean = 3.0
     assert look(step, **facts).kind is Kind.DONE
 
 

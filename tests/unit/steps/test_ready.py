@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.adapters.k8s.model import Node, parse_node
-from fleet.clock import CLOCK
 from fleet.engine.model import Kind, Unit, UnitState, Verdict
 from fleet.execution import Result
+from fleet.steps.cluster import Cluster
 from fleet.steps.ready import Ready
 from fleet.steps.reboot import Puppet, Reboot
+from support import clusters
 
 OLD, NEW, LATER = (f"00000000-0000-0000-0000-00000000000{number}" for number in (1, 2, 3))
 BEFORE = datetime(2026, 1, 31, 3, tzinfo=UTC)
@@ -58,16 +58,12 @@ class World:
         return dict.fromkeys(hosts, Result(0, "\n".join(f"fleet-{line}" for line in lines)))
 
     @property
-    def cluster(self) -> Any:
+    def cluster(self) -> Cluster:
         """The cluster of this node."""
-        return SimpleNamespace(
-            hosts={"w1": "w1.example.org"},
-            by_host=lambda names: {"w1.example.org": "w1"},
-            remote=self,
-            node=lambda name: self.node,
-            clock=CLOCK,
-            config=SimpleNamespace(deadlines=SimpleNamespace(puppet=60.0)),
-        )
+        return clusters.cluster({"w1": "w1.example.org"}, nodes=[self.node], remote=self)
+
+    def query(self, query: str) -> list[str]:
+        raise AssertionError(query)
 
     def look(self, step: type[Ready | Puppet | Reboot]) -> Verdict:
         """Check a step, and remember what it says."""

@@ -6,14 +6,12 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fleet.adapters.k8s import watchdog
 from fleet.adapters.k8s.errors import ApiError
-from fleet.adapters.k8s.tally import Report
 from fleet.engine.findings import Level
 from fleet.engine.journal import Journal
 from fleet.engine.model import Kind, Unit, UnitState
@@ -25,6 +23,7 @@ from fleet.steps.cluster import Cluster
 from fleet.steps.control_plane_health import API, ControlPlane
 from fleet.steps.stacked import APISERVERS, Uses
 from fleet.steps.units import RestartUnit
+from support.watchdogs import QuietWatchdog
 from worlds.etcd import NAMES, Members
 from worlds.hosts import Killed, World, rule
 from worlds.hosts_sessions import Lock, MortalJournal, carry_out
@@ -89,9 +88,8 @@ class Runs(RestartEtcd):
         fake: Any = self.world
         return ControlPlane(cluster, list(HOSTS), fake, fake, watchdog)
 
-    def watchdog(self, cluster: Cluster) -> Any:
-        report = Report(100, self.failed, ("GET: refused",) * self.failed, 0.5, 0, 0)
-        return SimpleNamespace(start=lambda: None, stop=lambda: None, report=lambda: report, clean_for=lambda: 1e9)
+    def watchdog(self, cluster: Cluster) -> QuietWatchdog:
+        return QuietWatchdog(self.failed)
 
 
 @pytest.fixture

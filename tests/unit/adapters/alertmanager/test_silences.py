@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from fleet.adapters.alertmanager.alertmanagers import clock_difference
 from fleet.adapters.alertmanager.silences import Silences
 from fleet.clock import CLOCK, THREADS
 from fleet.config.matchers import Matcher, host_matcher, parse_matcher
+from support.spicerack import Ann
 from worlds.mesh import START, InTurn, Mesh, Time
 
 labels = st.from_regex(r"[a-z]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
@@ -129,10 +129,8 @@ def test_wrong_instances(config: object, name: str, message: str) -> None:
 
 
 def test_spicerack_configuration_that_is_missing(tmp_path: Path) -> None:
-    spicerack: Any = SimpleNamespace(config_dir=tmp_path, dry_run=False, requests_proxies=None)
-
     with pytest.raises(SilenceError, match=r"alertmanager/config\.yaml"):
-        Silences.from_spicerack(spicerack, clock=CLOCK, threads=THREADS)
+        Silences.from_spicerack(Ann(tmp_path), clock=CLOCK, threads=THREADS)
 
 
 A, B, C = "http://a", "http://b", "http://c"

@@ -1,44 +1,27 @@
 """What the API server says of its health."""
 
-from dataclasses import dataclass, field
 from email.utils import formatdate
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
+import urllib3
 
 from fleet.adapters.k8s.client import Api
 from fleet.adapters.k8s.errors import ApiError
 from fleet.clock import SystemClock
 from fleet.engine.findings import Level
 from fleet.procedures import preflight
+from support import official
+from support.official import SERVER, answer
 
 
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    data: bytes
-    headers: dict[str, str] = field(default_factory=dict)
-    reason: str = "Reason"
+def client_of(answers: dict[str, urllib3.HTTPResponse]) -> Api:
+    """Return a client of a server that has answers by path."""
 
-
-class Pool:
-    """The server's answers by path."""
-
-    def __init__(self, answers: dict[str, Answer]) -> None:
-        self.answers = answers
-
-    def request(self, method: str, url: str, **options: Any) -> Answer:
+    def request(method: str, url: str, _body: bytes | None) -> urllib3.HTTPResponse:
         assert method == "GET"
-        return self.answers[url.removeprefix("https://api:6443")]
+        return answers[url.removeprefix(SERVER)]
 
-
-def client_of(pool: Pool) -> Api:
-    configuration = SimpleNamespace(host="https://api:6443", auth_settings=dict)
-    official = SimpleNamespace(
-        rest_client=SimpleNamespace(pool_manager=pool), configuration=configuration, default_headers={}
-    )
-    return Api(official, clock=SetClock())
+    return Api(official.client(request), clock=SetClock())
 
 
 @pytest.mark.parametrize(
@@ -54,12 +37,12 @@ def client_of(pool: Pool) -> Api:
     ],
 )
 def test_the_failing_checks_of_readyz_are_named(status, text, expected):
-    assert client_of(Pool({"/readyz?verbose=true": Answer(status, text.encode())})).not_ready() == expected
+    assert client_of({"/readyz?verbose=true": answer(status, text.encode())}).not_ready() == expected
 
 
 def test_what_is_not_there_is_found_missing_and_no_other_refusal():
-    refusals = {f"/{status}": Answer(status, b"no") for status in (404, 403, 410)}
-    api = client_of(Pool({"/api/v1": Answer(200, b'{"kind": "x"}'), **refusals}))
+    refusals = {f"/{status}": answer(status, b"no") for status in (404, 403, 410)}
+    api = client_of({"/api/v1": answer(200, b'{"kind": "x"}'), **refusals})
     assert api.find("/api/v1") == {"kind": "x"}
     assert api.find("/404") is None
     for status in (403, 410):
@@ -79,7 +62,7 @@ class SetClock(SystemClock):
 
 def api_at(date: str | None) -> Api:
     """Return a client of a server whose answers have a date."""
-    return client_of(Pool({"/version": Answer(200, b"{}", {} if date is None else {"Date": date})}))
+    return client_of({"/version": answer(200, b"{}", headers={} if date is None else {"Date": date})})
 
 
 @pytest.mark.parametrize("ahead", [-10_800, -7, 7, 10_800])
