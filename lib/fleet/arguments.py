@@ -67,11 +67,11 @@ def ticket(value: str) -> str:
     return value
 
 
-def cluster(value: str) -> str:
-    """Read the name of a cluster, for argparse: it becomes part of names in the lock's etcd, and of folders."""
+def scope(value: str) -> str:
+    """Read the name of a cluster or a group, for argparse: it is part of names in the locks' etcd, and of folders."""
     text(value)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", value):
-        raise argparse.ArgumentTypeError(f"{value!r} is no name of a cluster: the configuration has them")
+        raise argparse.ArgumentTypeError(f"{value!r} is no name of a cluster or a group: the configuration has them")
     return value
 
 
@@ -106,6 +106,14 @@ def names(value: str) -> tuple[str, ...]:
     if not found:
         raise argparse.ArgumentTypeError(f"{value!r} has no names")
     return found
+
+
+def services(value: str) -> tuple[str, ...]:
+    """Read names of units of systemd with commas between them, for argparse."""
+    found = names(value)
+    if wrong := [name for name in found if not re.fullmatch(r"[A-Za-z0-9:_.@-]{1,247}\.service", name)]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is no service of systemd: write nginx.service")
+    return tuple(dict.fromkeys(found))
 
 
 def hosts(value: str) -> tuple[str, ...]:

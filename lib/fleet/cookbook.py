@@ -4,8 +4,7 @@ import argparse
 import logging
 import sqlite3
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from spicerack import Spicerack
 from spicerack.cookbook import ArgparseFormatter, CookbookBase, CookbookRunnerBase, LockArgs
@@ -18,6 +17,7 @@ from fleet.errors import FleetError
 from fleet.paths import default_path
 from fleet.procedures.nodes import NodeProcedure, Selection
 from fleet.procedures.procedure import Procedure
+from fleet.procedures.roll_hosts import Selection as HostSelection
 from fleet.procedures.way_out import WayOut
 from fleet.session import INTERRUPTED, REFUSED, Request, Session
 
@@ -62,11 +62,19 @@ class MaintenanceCookbook(FleetCookbook):
     reason = False  # Required for a new run only; see _request.
     changeable: frozenset[str] = frozenset()
     """The arguments of a new run that may be given anew when it is resumed or aborted."""
+    scope: Literal["cluster", "group"] = "cluster"
+    """What is maintained as a whole."""
 
     def argument_parser(self) -> argparse.ArgumentParser:
         """Return the arguments that all runs have."""
         parser = super().argument_parser()
-        parser.add_argument("--cluster", type=arguments.cluster, help="The cluster, as the configuration names it.")
+        parser.add_argument(
+            f"--{self.scope}",
+            dest="scope",
+            metavar=self.scope.upper(),
+            type=arguments.scope,
+            help=f"The {self.scope}, as the configuration names it.",
+        )
         parser.add_argument("--unattended", action="store_true", help="Never ask; take the safe answer instead.")
         again = parser.add_mutually_exclusive_group()
         again.add_argument(
@@ -99,7 +107,7 @@ class MaintenanceCookbook(FleetCookbook):
         """Add the arguments that say what a new run is about."""
 
     @abstractmethod
-    def procedure(self, args: argparse.Namespace) -> Procedure:
+    def procedure(self, args: argparse.Namespace) -> Procedure[Any]:
         """Return what is done, and to what."""
 
     def options(self, args: argparse.Namespace) -> dict[str, Any]:  # noqa: ARG002
@@ -128,20 +136,9 @@ class NodeCookbook(MaintenanceCookbook):
             metavar="NODES",
             help="Hosts to leave out: worker1,worker[3-5].",
         )
-        parser.add_argument(
-            "--max-unavailable",
-            type=arguments.amount,
-            metavar="N|N%",
-            help="Nodes unavailable at once; default: configuration.",
-        )
-        parser.add_argument(
-            "--max-failed",
-            type=arguments.whole_number,
-            metavar="N",
-            help="Failed nodes to tolerate; default: configuration.",
-        )
+        _add_limits(parser, "Nodes")
 
-    def procedure(self, args: argparse.Namespace) -> Procedure:
+    def procedure(self, args: argparse.Namespace) -> Procedure[Any]:
         """Return what is done, and to which nodes."""
         selection = Selection(
             query=args.query,
@@ -151,6 +148,60 @@ class NodeCookbook(MaintenanceCookbook):
             only_if_required=getattr(args, "only_if_required", False),
         )
         return self.procedure_type(selection)
+
+
+class GroupCookbook(MaintenanceCookbook):
+    """Base of the cookbooks that take the hosts of a group through steps."""
+
+    scope = "group"
+
+    def add_arguments(self, parser: "argparse._ArgumentGroup") -> None:
+        """Add the arguments that all cookbooks of groups have."""
+        parser.add_argument(
+            "--query", type=arguments.text, help="Hosts of the group to maintain, a Cumin query; default: all."
+        )
+        parser.add_argument(
+            "--exclude", type=arguments.hosts, default=(), metavar="HOSTS", help="Hosts to leave out: web1,web[3-5]."
+        )
+        parser.add_argument(
+            "--before",
+            type=arguments.text,
+            metavar="COMMAND",
+            help="Succeeds on a host from which something may be taken; it only looks. Default: configuration.",
+        )
+        parser.add_argument(
+            "--after",
+            type=arguments.text,
+            metavar="COMMAND",
+            help="Succeeds on a host that serves; it only looks. Default: configuration.",
+        )
+        _add_limits(parser, "Hosts")
+
+    def selection(self, args: argparse.Namespace) -> HostSelection:
+        """Return which hosts an operator asks for, and how many at once."""
+        return HostSelection(
+            query=args.query,
+            exclude=tuple(args.exclude),
+            max_unavailable=args.max_unavailable,
+            max_failed=args.max_failed,
+            before=args.before,
+            after=args.after,
+        )
+
+
+def _add_limits(parser: "argparse._ArgumentGroup", what: str) -> None:
+    parser.add_argument(
+        "--max-unavailable",
+        type=arguments.amount,
+        metavar="N|N%",
+        help=f"{what} unavailable at once; default: configuration.",
+    )
+    parser.add_argument(
+        "--max-failed",
+        type=arguments.whole_number,
+        metavar="N",
+        help=f"Failed {what.lower()} to tolerate; default: configuration.",
+    )
 
 
 class FleetRunner(CookbookRunnerBase):
@@ -233,12 +284,12 @@ class RunRunner(FleetRunner):
         if (run := _run_id(args)) is not None:
             return f"{'abort' if args.resume is None else 'resume'} {run}{_way_out(args).describe()}"
         task = f" - {args.task_id}" if args.task_id else ""
-        return f"on {args.cluster}: {args.reason or 'no reason given'}{task}"
+        return f"on {args.scope}: {args.reason or 'no reason given'}{task}"
 
     @property
     def counted(self) -> LockArgs:
-        """Runs are counted only: the cluster's lock is taken, and kept, by the session."""
-        return LockArgs(suffix=self._args.cluster or "", concurrency=0, ttl=3600)
+        """Runs are counted only: the scope's lock is taken, and kept, by the session."""
+        return LockArgs(suffix=self._args.scope or "", concurrency=0, ttl=3600)
 
     def act(self) -> int:
         """Start, resume or abort a run."""
@@ -251,10 +302,10 @@ class RunRunner(FleetRunner):
                 raise FleetError("--accept needs -r/--reason: it is recorded with your name.")
             session = self._session(settings)
             again = session.abort if args.resume is None else session.resume
-            return again(run, args.cluster, way_out)
+            return again(run, args.scope, way_out)
         if args.give_up or args.accept:
             raise FleetError("--give-up and --accept are about a run that there is: they go with --resume or --abort.")
-        request = _request(args, self._cookbook.options(args))
+        request = _request(args, self._cookbook)
         return self._session(settings).start(request)
 
     @property
@@ -291,10 +342,12 @@ def _way_out(args: argparse.Namespace) -> WayOut:
     return WayOut(reason=args.reason or "", give_up=tuple(args.give_up), accept=tuple(args.accept))
 
 
-def _request(args: argparse.Namespace, options: Mapping[str, Any]) -> Request:
+def _request(args: argparse.Namespace, cookbook: MaintenanceCookbook) -> Request:
     missing = [
-        name for name, value in (("--cluster", args.cluster), ("-r/--reason", args.reason)) if not (value or "").strip()
+        name
+        for name, value in ((f"--{cookbook.scope}", args.scope), ("-r/--reason", args.reason))
+        if not (value or "").strip()
     ]
     if missing:
         raise FleetError(f"A new run needs {' and '.join(missing)}.")
-    return Request(args.cluster, args.reason, args.task_id, options)
+    return Request(args.scope, args.reason, args.task_id, cookbook.options(args))

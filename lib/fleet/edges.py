@@ -8,11 +8,12 @@ from typing import Protocol
 from rich.console import Console
 from spicerack import Spicerack
 
+from fleet.adapters import locks
 from fleet.adapters.alertmanager.silences import Silences
 from fleet.adapters.bgp.junos import Routers
 from fleet.adapters.hosts.remote import Remote
 from fleet.adapters.k8s.client import Api
-from fleet.adapters.k8s.lock import ClusterLock, Holder
+from fleet.adapters.k8s.lock import ClusterLock
 from fleet.adapters.k8s.nodes import NodeView, NodeWatch
 from fleet.adapters.k8s.reflector import Follow, follow
 from fleet.clock import CLOCK, THREADS, Clock, Threads
@@ -20,8 +21,9 @@ from fleet.config.model import AlertsConfig, BgpConfig
 from fleet.engine import report
 from fleet.engine.effects import Events
 from fleet.engine.journal import Journal
-from fleet.engine.protocols import View
+from fleet.engine.protocols import Holder, View
 from fleet.steps.cluster import Cluster
+from fleet.steps.scope import Group
 
 
 class Edges(Protocol):
@@ -92,6 +94,20 @@ class Edges(Protocol):
     def lock(self, cluster: Cluster, holder: Holder, on_change: Callable[[], None]) -> ClusterLock:
         """Return a cluster's lock, which is not taken yet."""
 
+    def lock_store(self) -> locks.Store | None:
+        """Return the etcd of locks; None where there is none.
+
+        Raises:
+            LockStoreError: its configuration cannot be used.
+        """
+
+    def group_lock(self, group: Group, holder: Holder, on_change: Callable[[], None]) -> locks.GroupLock:
+        """Return a group's lock, which is not taken yet.
+
+        Raises:
+            LockStoreError: its configuration cannot be used.
+        """
+
     def start_lock(self, cluster: str) -> AbstractContextManager[None]:
         """Return what keeps apart two sessions on a cluster that start at the same moment.
 
@@ -158,6 +174,22 @@ class SystemEdges:
             clock=cluster.clock,
             threads=cluster.threads,
             seen=cluster.lease_seen,
+        )
+
+    def lock_store(self) -> locks.Store | None:
+        """Return the etcd of spicerack's locks."""
+        return locks.store(self._spicerack)
+
+    def group_lock(self, group: Group, holder: Holder, on_change: Callable[[], None]) -> locks.GroupLock:
+        """Return the lock that is a key in the etcd of spicerack's locks."""
+        return locks.GroupLock(
+            self.lock_store(),
+            group.name,
+            group.config.lock,
+            holder,
+            on_change,
+            clock=group.clock,
+            threads=group.threads,
         )
 
     def start_lock(self, cluster: str) -> AbstractContextManager[None]:

@@ -8,11 +8,10 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from spicerack import Spicerack
@@ -20,13 +19,8 @@ from wmflib.exceptions import WmflibError
 from wmflib.interactive import InputError, ask_confirmation, ask_input
 
 from fleet import output
-from fleet.adapters import locks
-from fleet.adapters.etcd import health, members
-from fleet.adapters.hosts.remote import Remote
-from fleet.adapters.k8s.client import Api, KubernetesError
-from fleet.adapters.k8s.lock import ClusterLock, Holder
-from fleet.adapters.k8s.nodes import NodeView, NoNodes
-from fleet.config.model import ClusterConfig, Config
+from fleet.config.model import Config
+from fleet.connecting import Scopes
 from fleet.edges import Edges, SystemEdges
 from fleet.engine import advance, folders, journal, lost, plan, report
 from fleet.engine.declaration import Question, specs
@@ -34,13 +28,13 @@ from fleet.engine.executor import ABORT, Execution
 from fleet.engine.findings import Level
 from fleet.engine.journal import Journal, RunInfo, RunRecord
 from fleet.engine.model import Status, UnitState
+from fleet.engine.protocols import Lock, View
 from fleet.engine.protocols import Procedure as Executable
-from fleet.engine.protocols import View
 from fleet.engine.runner import STOPPED_BY_OPERATOR, Interrupted, Runner
 from fleet.errors import FleetError
 from fleet.procedures.procedure import Nothing, Procedure, Proposal, Refused
 from fleet.procedures.way_out import NOTHING, WayOut, carry_out, changes
-from fleet.steps.cluster import Cluster
+from fleet.steps.scope import Scope
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +47,13 @@ class Request:
     """What an operator asks for in a new run, whatever is maintained.
 
     Attributes:
-        cluster: the cluster's name.
+        scope: the name of the cluster or the group.
         reason: why.
         task: the ticket, or empty.
         options: what the steps depend on beside the configuration; plain JSON values, kept with the run.
     """
 
-    cluster: str
+    scope: str
     reason: str
     task: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -80,7 +74,7 @@ class Session:
         self,
         spicerack: Spicerack,
         config: Config,
-        procedure: Procedure,
+        procedure: Procedure[Any],
         *,
         unattended: bool = False,
         edges: Edges | None = None,
@@ -94,6 +88,10 @@ class Session:
         self.run = ""
         """The run that is, or was, worked on; empty as long as nothing is touched."""
 
+    @property
+    def _scopes(self) -> Scopes:
+        return Scopes(self._edges, self._config, self._procedure, host=self._spicerack.current_hostname)
+
     def start(self, request: Request) -> int:
         """Plan, ask and carry out a new run; in dry-run mode only plan.
 
@@ -103,19 +101,19 @@ class Session:
         Raises:
             FleetError: bad input, or an edge that cannot be reached; nothing was touched.
         """
-        config = self._config.cluster(request.cluster)
+        self._procedure.config(self._config, request.scope)  # There is such a scope.
         now = datetime.fromtimestamp(self._edges.clock.time(), UTC)
         info = RunInfo(
-            id=journal.new_run_id(self._procedure.name, request.cluster, now),
+            id=journal.new_run_id(self._procedure.name, request.scope, now),
             procedure=self._procedure.name,
-            cluster=request.cluster,
+            cluster=request.scope,
             operator=self._operator,
             reason=request.reason,
             task=request.task,
             created=now.timestamp(),
             options=request.options,
         )
-        with self._connect(info, config, {}) as bare:
+        with self._scopes.connect(info, {}) as bare:
             proposal = self._procedure.propose(bare, self._config.state_dir)
             if isinstance(proposal, Nothing):
                 self._console.print(f"Nothing to do: {proposal.why}.")
@@ -132,21 +130,21 @@ class Session:
                 return DONE
             if not self._unattended:
                 self._ask(proposal)
-            cluster = self._with_steps(proposal.cluster)
+            scope = self._with_steps(proposal.scope)
             with (
-                self._locked(cluster, None) as lock,
+                self._scopes.locked(scope, None) as lock,
                 closing(
-                    self._edges.journal.create(self._config.state_dir, cluster.run, proposal.states, self._edges.clock)
+                    self._edges.journal.create(self._config.state_dir, scope.run, proposal.states, self._edges.clock)
                 ) as book,
             ):
-                return self._written(book, cluster.run.id, partial(self._carry_out, book, cluster, lock))
+                return self._written(book, scope.run.id, partial(self._carry_out, book, scope, lock))
 
-    def resume(self, run_id: str, cluster_name: str | None, way_out: WayOut = NOTHING) -> int:
+    def resume(self, run_id: str, scope_name: str | None, way_out: WayOut = NOTHING) -> int:
         """Go on with a run that was interrupted or stopped; held units are tried again.
 
         Args:
             run_id: the run.
-            cluster_name: the cluster that the operator believes it to be on, if they said so.
+            scope_name: the cluster or group that the operator believes it to be on, if they said so.
             way_out: what the operator has decided about single units.
 
         Returns:
@@ -156,19 +154,19 @@ class Session:
             FleetError: there is no such run, or it cannot go on.
         """
         if self._spicerack.dry_run:
-            return self._describe(run_id, "resume", cluster_name, way_out)
+            return self._describe(run_id, "resume", scope_name, way_out)
         with (
-            self._reopened(run_id, "resume", cluster_name) as (book, cluster),
-            self._locked(cluster, book.folder) as lock,
+            self._reopened(run_id, "resume", scope_name) as (book, scope),
+            self._scopes.locked(scope, book.folder) as lock,
         ):
-            return self._written(book, run_id, partial(self._carry_out, book, cluster, lock, way_out))
+            return self._written(book, run_id, partial(self._carry_out, book, scope, lock, way_out))
 
-    def abort(self, run_id: str, cluster_name: str | None, way_out: WayOut = NOTHING) -> int:
+    def abort(self, run_id: str, scope_name: str | None, way_out: WayOut = NOTHING) -> int:
         """Give back what a run has in flight or held, each unit only if it is proven to be well.
 
         Args:
             run_id: the run.
-            cluster_name: the cluster that the operator believes it to be on, if they said so.
+            scope_name: the cluster or group that the operator believes it to be on, if they said so.
             way_out: what the operator has decided about single units.
 
         Returns:
@@ -178,9 +176,9 @@ class Session:
             FleetError: there is no such run, or it cannot be aborted.
         """
         if self._spicerack.dry_run:
-            return self._describe(run_id, "abort", cluster_name, way_out)
-        with self._reopened(run_id, "abort", cluster_name) as (book, cluster), self._held(cluster):
-            return self._written(book, run_id, partial(self._give_back, book, cluster, way_out), only_abort=True)
+            return self._describe(run_id, "abort", scope_name, way_out)
+        with self._reopened(run_id, "abort", scope_name) as (book, scope), self._scopes.held(scope):
+            return self._written(book, run_id, partial(self._give_back, book, scope, way_out), only_abort=True)
 
     def _written(self, book: Journal, run_id: str, work: Callable[[], int], *, only_abort: bool = False) -> int:
         """Do the work of a run; if its journal cannot be written any more, tell what is left, and what to run next."""
@@ -195,15 +193,15 @@ class Session:
             logger.error("Make room there, or mend the disk. Then: %s", ", or: ".join(commands))
             return INTERRUPTED
 
-    def _give_back(self, book: Journal, cluster: Cluster, way_out: WayOut) -> int:
-        run_id = cluster.run.id
-        self._adapt(book, cluster)
-        self._close(book, cluster, way_out)
-        procedure = self._procedure.abort(cluster, book)
+    def _give_back(self, book: Journal, scope: Scope, way_out: WayOut) -> int:
+        run_id = scope.run.id
+        self._adapt(book, scope)
+        self._close(book, scope, way_out)
+        procedure = self._procedure.abort(scope, book)
         book.note("session", "abort")
         self.run = run_id
         try:
-            incomplete = self._run(procedure, book, cluster)
+            incomplete = self._run(procedure, book, scope)
         except folders.JournalError:
             raise
         except Interrupted as error:
@@ -236,38 +234,36 @@ class Session:
         self._console.print(f"Run {run_id} is aborted; given back: {_names(units)}.")
         return DONE
 
-    def _with_steps(self, cluster: Cluster) -> Cluster:
+    def _with_steps(self, scope: Scope) -> Scope:
         """Return the cluster of a run that remembers the names of its steps, and which of them take and give back."""
-        stages = self._procedure.stages(cluster)
+        stages = self._procedure.stages(scope)
         names = {stage.key: [step.spec.name for step in stage.steps] for stage in stages}
         owning = {stage.key: stage.owning for stage in stages}
-        options = {**cluster.run.options, "steps": names, "owning": owning}
-        return replace(cluster, run=replace(cluster.run, options=options))
+        options = {**scope.run.options, "steps": names, "owning": owning}
+        return replace(scope, run=replace(scope.run, options=options))
 
-    def _adapt(self, book: Journal, cluster: Cluster) -> None:
+    def _adapt(self, book: Journal, scope: Scope) -> None:
         """Make the journal fit the steps of today: the configuration may have been changed since the run was begun."""
         options = book.info().options
         before = options.get("steps")
         if not isinstance(before, Mapping):
-            raise Refused(
-                f"Run {cluster.run.id} was begun by an older version, which does not say what its steps were."
-            )
-        today = self._with_steps(cluster).run.options
+            raise Refused(f"Run {scope.run.id} was begun by an older version, which does not say what its steps were.")
+        today = self._with_steps(scope).run.options
         now = today["steps"]
         if before == now:
             return
         if list(before) != list(now):
             raise Refused(
-                f"Run {cluster.run.id} was begun with {list(before)}, and the configuration now has {list(now)}."
+                f"Run {scope.run.id} was begun with {list(before)}, and the configuration now has {list(now)}."
             )
         states = {}
-        for stage, steps in self._procedure.steps(cluster).items():
+        for stage, steps in self._procedure.steps(scope).items():
             # An older version did not say which: each may be one of them.
             owning = options.get("owning", before)[stage]
             lost = [name for name in before[stage] if name in owning and name not in now[stage]]
             if lost and any(state.facts for state in book.states(stage).values() if state.status is not Status.DONE):
                 raise Refused(
-                    f"Run {cluster.run.id} has begun with the steps {', '.join(lost)}, which the configuration has no"
+                    f"Run {scope.run.id} has begun with the steps {', '.join(lost)}, which the configuration has no"
                     " more: what it took could not be given back. Restore the configuration, then try again."
                 )
             if before[stage] != now[stage]:
@@ -277,13 +273,13 @@ class Session:
                 states[stage] = [advance.translate(state, before[stage], now[stage], pivot) for state in units]
         book.rewrite(states, {**options, "steps": now, "owning": today["owning"]})
 
-    def _close(self, book: Journal, cluster: Cluster, way_out: WayOut) -> None:
+    def _close(self, book: Journal, scope: Scope, way_out: WayOut) -> None:
         """Record what the operator has decided about single units, and say so."""
         if not way_out:
             return
-        steps = {stage: specs(its) for stage, its in self._procedure.steps(cluster).items()}
+        steps = {stage: specs(its) for stage, its in self._procedure.steps(scope).items()}
         way_out = replace(way_out, operator=self._operator)
-        for line in carry_out(way_out, cluster, book, steps, self._procedure.left_on):
+        for line in carry_out(way_out, scope.hosts, book, steps, partial(self._procedure.left_on, scope)):
             logger.warning("%s", line)
 
     @property
@@ -295,24 +291,24 @@ class Session:
             raise Refused("There is no terminal to ask on; use --unattended to start without a question.")
         asked = plan.worst(proposal.plan.findings) is Level.ASK
         names = [state.unit.name for states in proposal.states.values() for state in states]
-        first = next((name for name in names if name in proposal.cluster.hosts), "")
+        first = next((name for name in names if name in proposal.scope.hosts), "")
         begin = f"Start with {first}" if self._procedure.needs_api else "Start"
         try:
             ask_confirmation(f"{begin}{' in spite of the findings marked [ask]' if asked else ''}?")
         except WmflibError as error:
             raise Refused(f"Not started: {error or 'the answer was no'}.") from error
 
-    def _carry_out(self, book: Journal, cluster: Cluster, lock: ClusterLock, resumed_with: WayOut | None = None) -> int:
+    def _carry_out(self, book: Journal, scope: Scope, lock: Lock, resumed_with: WayOut | None = None) -> int:
         if resumed_with is not None:
-            self._adapt(book, cluster)
-            self._close(book, cluster, resumed_with)
-        self._console.print(f"Run {cluster.run.id}; its journal and report are in {book.folder}.", soft_wrap=True)
-        self.run = cluster.run.id
+            self._adapt(book, scope)
+            self._close(book, scope, resumed_with)
+        self._console.print(f"Run {scope.run.id}; its journal and report are in {book.folder}.", soft_wrap=True)
+        self.run = scope.run.id
         try:
-            with self._procedure.work(cluster, book, lock) as procedure:
+            with self._procedure.work(scope, book, lock) as procedure:
                 book.note("session", "")
                 book.set_status("running")
-                incomplete = self._run(procedure, book, cluster)
+                incomplete = self._run(procedure, book, scope)
         except Interrupted as error:
             book.set_status("interrupted")
             with suppress(OSError):  # The terminal may be what went away.
@@ -334,10 +330,10 @@ class Session:
             return INTERRUPTED if incomplete == STOPPED_BY_OPERATOR else INCOMPLETE
         return DONE
 
-    def _run(self, procedure: Executable, book: Journal, cluster: Cluster) -> str:
+    def _run(self, procedure: Executable, book: Journal, scope: Scope) -> str:
         while True:
             with self._edges.view() as view:
-                incomplete = self._runner(procedure, book, view, cluster).run()
+                incomplete = self._runner(procedure, book, view, scope).run()
             if incomplete or not isinstance(procedure, Execution):
                 return incomplete
             question = procedure.question()
@@ -346,13 +342,13 @@ class Session:
             if problem := self._decide(question):
                 procedure.declined()
                 with self._edges.view() as view:
-                    self._runner(procedure, book, view, cluster).run()
+                    self._runner(procedure, book, view, scope).run()
                 return problem
             procedure.answered()
 
-    def _runner(self, procedure: Executable, book: Journal, view: View, cluster: Cluster) -> Runner:
+    def _runner(self, procedure: Executable, book: Journal, view: View, scope: Scope) -> Runner:
         edges = self._edges
-        return Runner(procedure, book, view, cluster.cancel, edges.events, clock=edges.clock, threads=edges.threads)
+        return Runner(procedure, book, view, scope.cancel, edges.events, clock=edges.clock, threads=edges.threads)
 
     def _decide(self, question: Question) -> str:
         """Ask an operator in the middle of a run; return why it does not go on, nothing if it does."""
@@ -390,16 +386,16 @@ class Session:
     def _command(self, option: str, run_id: str) -> str:
         return shlex.join(["cookbook", self._procedure.name, option, run_id])
 
-    def _describe(self, run_id: str, verb: str, cluster_name: str | None, way_out: WayOut) -> int:
+    def _describe(self, run_id: str, verb: str, scope_name: str | None, way_out: WayOut) -> int:
         folder = folders.run_folder(self._config.state_dir, run_id)
         record = journal.read(folder)
-        self._check_open(record.info, record.status, verb, cluster_name)
+        self._check_open(record.info, record.status, verb, scope_name)
         if problem := folders.problem(folder):
             raise Refused(f"{problem}.")
         if record.status == "running":
             raise Refused(f"Run {run_id} is being worked on by another process on this host.")
         if not self._procedure.needs_api:
-            return self._outline(run_id, verb, cluster_name)
+            return self._outline(run_id, verb, scope_name)
         report.render(report.summary(record, {}), self._console)
         gone = set()
         if way_out:
@@ -415,118 +411,45 @@ class Session:
 
     def _describe_way_out(self, record: RunRecord, way_out: WayOut) -> set[str]:
         """Print what would be recorded of single units; return those that would be given up."""
-        run, config = record.info, self._config.cluster(record.info.cluster)
-        with self._connect(run, config, run.options["hosts"]) as cluster:
-            steps = {stage: specs(its) for stage, its in self._procedure.steps(cluster).items()}
+        run = record.info
+        with self._scopes.connect(run, run.options["hosts"]) as scope:
+            steps = {stage: specs(its) for stage, its in self._procedure.steps(scope).items()}
         states = {stage: {state.unit.name: state for state in record.units.get(stage, ())} for stage in steps}
-        found = changes(way_out, states, steps, cluster.hosts)
+        found = changes(way_out, states, steps, scope.hosts)
         for _, state in found:
             what = "be given up" if state.given_up else f"have accepted: {', '.join(state.accepted)}"
             self._console.print(f"Dry run: {state.unit.name} would {what}.", markup=False)
         return {state.unit.name for _, state in found if state.given_up}
 
-    def _outline(self, run_id: str, verb: str, cluster_name: str | None) -> int:
+    def _outline(self, run_id: str, verb: str, scope_name: str | None) -> int:
         """Print what a real run would do, where that depends on how far the run has come."""
         with ExitStack() as stack:
-            book, cluster = stack.enter_context(self._reopened(run_id, verb, cluster_name))
+            book, scope = stack.enter_context(self._reopened(run_id, verb, scope_name))
             if verb == "abort":
-                procedure = self._procedure.abort(cluster, book)
+                procedure = self._procedure.abort(scope, book)
             else:
-                procedure = stack.enter_context(self._procedure.work(cluster, book, self._lock(cluster)))
+                procedure = stack.enter_context(self._procedure.work(scope, book, self._scopes.lock(scope)))
             if isinstance(procedure, Execution):
                 for line in procedure.outline():
                     self._console.print(line, markup=False, soft_wrap=True)
         self._console.print("Dry run: this is what a real run would do. Nothing was touched.")
         return DONE
 
-    def _check_open(self, info: RunInfo, status: str, verb: str, cluster_name: str | None) -> None:
-        if cluster_name not in (None, info.cluster):
-            raise Refused(f"Run {info.id} is on the cluster {info.cluster}, not on {cluster_name}.")
+    def _check_open(self, info: RunInfo, status: str, verb: str, scope_name: str | None) -> None:
+        if scope_name not in (None, info.cluster):
+            raise Refused(f"Run {info.id} is on {info.cluster}, not on {scope_name}.")
         if info.procedure != self._procedure.name:
             raise Refused(f"Run {info.id} is one of {info.procedure}: {verb} it with that cookbook.")
         if status in folders.OVER:
             raise Refused(f"Run {info.id} is {status} already; there is nothing to {verb}.")
 
     @contextmanager
-    def _reopened(self, run_id: str, verb: str, cluster_name: str | None) -> Iterator[tuple[Journal, Cluster]]:
+    def _reopened(self, run_id: str, verb: str, scope_name: str | None) -> Iterator[tuple[Journal, Scope]]:
         with closing(self._edges.journal.open(self._config.state_dir, run_id, self._edges.clock)) as book:
             info = book.info()
-            self._check_open(info, book.status(), verb, cluster_name)
-            config = self._config.cluster(info.cluster)
-            with self._connect(info, config, info.options["hosts"]) as cluster:
-                yield book, cluster
-
-    @contextmanager
-    def _connect(self, info: RunInfo, config: ClusterConfig, hosts: Mapping[str, str]) -> Iterator[Cluster]:
-        edges = self._edges
-        remote, api = edges.remote(), edges.api(self._procedure.kubeconfig(config))
-        with ExitStack() as stack:
-            nodes: NodeView = (
-                stack.enter_context(self._watch(api, config, remote)) if self._procedure.needs_api else NoNodes()
-            )
-            routers = stack.enter_context(edges.routers(config.bgp)) if config.bgp else None
-            yield Cluster(
-                info.cluster,
-                config,
-                api,
-                nodes,
-                remote,
-                edges.silences(config.alerts),
-                hosts,
-                info,
-                routers,
-                clock=edges.clock,
-                threads=edges.threads,
-                follow=edges.follow,
-            )
-
-    def _watch(self, api: Api, config: ClusterConfig, remote: Remote) -> AbstractContextManager[NodeView]:
-        try:
-            return self._edges.nodes(api, lambda: self._edges.events.put(None))
-        except KubernetesError as error:
-            raise Refused(f"{error}{_of_etcd(config, remote)}") from error
-
-    def _lock(self, cluster: Cluster) -> ClusterLock:
-        run = cluster.run
-        holder = Holder(run.id, self._spicerack.current_hostname, run.operator, run.reason)
-        return self._edges.lock(cluster, holder, lambda: self._edges.events.put(None))
-
-    def _locked(self, cluster: Cluster, folder: Path | None) -> AbstractContextManager[ClusterLock]:
-        """Hold the cluster for as long as the context lasts; ``folder`` is that of a run that is gone on with."""
-        if self._procedure.is_offline(cluster, folder):
-            return self._holding(cluster, lambda lock: lock.suspend())
-        patient = not self._procedure.needs_api and folder is not None
-        return self._holding(cluster, lambda lock: lock.acquire(patient=patient))
-
-    def _held(self, cluster: Cluster) -> AbstractContextManager[ClusterLock]:
-        """Hold the cluster while it is given back: whenever there is an API on the way, if it needs none."""
-        patient = not self._procedure.needs_api
-        return self._holding(cluster, lambda lock: lock.acquire(patient=patient))
-
-    @contextmanager
-    def _holding(self, cluster: Cluster, take: Callable[[ClusterLock], None]) -> Iterator[ClusterLock]:
-        lock = self._lock(cluster)
-        try:
-            # Two that start at the same moment are kept apart by spicerack's lock; see fleet.adapters.k8s.lock.
-            with self._edges.start_lock(cluster.name):
-                take(lock)
-        except locks.ERRORS as error:
-            raise Refused(locks.problem(error)) from error
-        try:
-            yield lock
-        finally:
-            lock.release()
-
-
-def _of_etcd(config: ClusterConfig, remote: Remote) -> str:
-    """Return what is wrong with the etcd behind an API that does not answer: the first that is looked for."""
-    if config.etcd is None:
-        return ""
-    try:
-        problem = health.problem(members.view(remote, remote.query(config.etcd.hosts), config.etcd))
-    except FleetError as error:
-        problem = str(error)
-    return f"\nThe etcd behind it: {problem}." if problem else "\nThe etcd behind it is well."
+            self._check_open(info, book.status(), verb, scope_name)
+            with self._scopes.connect(info, info.options["hosts"]) as scope:
+                yield book, scope
 
 
 def _names(states: Sequence[UnitState]) -> str:

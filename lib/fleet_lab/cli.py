@@ -49,7 +49,7 @@ def _status(lab: Lab) -> int:
     for status in found:
         host = status.host
         since = time.strftime("%H:%M:%S", time.localtime(status.since)) if status.since else "-"
-        row = host.row if host.role == "worker" else "-"
+        row = host.row if host.role in ("worker", "web") else "-"
         print(
             f"{host.name:10}{host.role:15}{row:8}{host.ipv4!s:16}{status.state:14}{status.boots:>6}  {since:10}"
             f"{', '.join(status.faults)}"

@@ -11,14 +11,18 @@ from typing import Any
 
 import yaml
 
+from fleet.config.scope import HostDeadlines
 from fleet_lab import deployment, kubeconfig, operator_commands
 from fleet_lab.installation import cookbooks_folder, examples
-from fleet_lab.roles import Context, control_plane, etcd, load_balancer, netconf, pybal
+from fleet_lab.roles import Context, control_plane, etcd, load_balancer, netconf, pybal, web
 from fleet_lab.roles.alertmanager import PORT
 from fleet_lab.topology import RoleName
 
 CLUSTER = "lab"
 """The cluster's name for ``--cluster``."""
+
+GROUP = "web"
+"""The name of the group of hosts without Kubernetes for ``--group``."""
 
 NEW_ETCD = "lab-b"
 """The name of the other etcd cluster for ``--new-etcd``."""
@@ -28,6 +32,7 @@ _ALIASES: Mapping[str, RoleName] = {
     "lab-workers": "worker",
     "lab-etcd": "etcd",
     "lab-etcd-b": "new-etcd",
+    "lab-web": "web",
 }
 
 # Faults are to show in minutes, not in half an hour.
@@ -113,6 +118,7 @@ def write(context: Context) -> None:
         fleet_config(context),
         state_dir=str(context.paths.operator / "runs"),
         clusters={CLUSTER: cluster},
+        groups=_groups(context),
     )
     operator_commands.write(context, spicerack / "config.yaml", admin_kubeconfig(context))
 
@@ -135,6 +141,23 @@ def _bgp(context: Context) -> dict[str, Any]:
         "rpc_timeout": "5s",
     }
     return {"bgp": section}
+
+
+def _groups(context: Context) -> dict[str, Any]:
+    """Return the groups of hosts without Kubernetes."""
+    hosts = context.topology.with_role("web")
+    if not hosts:
+        return {}
+    domains = context.paths.operator / "spicerack" / "fleet" / "domains.yaml"
+    _write(domains, yaml.safe_dump({host.name: host.row for host in hosts}))
+    section = {
+        "hosts": "A:lab-web",
+        "domains": str(domains),
+        "before": web.BEFORE,
+        "after": web.AFTER,
+        "deadlines": {name: _DEADLINES[name] for name in HostDeadlines.model_fields if name in _DEADLINES},
+    }
+    return {GROUP: section}
 
 
 def _etcd(context: Context, hosts: str, role: RoleName) -> dict[str, Any]:

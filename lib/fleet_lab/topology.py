@@ -14,7 +14,7 @@ DEFAULT = Path(__file__).with_name("topology.yaml")
 """The topology of a lab that is made without naming one."""
 
 RoleName = Literal[
-    "control-plane", "etcd", "new-etcd", "load-balancer", "worker", "alertmanager", "lock-store", "router"
+    "control-plane", "etcd", "new-etcd", "load-balancer", "worker", "alertmanager", "lock-store", "router", "web"
 ]
 """``new-etcd`` is a member of an etcd cluster that is empty, and that Kubernetes may be moved to."""
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,8}$")]

@@ -14,7 +14,7 @@ from fleet.adapters.k8s.policy import DrainPolicy
 from fleet.engine import planner
 from fleet.engine.model import Limits
 from fleet.procedures import preflight
-from fleet.procedures.availability import unit_of
+from fleet.procedures.availability import absent, unit_of
 
 NODES, PODS, WORKLOADS, PAGE = 5_000, 100_000, 2_000, 500
 ROW = "topology.kubernetes.io/zone"
@@ -80,7 +80,7 @@ def test_plan_of_5000_nodes_and_100000_pods():
     units = planner.order(unit_of(node, ROW) for node in known.values())
     read = time.perf_counter() - begin
     found = assess(parsed, [parse_budget(item) for item in budgets()], known, list(known), DrainPolicy())
-    findings = preflight.of_nodes(known, units, ROW, "run") + preflight.of_limits(known, units, limits, ROW)
+    findings = preflight.of_nodes(known, units, ROW, "run") + preflight.of_limits(units, limits, absent(known, ROW))
     seconds = time.perf_counter() - begin
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(

@@ -22,6 +22,7 @@ class Mutant:
 
 _LIB = "lib/fleet"
 _UNIT = "tests/unit"
+_GROUPS = f"{_UNIT}/procedures/test_roll_hosts.py"
 _STEPS = f"{_UNIT}/steps/test_node_steps.py"
 
 
@@ -452,5 +453,60 @@ MUTANTS = (
         "over = self._clock.monotonic() - self._since > self.GRACE",
         "over = True",
         "engine/test_declaration.py::test_an_order_that_may_be_on_its_way_is_waited_for",
+    ),
+    # Groups of hosts without Kubernetes.
+    _of(
+        "procedures/roll_hosts.py",
+        "problem = Capacity(_limits_of(group), (), _absent(group, others)).problem(_target(group, host))",
+        'problem = ""',
+        f"{_GROUPS}::test_all_others_are_looked_at_once_more_right_before_the_act_and_waited_for_in_service",
+    ),
+    _of(
+        "procedures/roll_hosts.py",
+        "return Observation(_absent(group, watch.away()), lock.problem() or watch.problem(), permanent=lock.lost)",
+        "return Observation({}, lock.problem() or watch.problem(), permanent=lock.lost)",
+        f"{_GROUPS}::test_all_others_are_looked_at_once_more_right_before_the_act_and_waited_for_in_service",
+    ),
+    _of(
+        "procedures/roll_hosts.py",
+        "return Observation(_absent(group, watch.away()), lock.problem() or watch.problem(), permanent=lock.lost)",
+        "return Observation(_absent(group, watch.away()), watch.problem(), permanent=lock.lost)",
+        f"{_GROUPS}::test_an_etcd_of_locks_that_goes_away_starts_nothing_new",
+    ),
+    _of(
+        "procedures/roll_hosts.py",
+        "lambda: _of_owners(group),",
+        "lambda: [],",
+        f"{_GROUPS}::test_hosts_of_a_cluster_are_refused_with_the_cookbook_that_is_for_them",
+    ),
+    _of(
+        "procedures/roll_hosts.py",
+        "if strange := sorted(set(asked) - set(everyone)):",
+        "if strange := []:",
+        f"{_GROUPS}::test_what_the_group_does_not_have_is_refused",
+    ),
+    _of(
+        "steps/serving.py",
+        "if host not in proven_since",
+        "if host",
+        f"{_GROUPS}::test_what_an_older_look_said_of_a_host_that_is_proven_since_does_not_count",
+    ),
+    _of(
+        "steps/serving.py",
+        "if age <= self.STALE:",
+        "if age:",
+        f"{_GROUPS}::test_hosts_that_cumin_cannot_ask_are_not_known",
+    ),
+    _of(
+        "adapters/locks.py",
+        "if value is not None and _run_of(value) != self._run:",
+        "if value is None and _run_of(value) != self._run:",
+        f"{_GROUPS}::test_a_lock_that_expired_and_was_taken_stops_the_run",
+    ),
+    _of(
+        "adapters/locks.py",
+        "_DEADLINE = 2 / 3",
+        "_DEADLINE = 200.0",
+        f"{_GROUPS}::test_an_etcd_of_locks_that_goes_away_starts_nothing_new",
     ),
 )

@@ -16,7 +16,7 @@ from rich.console import Console
 from fleet.engine.declaration import Specified, Stage
 from fleet.engine.findings import Finding
 from fleet.engine.model import StepSpec, Unit, UnitState, Verdict, done, pending
-from fleet.procedures.procedure import Procedure, Proposal
+from fleet.procedures.procedure import ClusterProcedure, Proposal
 from fleet.steps.cluster import Cluster
 from support.places import REPOSITORY
 
@@ -72,7 +72,7 @@ class Working:
         return {state.unit.name: done() for state in units}
 
 
-class Plain(Procedure):
+class Plain(ClusterProcedure):
     """The procedure: ``units`` units, ``seconds`` each, one after the other."""
 
     name = NAME

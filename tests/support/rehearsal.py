@@ -69,6 +69,7 @@ class Rehearsal:
     def __init__(self, lab: Lab, folder: Path, procedure: str = REBOOT, **cluster: Any) -> None:
         self.lab = lab
         self.procedure = procedure
+        self.scope = ("--cluster", "lab")
         self._beside: CookbookProcess | None = None
         self.state_dir = folder / "runs"
         data = yaml.safe_load(lab.fleet_config.read_text())
@@ -94,7 +95,7 @@ class Rehearsal:
 
     def start(self, *arguments: str, **options: Any) -> Outcome:
         """Start a new run, unattended."""
-        new = (self.procedure, "--cluster", "lab", "-r", "rehearsal", "--unattended")
+        new = (self.procedure, *self.scope, "-r", "rehearsal", "--unattended")
         return self.cookbook(*new, *arguments, **options)
 
     def resume(self, run: str) -> Outcome:
@@ -108,7 +109,7 @@ class Rehearsal:
     @contextmanager
     def in_background(self, *arguments: str) -> Iterator[CookbookProcess]:
         """Start a new run, unattended, and let it work beside the test."""
-        new = (self.procedure, "--cluster", "lab", "-r", "rehearsal", "--unattended")
+        new = (self.procedure, *self.scope, "-r", "rehearsal", "--unattended")
         self._beside = self._begin(*new, *arguments)
         try:
             yield self._beside

@@ -149,7 +149,7 @@ class Alertmanagers:
         ends_at = parse(json["endsAt"]) - member.ahead
         if ends_at <= self.time.now:
             return 400, "invalid silence: end time can't be in the past"
-        host = re.findall(r"w\d+", json["matchers"][0]["value"])[0]
+        host = re.findall(r"w[a-z]*\d+", json["matchers"][0]["value"])[0]
         before = member.silences.get(json.get("id", ""))
         if json.get("id") and before is None:
             return 404, "silence not found"

@@ -308,7 +308,18 @@ class World(Time):
         hosts = {host: host for host in targets}
         run = RunInfo("r1", "sre.k8s.restart-control-plane", "lab", "ann@here", "why", "T1", self.now, options)
         me: Any = self
-        return Cluster("lab", CONFIG, me, me, me, me, hosts, run, clock=self, threads=AtOnce(self))
+        return Cluster(
+            name="lab",
+            config=CONFIG,
+            api=me,
+            nodes=me,
+            remote=me,
+            silences=me,
+            hosts=hosts,
+            run=run,
+            clock=self,
+            threads=AtOnce(self),
+        )
 
 
 CONFIG = ClusterConfig.model_validate(

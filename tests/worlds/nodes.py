@@ -13,11 +13,12 @@ from typing import Any
 from rich.console import Console
 
 from fleet.adapters.alertmanager.silences import Silences
-from fleet.adapters.k8s.lock import ClusterLock, Holder
+from fleet.adapters.k8s.lock import ClusterLock
 from fleet.config.model import ClusterConfig, Config
 from fleet.engine import journal
 from fleet.engine.journal import RunInfo
 from fleet.engine.model import Stage, Status, UnitState
+from fleet.engine.protocols import Holder
 from fleet.errors import FleetError
 from fleet.procedures.nodes import NodeProcedure, Selection
 from fleet.procedures.reboot_nodes import RebootNodes
@@ -232,15 +233,15 @@ class World(Time):
         lab = self.config.cluster("lab")
         api = edges.api(lab.kubeconfig)
         return Cluster(
-            "lab",
-            lab,
-            api,
-            edges.nodes(api, lambda: None),
-            edges.remote(),
-            edges.silences(lab.alerts),
-            {host: host for host in hosts},
-            run,
-            edges.routers(lab.bgp),
+            name="lab",
+            config=lab,
+            api=api,
+            nodes=edges.nodes(api, lambda: None),
+            remote=edges.remote(),
+            silences=edges.silences(lab.alerts),
+            hosts={host: host for host in hosts},
+            run=run,
+            routers=edges.routers(lab.bgp),
             clock=self,
             threads=edges.threads,
             follow=edges.follow,

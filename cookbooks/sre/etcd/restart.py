@@ -1,6 +1,7 @@
 """Restart the members of the etcd cluster behind Kubernetes, one after the other, without losing a quorum."""
 
 import argparse
+from typing import Any
 
 from fleet import arguments
 from fleet.adapters.load_balancer.connect import connect
@@ -40,7 +41,7 @@ class RestartEtcd(MaintenanceCookbook):
             "--hosts", type=arguments.text, metavar="QUERY", help="Members, a Cumin query; default: all."
         )
 
-    def procedure(self, args: argparse.Namespace) -> Procedure:
+    def procedure(self, args: argparse.Namespace) -> Procedure[Any]:
         """Return the restarts, and of which members."""
 
         def balancer(cluster: Cluster) -> LoadBalancer | None:

@@ -38,7 +38,7 @@ class Downtime(FleetCookbook):
         parser = super().argument_parser()
         parser.add_argument("-H", "--hours", type=downtime.hours, required=True, help="How long: 4, or 0.5.")
         parser.add_argument(
-            "--cluster", type=arguments.cluster, help="Take the Alertmanager and the matchers of this cluster."
+            "--cluster", type=arguments.scope, help="Take the Alertmanager and the matchers of this cluster."
         )
         parser.add_argument("--unknown", action="store_true", help="Silence hosts that nobody knows as well.")
         parser.add_argument(

@@ -34,7 +34,7 @@ class RemoveDowntime(FleetCookbook):
         """Return the cookbook's arguments."""
         parser = super().argument_parser()
         parser.add_argument(
-            "--cluster", type=arguments.cluster, help="Take the Alertmanager and the matchers of this cluster."
+            "--cluster", type=arguments.scope, help="Take the Alertmanager and the matchers of this cluster."
         )
         parser.add_argument("--unknown", action="store_true", help="Accept hosts that nobody knows.")
         parser.add_argument(

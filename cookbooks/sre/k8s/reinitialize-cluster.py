@@ -1,6 +1,7 @@
 """Re-initialise a whole Kubernetes cluster onto a new etcd, in stages that can be resumed and gone back from."""
 
 import argparse
+from typing import Any
 
 from fleet import arguments
 from fleet.cookbook import MaintenanceCookbook
@@ -70,7 +71,7 @@ class ReinitializeCluster(MaintenanceCookbook):
             help="Workers that may be away, also with --resume and --abort.",
         )
 
-    def procedure(self, args: argparse.Namespace) -> Procedure:
+    def procedure(self, args: argparse.Namespace) -> Procedure[Any]:
         """Return the re-initialisation."""
         options = runs.Options(
             args.new_etcd, args.puppet_change, args.reuse, args.from_stage, args.max_failed, args.calico_export

@@ -1,6 +1,7 @@
 """Restart the control plane of a Kubernetes cluster, one host after the other, without one failed request."""
 
 import argparse
+from typing import Any
 
 from fleet import arguments
 from fleet.config.model import COMPONENTS
@@ -52,7 +53,7 @@ class RestartControlPlane(MaintenanceCookbook):
             help="Restart the only control-plane host there is: the API is away meanwhile.",
         )
 
-    def procedure(self, args: argparse.Namespace) -> Procedure:
+    def procedure(self, args: argparse.Namespace) -> Procedure[Any]:
         """Return the restarts, of which components and where."""
         return control_plane_runs.RestartControlPlane(
             self.spicerack, args.hosts, args.components, allow_outage=args.allow_outage

@@ -38,7 +38,7 @@ class BgpSummary(FleetCookbook):
         """Return the cookbook's arguments."""
         parser = super().argument_parser()
         parser.add_argument(
-            "--cluster", type=arguments.cluster, required=True, help="The cluster, as the configuration names it."
+            "--cluster", type=arguments.scope, required=True, help="The cluster, as the configuration names it."
         )
         parser.add_argument(
             "--node", type=arguments.text, metavar="NODES", help="Only these nodes: worker1,worker[3-5]."

@@ -9,6 +9,7 @@ import inspect
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import cumin
@@ -19,9 +20,10 @@ from spicerack import Spicerack
 from fleet.adapters.alertmanager.alertmanager import find_instance
 from fleet.adapters.bgp import known_hosts
 from fleet.config import consistency
+from fleet.config.domains import read_domains
 from fleet.config.file import ConfigError, read_yaml
 from fleet.config.loading import load
-from fleet.config.model import BgpConfig, Config, ConftoolConfig
+from fleet.config.model import BgpConfig, Config, ConftoolConfig, GroupConfig, ScopeConfig
 from fleet.config.queries import queries
 from fleet.config.reinitialize import DiscoveryConfig
 from fleet.errors import FleetError
@@ -59,6 +61,8 @@ def check(path: Path, spicerack_config: Path | None = None) -> list[str]:
             discovery = cluster.reinitialize.discovery if cluster.reinitialize else None
             lines = _conftool(discovery) if discovery else ()
             mistakes += [f"{path}: clusters.{name}.reinitialize.discovery.{line}" for line in lines]
+        for name, group in config.groups.items():
+            mistakes += [f"{path}: groups.{name}.domains: {line}" for line in _domains(group)]
     mistakes += [f"{path}: {line}" for line in _kubeconfigs(_named_kubeconfigs(path))]
     if spicerack_config:
         try:
@@ -240,12 +244,12 @@ class _Spicerack:
         except ConfigError as error:
             yield str(error)
             return
-        wanted = {cluster.alerts.instance: name for name, cluster in config.clusters.items()} if config else {"": ""}
-        for instance, cluster in wanted.items():
+        wanted = {"": ""} if config is None else {scope.alerts.instance: key for key, scope in _scopes(config).items()}
+        for instance, key in wanted.items():
             try:
                 find_instance(data, instance)
             except ValueError as error:
-                asked = f" (asked for in {fleet_path}: clusters.{cluster}.alerts.instance)" if instance else ""
+                asked = f" (asked for in {fleet_path}: {key}.alerts.instance)" if instance else ""
                 yield f"{path}: {error}{asked}"
 
     def _check_cumin(self, fleet_path: Path, config: Config | None) -> Iterator[str]:
@@ -267,9 +271,9 @@ class _Spicerack:
                 Query(cumin_config).execute(f"A:{alias}")
             except Exception as error:  # backends raise what their libraries raise
                 yield f"{aliases_path}: {alias}: Cumin does not take it: {line(error)}"
-        groups: dict[str, dict[str, frozenset[str]]] = {}
+        clusters: dict[str, dict[str, frozenset[str]]] = {}
         for name, cluster in config.clusters.items() if config else ():
-            groups[name] = {}
+            clusters[name] = {}
             for key, query in queries(cluster):
                 place = f"{fleet_path}: clusters.{name}.{key}"
                 try:
@@ -277,13 +281,51 @@ class _Spicerack:
                 except Exception as error:
                     yield f"{place}: Cumin does not find hosts with {short(query)}: {line(error)}"
                     continue
-                groups[name][key] = found
+                clusters[name][key] = found
                 if not found:
                     yield f"{place}: {query!r} finds no host"
-            workers, limit = groups[name].get("hosts.workers"), cluster.limits.max_unavailable
+            workers, limit = clusters[name].get("hosts.workers"), cluster.limits.max_unavailable
             if workers and isinstance(limit, int) and limit > len(workers):
                 yield (
                     f"{fleet_path}: clusters.{name}.limits.max_unavailable: {limit} is more than the"
                     f" {count(workers, 'worker')} that there {verb(workers, 'is', 'are')}"
                 )
-        yield from (f"{fleet_path}: {mistake}" for mistake in consistency.overlaps(groups))
+        yield from (f"{fleet_path}: {mistake}" for mistake in consistency.overlaps(clusters))
+        hosts: dict[str, frozenset[str]] = {}
+        for name, group in config.groups.items() if config else ():
+            place = f"{fleet_path}: groups.{name}"
+            try:
+                hosts[name] = frozenset(map(str, Query(cumin_config).execute(group.hosts)))
+            except Exception as error:
+                yield f"{place}.hosts: Cumin does not find hosts with {short(group.hosts)}: {line(error)}"
+                continue
+            yield from (f"{place}.{mistake}" for mistake in _of_group(group, hosts[name]))
+        yield from (f"{fleet_path}: {mistake}" for mistake in consistency.group_overlaps(hosts, clusters))
+
+
+def _scopes(config: Config) -> dict[str, ScopeConfig]:
+    """Return all scopes by their keys."""
+    clusters = {f"clusters.{name}": cluster for name, cluster in config.clusters.items()}
+    return {**clusters, **{f"groups.{name}": group for name, group in config.groups.items()}}
+
+
+def _domains(group: GroupConfig) -> Iterator[str]:
+    try:
+        read_domains(group.domains) if group.domains else {}
+    except ConfigError as error:
+        yield str(error)
+
+
+def _of_group(group: GroupConfig, hosts: frozenset[str]) -> Iterator[str]:
+    """Return what does not fit the hosts that a group has."""
+    if not hosts:
+        yield f"hosts: {group.hosts!r} finds no host"
+    limit = group.limits.max_unavailable
+    if hosts and isinstance(limit, int) and limit > len(hosts):
+        there = f"{count(hosts, 'host')} that there {verb(hosts, 'is', 'are')}"
+        yield f"limits.max_unavailable: {limit} is more than the {there}"
+    with suppress(ConfigError):  # which is among the mistakes
+        domains = read_domains(group.domains) if group.domains else {}
+        if domains and (missing := sorted(hosts - set(domains))):
+            names = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            yield f"domains: {group.domains} does not have {names}"

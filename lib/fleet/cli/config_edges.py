@@ -24,7 +24,7 @@ from fleet.adapters.load_balancer.connect import connect
 from fleet.adapters.load_balancer.model import LoadBalancer
 from fleet.clock import CLOCK, THREADS
 from fleet.config.file import ConfigError, read_yaml
-from fleet.config.model import ClusterConfig
+from fleet.config.model import ClusterConfig, GroupConfig, ScopeConfig
 from fleet.errors import FleetError
 from fleet.execution import Runner
 from fleet.text import line
@@ -36,8 +36,9 @@ _NEEDS = {
     "hosts.control_plane": ("systemctl", "disable-puppet", "enable-puppet"),
     "etcd.hosts": ("systemctl", "etcdctl", "disable-puppet", "enable-puppet"),
     "control_plane.load_balancer.haproxy.hosts": ("socat",),
+    "hosts": ("systemctl", "reboot-host", "run-puppet-agent", "disable-puppet", "enable-puppet"),
 }
-"""The programs that runs need on the hosts of each query."""
+"""The programs that runs need on the hosts of each query; the last is that of a group."""
 _MOST_NAMED = 5
 _ROOM = 64 << 20
 """Bytes that the journals, logs and exports of a run may take."""
@@ -99,6 +100,19 @@ def checks(cluster: ClusterConfig, runner: Spicerack) -> Sequence[Check]:
     if cluster.control_plane.load_balancer != type(cluster.control_plane.load_balancer)():
         found.append(partial(keyed, "control_plane.load_balancer", partial(_of_balancer, cluster, runner)))
     return found
+
+
+def group_checks(group: GroupConfig, runner: Spicerack) -> Sequence[Check]:
+    """Return what is asked around a group of hosts.
+
+    Args:
+        group: its configuration.
+        runner: spicerack, for a dry-run.
+    """
+    return (
+        partial(keyed, "alerts", lambda: of_alertmanager(_silences(group, runner))),
+        partial(keyed, "hosts", partial(_on_hosts, group, runner, "hosts", group.hosts)),
+    )
 
 
 def of_lock(runner: Spicerack) -> Iterator[str]:
@@ -177,12 +191,12 @@ def of_balancer(balancer: LoadBalancer | None, hosts: Sequence[str]) -> Iterator
     yield from ()
 
 
-def _silences(cluster: ClusterConfig, runner: Spicerack) -> Silences:
+def _silences(cluster: ScopeConfig, runner: Spicerack) -> Silences:
     alerts = cluster.alerts
     return Silences.from_spicerack(runner, instance=alerts.instance, label=alerts.label, clock=CLOCK, threads=THREADS)
 
 
-def _on_hosts(cluster: ClusterConfig, runner: Spicerack, key: str, query: str) -> Iterator[str]:
+def _on_hosts(cluster: ScopeConfig, runner: Spicerack, key: str, query: str) -> Iterator[str]:
     remote = Remote(runner)
     needs = [name for name in _NEEDS[key] if cluster.puppet.enabled or "puppet" not in name]
     return of_hosts(remote, remote.query(query), needs)

@@ -40,6 +40,8 @@ def check(config: Config, path: Path, threads: Threads = THREADS, *, spicerack: 
         around = config_edges.checks(cluster, runner) if runner else ()
         asked += [(f"{path}: clusters.{name}.", one) for one in (*checks(cluster), *around)]
     if runner:
+        for name, group in config.groups.items():
+            asked += [(f"{path}: groups.{name}.", one) for one in config_edges.group_checks(group, runner)]
         asked.append((f"{spicerack}: etcd_config: ", partial(config_edges.of_lock, runner)))
     found = threads.map(lambda item: [f"{item[0]}{line}" for line in _run(item[1])], asked, "live")
     return [line for lines in found for line in lines]

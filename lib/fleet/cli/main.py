@@ -130,7 +130,10 @@ def _check_config(args: argparse.Namespace) -> int:
     if mistakes:
         print(f"{count(mistakes, 'mistake')}.", file=sys.stderr)
         return 1
-    print(f"{args.path}: no mistakes; clusters: {', '.join(sorted(load(args.path).clusters))}.")
+    config = load(args.path)
+    kinds = {"clusters": list(config.clusters), "groups": list(config.groups)}
+    there = "; ".join(f"{kind}: {', '.join(sorted(those))}" for kind, those in kinds.items() if those)
+    print(f"{args.path}: no mistakes; {there}.")
     return 0
 
 

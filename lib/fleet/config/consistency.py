@@ -16,6 +16,7 @@ from fleet.text import count, listed
 _SHORTEST, _LONGEST = 1.0, 30 * 86400.0
 _BOUNDS = {
     "lease.duration": (10.0, 3600.0, "it is renewed four times meanwhile, by an API that may be slow"),
+    "lock": (10.0, 3600.0, "it is renewed four times meanwhile, in an etcd that may be slow"),
     "alerts.silence": (60.0, 86400.0, "it is extended three times meanwhile, and is what is left after a crash"),
     "alerts.held_silence": (60.0, _LONGEST, "whoever has to mend the host needs longer"),
 }
@@ -32,7 +33,10 @@ def contradictions(config: Config) -> list[str]:
     for name, cluster in config.clusters.items():
         lines = [line for place in walk(cluster) for line in (*_duration(*place), *_twice(*place))]
         found += [f"clusters.{name}.{line}" for line in (*lines, *_of_cluster(cluster))]
-    return [*found, *_between(config.clusters)]
+    for name, group in config.groups.items():
+        lines = [line for place in walk(group) for line in (*_duration(*place), *_twice(*place))]
+        found += [f"groups.{name}.{line}" for line in lines]
+    return [*found, *_between(config.clusters), *_alike(config)]
 
 
 def overlaps(groups: Mapping[str, Mapping[str, frozenset[str]]]) -> Iterator[str]:
@@ -55,6 +59,31 @@ def overlaps(groups: Mapping[str, Mapping[str, frozenset[str]]]) -> Iterator[str
                     yield (
                         f"clusters.{name2}.{key2}: {_some(both)} in clusters.{name}.{key} as well:"
                         " two maintenances could work on them at the same time"
+                    )
+
+
+def group_overlaps(
+    groups: Mapping[str, frozenset[str]], clusters: Mapping[str, Mapping[str, frozenset[str]]]
+) -> Iterator[str]:
+    """Return which hosts of groups another group, or a cluster, has as well.
+
+    Args:
+        groups: the hosts of each group.
+        clusters: the hosts of each cluster by the key of the query that has found them.
+    """
+    for (name, hosts), (name2, hosts2) in combinations(groups.items(), 2):
+        if both := hosts & hosts2:
+            yield (
+                f"groups.{name2}.hosts: {_some(both)} in groups.{name} as well:"
+                " two maintenances could work on them at the same time"
+            )
+    for name, hosts in groups.items():
+        for cluster, found in clusters.items():
+            for key, those in found.items():
+                if both := hosts & those:
+                    yield (
+                        f"groups.{name}.hosts: {_some(both)} in clusters.{cluster}.{key} as well:"
+                        " other cookbooks are for these"
                     )
 
 
@@ -156,7 +185,12 @@ def _between(clusters: Mapping[str, ClusterConfig]) -> Iterator[str]:
     yield from _shared({f"clusters.{name}.kubeconfig": [str(one.kubeconfig)] for name, one in clusters.items()})
     moved = {name: one.reinitialize for name, one in clusters.items() if one.reinitialize}
     yield from _shared({f"clusters.{n}.reinitialize.kubeconfig": [str(one.kubeconfig)] for n, one in moved.items()})
+
+
+def _alike(config: Config) -> Iterator[str]:
+    """Return which names of clusters and groups can be mistaken for each other."""
     folded: dict[str, str] = {}
-    for name in clusters:
-        if (other := folded.setdefault(name.casefold(), name)) != name:
-            yield f"clusters.{name}: differs from {other} only in capitals: operators would take one for the other"
+    for kind, names in (("clusters", config.clusters), ("groups", config.groups)):
+        for name in names:
+            if (other := folded.setdefault(name.casefold(), name)) != name:
+                yield f"{kind}.{name}: differs from {other} only in capitals: operators would take one for the other"

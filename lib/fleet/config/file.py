@@ -23,7 +23,21 @@ MOST = 50_000
 _MOST_TOLD = 50
 _LONGEST_NAME = 253
 _TOO_DEEP = f"is nested deeper than {DEEPEST} levels: is a bracket not closed?"
-_COMMANDS = frozenset({"check", "merged", "merge", "revert", "traffic", "command", "deploy", "managed", "initialize"})
+_COMMANDS = frozenset(
+    {
+        "after",
+        "before",
+        "check",
+        "command",
+        "deploy",
+        "initialize",
+        "managed",
+        "merge",
+        "merged",
+        "revert",
+        "traffic",
+    }
+)
 """Keys whose values may have several lines."""
 
 

@@ -4,27 +4,26 @@ The file is ``fleet/config.yaml`` in spicerack's configuration directory; ``conf
 commented example of it. Every mistake in it is reported at once, each with its file and key.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, IPvAnyAddress, model_validator
 
 from fleet.config.drain import DrainConfig
 from fleet.config.file import ConfigError
 from fleet.config.reinitialize import EtcdConfig, ReinitializeConfig
+from fleet.config.scope import AlertsConfig, GroupConfig, HostDeadlines, HostLimits, ScopeConfig
 from fleet.config.types import (
-    ALERT_LABEL,
     DNS_LABEL,
     NODE_LABEL,
     AbsolutePath,
-    Amount,
-    ClusterName,
     Duration,
-    Matcher,
     Model,
     Pause,
     Query,
     RouterName,
+    ScopeName,
     UnitName,
 )
 
@@ -40,10 +39,12 @@ __all__ = [
     "DrainConfig",
     "Duration",
     "EtcdConfig",
+    "GroupConfig",
     "HaproxyConfig",
     "LeaseConfig",
     "LoadBalancerConfig",
     "ReinitializeConfig",
+    "ScopeConfig",
 ]
 
 
@@ -54,39 +55,25 @@ class HostsConfig(Model):
     control_plane: Query
 
 
-class LimitsConfig(Model):
-    """How much may be unavailable at once, counting what others made unavailable."""
+class LimitsConfig(HostLimits):
+    """The limits of a cluster."""
 
-    max_unavailable: Amount = 1
-    """Nodes of the cluster that may be unavailable at once, a number or a share of its workers."""
-    max_domains: int = Field(default=1, ge=1)
-    """Failure domains (rows, racks) that may be worked on at once."""
-    max_failed: int = Field(default=0, ge=0)
-    """Failed units that a run tolerates; with one more it starts nothing new."""
     attempts: int = Field(default=3, ge=1)
     """How often a node is tried in all whose drain fails, where ``drain.failed`` is ``release``."""
 
 
-class DeadlinesConfig(Model):
-    """How long each wait may take before the unit is held."""
+class DeadlinesConfig(HostDeadlines):
+    """The deadlines of a cluster."""
 
     drain: Duration = 900.0
-    reboot: Duration = 1800.0
-    puppet: Duration = 1200.0
-    ready: Duration = 600.0
     daemons: Duration = 600.0
     """Until the pods that stay on a node are Ready again."""
     volumes: Duration = 600.0
     """Until a drained node's volumes are detached."""
     workloads: Duration = 900.0
     """Until the workloads have their Ready pods again."""
-    alerts: Duration = 900.0
-    restart: Duration = 300.0
-    """For a unit of systemd to be restarted and active again."""
     bgp: Duration = 600.0
     """Until all BGP sessions of a node are proven at all routers."""
-    blocked: Duration = 1800.0
-    """How long a run waits for others to free a limit, when nothing of its own is in flight."""
 
 
 class GatesConfig(Model):
@@ -100,44 +87,6 @@ class GatesConfig(Model):
     """Whether a drained node's volumes must be detached before it is rebooted."""
     workloads: bool = True
     """Whether workloads must have their Ready pods again before any further node starts."""
-
-
-class AlertsConfig(Model):
-    """Alertmanager: where it is and which alerts are a host's."""
-
-    instance: str = Field(default="", max_length=253)
-    """Name of the instance in spicerack's ``alertmanager/config.yaml``; empty for its default."""
-    label: str = Field(default="instance", pattern=ALERT_LABEL, max_length=253)
-    """The label that names the host, with or without domain and port."""
-    matchers: tuple[Matcher, ...] = ()
-    """Further matchers of every silence, such as ``site="eqiad"``."""
-    silence: Duration = 900.0
-    """How long a silence lasts unless it is extended; the time until it goes after a crash."""
-    held_silence: Duration = 14400.0
-    """How long the silence of a held unit lasts after the run has ended."""
-    ignore: tuple[str, ...] = ()
-    """Names of alerts that are no reason to hold a node."""
-    members_needed: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
-    """How many members of Alertmanager have to answer; what the others would have said is not known."""
-
-    @property
-    def needed(self) -> int | None:
-        """How many members have to answer; None for all."""
-        return None if self.members_needed == "all" else self.members_needed
-
-
-class PuppetConfig(Model):
-    """Puppet on the hosts."""
-
-    enabled: bool = True
-    """Whether Puppet keeps the hosts: a run of it since the boot is asked for, and it is disabled during work there."""
-
-
-class SystemdConfig(Model):
-    """systemd on the hosts."""
-
-    daemon_reload: Literal["refuse", "reload"] = "refuse"
-    """Where a unit's files were changed and nobody ran ``systemctl daemon-reload``: restart nothing, or run it."""
 
 
 class RouterConfig(Model):
@@ -275,7 +224,7 @@ class LeaseConfig(Model):
     duration: Duration = 60.0
 
 
-class ClusterConfig(Model):
+class ClusterConfig(ScopeConfig):
     """A cluster: its hosts, limits, deadlines, alerts and Puppet."""
 
     kubeconfig: AbsolutePath
@@ -289,9 +238,6 @@ class ClusterConfig(Model):
     deadlines: DeadlinesConfig = DeadlinesConfig()
     drain: DrainConfig = DrainConfig()
     gates: GatesConfig = GatesConfig()
-    alerts: AlertsConfig = AlertsConfig()
-    puppet: PuppetConfig = PuppetConfig()
-    systemd: SystemdConfig = SystemdConfig()
     bgp: BgpConfig | None = None
     """Nothing where the routers are not to be asked: then no gate looks at BGP."""
     control_plane: ControlPlaneConfig = ControlPlaneConfig()
@@ -324,7 +270,16 @@ class Config(Model):
 
     state_dir: AbsolutePath
     """Where runs are kept: a folder a run, private to the operator."""
-    clusters: dict[ClusterName, ClusterConfig] = Field(min_length=1)
+    clusters: dict[ScopeName, ClusterConfig] = Field(default_factory=dict)
+    groups: dict[ScopeName, GroupConfig] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_scopes(self) -> "Config":
+        if not self.clusters and not self.groups:
+            raise ValueError("needs clusters or groups: there is nothing to maintain")
+        if both := sorted(set(self.clusters) & set(self.groups)):
+            raise ValueError(f"{', '.join(both)}: clusters and groups must have different names, as runs are named so")
+        return self
 
     def cluster(self, name: str) -> ClusterConfig:
         """Return the configuration of a cluster.
@@ -335,8 +290,26 @@ class Config(Model):
         Raises:
             ConfigError: there is no such cluster.
         """
-        try:
-            return self.clusters[name]
-        except KeyError:
-            known = ", ".join(sorted(self.clusters))
-            raise ConfigError(f"There is no cluster {name!r} in the configuration. It has: {known}.") from None
+        return _named(self.clusters, "cluster", name)
+
+    def group(self, name: str) -> GroupConfig:
+        """Return the configuration of a group of hosts.
+
+        Args:
+            name: the group's name, a key of ``groups``.
+
+        Raises:
+            ConfigError: there is no such group.
+        """
+        return _named(self.groups, "group", name)
+
+
+_S = TypeVar("_S", bound=ScopeConfig)
+
+
+def _named(those: Mapping[str, _S], kind: str, name: str) -> _S:
+    try:
+        return those[name]
+    except KeyError:
+        known = ", ".join(sorted(those)) or "none"
+        raise ConfigError(f"There is no {kind} {name!r} in the configuration. It has: {known}.") from None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from fleet.config.model import ClusterConfig
+from fleet.config.model import ClusterConfig, Config
 
 
 def queries(cluster: ClusterConfig) -> Iterator[tuple[str, str]]:
@@ -15,3 +15,10 @@ def queries(cluster: ClusterConfig) -> Iterator[tuple[str, str]]:
         yield "etcd.hosts", cluster.etcd.hosts
     for name, etcds in (cluster.reinitialize.etcds if cluster.reinitialize else {}).items():
         yield f"reinitialize.etcds.{name}.hosts", etcds.hosts
+
+
+def all_queries(config: Config) -> Iterator[str]:
+    """Return all Cumin queries of a configuration."""
+    for cluster in config.clusters.values():
+        yield from (query for _, query in queries(cluster))
+    yield from (group.hosts for group in config.groups.values())

@@ -10,12 +10,12 @@ from fleet.config.types import (
     DNS_LABEL,
     PROTECTED,
     AbsolutePath,
-    ClusterName,
     Duration,
     Matcher,
     Model,
     NoSecret,
     Query,
+    ScopeName,
     UnitName,
 )
 from fleet.text import listed
@@ -112,7 +112,7 @@ class DeployConfig(Model):
 class ReinitializeConfig(Model):
     """What it takes to move the cluster onto a new etcd."""
 
-    etcds: dict[ClusterName, EtcdConfig] = Field(min_length=1)
+    etcds: dict[ScopeName, EtcdConfig] = Field(min_length=1)
     """The etcd clusters that ``--new-etcd`` may name."""
     kubeconfig: AbsolutePath
     """Of an identity that may do everything in an empty cluster: in the group ``system:masters``. Private."""

@@ -101,8 +101,10 @@ NoSecret = AfterValidator(_no_secret)
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Query = Annotated[str, Field(pattern=r"\S", max_length=20_000)]
 """A Cumin query."""
-ClusterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=63)]
-"""It becomes part of the names of runs, and so of folders."""
+Command = Annotated[str, Field(pattern=r"\S", max_length=20_000)]
+"""A command for bash on a host."""
+ScopeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=63)]
+"""The name of a cluster or a group; it becomes part of the names of runs, and so of folders."""
 RouterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=253)]
 UnitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9:_.@-]+\.service$", max_length=255)]
 DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"

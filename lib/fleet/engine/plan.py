@@ -1,4 +1,4 @@
-"""The plan of a maintenance of nodes: what an operator sees and agrees to before anything is touched."""
+"""The plan of a maintenance: what an operator sees and agrees to before anything is touched."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -24,46 +24,52 @@ _STYLES = {Level.STOP: "bold red", Level.ASK: "yellow", Level.NOTE: ""}
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """What a run is going to do to nodes.
+    """What a run is going to do to nodes, or to other hosts of which several may be away at once.
 
     Attributes:
         title: one line: the procedure, the cluster, the reason.
         units: the nodes in their order.
-        steps: the steps that each goes through.
+        rounds: what each goes through: "node", or which round it is, and its steps.
         limits: how many at once.
         columns: what else is shown of each node, by the heading; "?" for a node that is not in it.
         findings: what the preflight found, worst first.
-        unit_seconds: how long a node took in earlier runs; None if there is none.
+        unit_seconds: how long a node took in earlier runs, in a round; None if there is none.
+        what: what is maintained.
+        guess: seconds for each as long as no earlier run tells better.
     """
 
     title: str
     units: Sequence[Unit]
-    steps: Sequence[str]
+    rounds: Sequence[tuple[str, Sequence[str]]]
     limits: Limits
     columns: Mapping[str, Mapping[str, str]]
     findings: Sequence[Finding]
     unit_seconds: float | None
+    what: str = "node"
+    guess: float = GUESS
 
     def render(self, console: Console) -> None:
         """Print the plan and its findings."""
         limits = self.limits
         console.print(f"\n{self.title}", style="bold", markup=False)
         table = Table(show_edge=False)
-        for heading in ("#", "node", "domain", *self.columns):
-            table.add_column(heading, justify="left" if heading in ("node", "domain") else "right", no_wrap=True)
+        for heading in ("#", self.what, "domain", *self.columns):
+            table.add_column(heading, justify="left" if heading in (self.what, "domain") else "right", no_wrap=True)
         for number, unit in enumerate(self.units, 1):
             more = [Text(cells.get(unit.name, "?")) for cells in self.columns.values()]
             table.add_row(str(number), Text(unit.name), Text(unit.domain or "-"), *more)
         console.print(table)
-        console.print(f"Each node: {' → '.join(self.steps)}")
+        for who, steps in self.rounds:
+            console.print(f"Each {who}: {' → '.join(steps)}", markup=False)
         domains = count(limits.max_domains, "domain")
         console.print(
-            f"At once: no more than {limits.max_unavailable} unavailable in the whole cluster, in {domains};"
-            f" no new node once more than {limits.max_failed} failed."
+            f"At once: no more than {limits.max_unavailable} unavailable in all, in {domains};"
+            f" no new {self.what} once more than {limits.max_failed} failed."
         )
-        seconds = planner.estimate(self.units, limits, self.unit_seconds or GUESS)
+        each = self.unit_seconds or self.guess
+        seconds = len(self.rounds) * planner.estimate(self.units, limits, each)
         source = "as in earlier runs" if self.unit_seconds else "a guess: there is no earlier run to go by"
-        console.print(f"About {duration(seconds)}, at {duration(self.unit_seconds or GUESS)} a node ({source}).")
+        console.print(f"About {duration(seconds)}, at {duration(each)} a {self.what} ({source}).")
         render_findings(self.findings, console)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from fleet.engine.model import Observation, Stage, UnitState, Verdict
@@ -36,6 +37,52 @@ class Procedure(Protocol):
 
     def renew(self, stage: str, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
         """Extend what expires by itself on units in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds the lock of a scope.
+
+    Attributes:
+        run: the run's id.
+        host: the host it runs on.
+        operator: who started it.
+        reason: why.
+    """
+
+    run: str
+    host: str
+    operator: str
+    reason: str
+
+    @property
+    def identity(self) -> str:
+        """The run and its host, in one word."""
+        return f"{self.run}@{self.host}"
+
+
+class Lock(Protocol):
+    """The lock of a scope: one maintenance at a time."""
+
+    def acquire(self, *, patient: bool = False) -> None:
+        """Take the lock and keep renewing it.
+
+        Args:
+            patient: hold it without its store as long as that cannot be asked, and keep trying.
+
+        Raises:
+            FleetError: another run holds it, or its store refused.
+        """
+
+    def problem(self) -> str:
+        """Return why the lock is not held; empty while it is."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether another run has the lock, so that waiting is of no use."""
+
+    def release(self) -> None:
+        """Give the lock back; one that cannot be given back expires by itself."""
 
 
 class View(Protocol):

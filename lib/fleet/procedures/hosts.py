@@ -16,7 +16,7 @@ from fleet.engine.findings import Finding
 from fleet.engine.model import Limits, Status, Unit, UnitState, Verdict, done, pending
 from fleet.errors import FleetError
 from fleet.procedures import preflight
-from fleet.procedures.procedure import Procedure, Proposal
+from fleet.procedures.procedure import ClusterProcedure, Proposal
 from fleet.steps import brackets
 from fleet.steps.alerts import Alerts
 from fleet.steps.base import NodeStep, each
@@ -92,16 +92,26 @@ def stage_of(
         abort_proofs=[active, *abort_proofs],
         patience=ABORT_PATIENCE,
         concerns=act.touched,
-        in_flight=_has_begun,
+        in_flight=has_begun,
     )
 
 
-def _has_begun(state: UnitState) -> bool:
+def has_begun(state: UnitState) -> bool:
     """Return whether a host that was sent back to waiting has something that is to be given back."""
     return state.status is Status.PENDING and bool(state.facts)
 
 
-class HostProcedure(Procedure):
+def left_on_host(state: UnitState) -> Sequence[str]:
+    """Return what is left on a host, by what the run remembers of it."""
+    left = {
+        "puppet_off": "Puppet disabled (enable-puppet with its reason)",
+        "pooled_at": "perhaps out of the load balancer",
+        "silence": "its silence, which expires by itself",
+    }
+    return [what for fact, what in left.items() if state.facts.get(fact)]
+
+
+class HostProcedure(ClusterProcedure):
     """Base of the procedures that take hosts out of service one at a time.
 
     Args:
@@ -158,17 +168,12 @@ class HostProcedure(Procedure):
         """Return what is left on a host, by what the run remembers of it."""
         if state.unit.name not in cluster.hosts:
             raise FleetError(f"{state.unit.name} is no host: what is done there is needed by all that comes after it.")
-        left = {
-            "puppet_off": "Puppet disabled (enable-puppet with its reason)",
-            "pooled_at": "perhaps out of the load balancer",
-            "silence": "its silence, which expires by itself",
-        }
-        return [what for fact, what in left.items() if state.facts.get(fact)]
+        return left_on_host(state)
 
     def _examine(self, cluster: Cluster, stages: Sequence[Stage], state_dir: Path) -> list[Finding]:
         look = Look(cluster)
         checks = [
-            lambda: preflight.of_api(cluster.api, len(look.known)),
+            lambda: preflight.of_api(cluster.api, len(cluster.nodes.snapshot())),
             lambda: preflight.of_clock(cluster.api),
             lambda: preflight.of_runs(cluster, state_dir),
             lambda: preflight.of_held(cluster, state_dir),

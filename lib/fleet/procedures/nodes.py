@@ -16,20 +16,20 @@ from fleet.adapters.hosts.probe import HostState
 from fleet.adapters.hosts.remote import Remote
 from fleet.adapters.k8s import nodes
 from fleet.adapters.k8s.client import ApiError
-from fleet.adapters.k8s.lock import ClusterLock
 from fleet.adapters.k8s.nodes import ownership
 from fleet.engine import plan, planner
 from fleet.engine.declaration import Act, Bracket, Stage, Step
 from fleet.engine.findings import Finding, Level, note
 from fleet.engine.model import Limits, Observation, Retry, UnitState
+from fleet.engine.protocols import Lock
 from fleet.errors import FleetError
 from fleet.names import known_as
 from fleet.procedures import inventory, preflight
 from fleet.procedures.availability import NODES, absent, unit_of
-from fleet.procedures.procedure import Nothing, Procedure, Proposal
+from fleet.procedures.procedure import ClusterProcedure, Nothing, Proposal
 from fleet.steps import bgp, brackets, gates
 from fleet.steps.alerts import Alerts
-from fleet.steps.base import NodeStep
+from fleet.steps.base import HostStep
 from fleet.steps.cluster import Cluster
 from fleet.steps.cordon import is_closed
 from fleet.steps.ready import Ready
@@ -59,7 +59,7 @@ class Selection:
     only_if_required: bool = False
 
 
-class NodeProcedure(Procedure):
+class NodeProcedure(ClusterProcedure):
     """Base of the procedures that take nodes out of service, a few at a time.
 
     Args:
@@ -77,7 +77,7 @@ class NodeProcedure(Procedure):
         """Return the one stage, with the run's limits; its nodes stand in the journal."""
         return [replace(self.stage(cluster), limits=Limits(**cluster.run.options.get("limits", {})))]
 
-    def observe(self, cluster: Cluster, lock: ClusterLock) -> Observation:
+    def observe(self, cluster: Cluster, lock: Lock) -> Observation:
         """Return which nodes are unavailable, and whether the run may start anything new."""
         blocked = lock.problem()
         try:
@@ -136,7 +136,7 @@ class NodeProcedure(Procedure):
         shown = plan.NodePlan(
             title=plan.title(cluster.run),
             units=units,
-            steps=[step.spec.name for step in steps],
+            rounds=[("node", [step.spec.name for step in steps])],
             limits=limits,
             columns=found.columns,
             findings=preflight.worst_first([*findings, *found.findings]),
@@ -167,9 +167,9 @@ def stage_of(
     cluster: Cluster,
     *,
     drains: bool = True,
-    empty: Sequence[NodeStep] = (),
+    empty: Sequence[HostStep] = (),
     act: Act,
-    proofs: Sequence[NodeStep],
+    proofs: Sequence[HostStep],
 ) -> Stage:
     """Return what all nodes go through, with what is peculiar to a procedure.
 
@@ -206,7 +206,7 @@ def stage_of(
     )
 
 
-def _wanted(those: Sequence[NodeStep]) -> list[Step]:
+def _wanted(those: Sequence[HostStep]) -> list[Step]:
     """Return the steps that the configuration wants."""
     return [step for step in those if step.wanted]
 

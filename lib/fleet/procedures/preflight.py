@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from typing import cast
 
 from fleet import execution
+from fleet.adapters import locks
 from fleet.adapters.hosts.probe import HostState
 from fleet.adapters.k8s import access, lock, nodes, rights
 from fleet.adapters.k8s.access import Right
@@ -19,15 +21,16 @@ from fleet.adapters.k8s.model import Node
 from fleet.clock import Threads
 from fleet.engine import decide, folders
 from fleet.engine.findings import Finding, Found, Level, ask, merged, note, stop, unread
-from fleet.engine.model import Limits, Observation, Stage, Unit, UnitState
+from fleet.engine.model import Absent, Limits, Observation, Stage, Unit, UnitState
 from fleet.engine.survey import in_doubt, open_runs
 from fleet.errors import FleetError
 from fleet.execution import Unreachable
 from fleet.procedures.availability import NODES, absent
 from fleet.steps.at_most_once import other_machine
-from fleet.steps.base import NodeStep
+from fleet.steps.base import HostStep
 from fleet.steps.cluster import Cluster
 from fleet.steps.look import Look
+from fleet.steps.scope import Group, Scope
 from fleet.text import count
 
 _CLOCKS_DIFFER, _CLOCKS_ARE_WRONG = 5.0, 60.0
@@ -47,15 +50,15 @@ def examine(cluster: Cluster, units: Sequence[Unit], limits: Limits, state_dir: 
         state_dir: where runs are kept.
         steps: the steps that each node goes through.
     """
-    look = Look(cluster)
+    look, known = Look(cluster), cluster.nodes.snapshot()
     label = cluster.config.domain_label
     checks: list[Check] = [
-        lambda: of_api(cluster.api, len(look.known)),
+        lambda: of_api(cluster.api, len(known)),
         lambda: of_clock(cluster.api),
-        lambda: of_nodes(look.known, units, label, cluster.run.id),
-        lambda: of_limits(look.known, units, limits, label),
+        lambda: of_nodes(known, units, label, cluster.run.id),
+        lambda: of_limits(units, limits, absent(known, label)),
         lambda: of_runs(cluster, state_dir),
-        lambda: of_hosts(look),
+        lambda: of_hosts(cluster, look),
         lambda: of_alerts(cluster),
     ]
     return with_steps(checks, steps, look)
@@ -69,7 +72,7 @@ def with_steps(checks: Sequence[Check], steps: Iterable[object], look: Look) -> 
         steps: the steps; one that wraps another brings what that brings.
         look: what their preflights share.
     """
-    cluster = look.cluster
+    scope = look.scope
     those = [own for own in map(unwrapped, steps) if own]
     found: dict[int, Found] = {}
 
@@ -77,19 +80,18 @@ def with_steps(checks: Sequence[Check], steps: Iterable[object], look: Look) -> 
         found[number] = those[number].preflight(look)
         return list(found[number].findings)
 
-    needed = (*rights.of_lease(cluster.config.lease), *rights.FOLLOW_NODES, *(r for own in those for r in own.rights))
     everything: list[Check] = [
         *checks,
-        lambda: of_rights(cluster, dict.fromkeys(needed)),
+        *((partial(of_needed, scope, those),) if isinstance(scope, Cluster) else ()),
         *(partial(ask_step, number) for number in range(len(those))),
     ]
-    findings = carry_out(everything, cluster.cancel, cluster.threads)
+    findings = carry_out(everything, scope.cancel, scope.threads)
     return merged([Found(tuple(findings)), *(found[number] for number in sorted(found))])
 
 
-def unwrapped(step: object) -> NodeStep | None:
+def unwrapped(step: object) -> HostStep | None:
     """Return the step that brings a preflight: what is wrapped, or itself; None if there is none."""
-    while step is not None and not isinstance(step, NodeStep):
+    while step is not None and not isinstance(step, HostStep):
         step = getattr(step, "wraps", None)
     return step
 
@@ -143,6 +145,12 @@ def of_clock(api: Api) -> list[Finding]:
     what = f"The clock of this host is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the API server's."
     todo = "Correct whichever is wrong (NTP): silences would end, and reports be dated, by this one."
     return [ask(what, todo) if abs(ahead) >= _CLOCKS_ARE_WRONG else note(what, todo)]
+
+
+def of_needed(cluster: Cluster, steps: Iterable[HostStep]) -> list[Finding]:
+    """Ask the API for the rights of a run with these steps."""
+    needed = (*rights.of_lease(cluster.config.lease), *rights.FOLLOW_NODES, *(r for own in steps for r in own.rights))
+    return of_rights(cluster, dict.fromkeys(needed))
 
 
 def of_rights(cluster: Cluster, needed: Iterable[Right]) -> list[Finding]:
@@ -209,44 +217,43 @@ def of_nodes(known: Mapping[str, Node], units: Sequence[Unit], domain_label: str
     return findings
 
 
-def of_limits(known: Mapping[str, Node], units: Sequence[Unit], limits: Limits, domain_label: str) -> list[Finding]:
+def of_limits(units: Sequence[Unit], limits: Limits, gone: Mapping[str, Absent]) -> list[Finding]:
     """Find out whether anything could start at all, by asking the engine itself."""
     stage = Stage(NODES, tuple(units), (), limits)
     progress = decide.Progress({unit.name: UnitState(unit) for unit in units})
-    decision = decide.decide(stage, progress, Observation(absent(known, domain_label)), 0.0)
+    decision = decide.decide(stage, progress, Observation(gone), 0.0)
     if not units or any(isinstance(action, decide.Start) for action in decision.actions):
         return []
     return [
         stop(
             f"Nothing can start: {decision.blocked}.",
-            "Uncordon or repair what others left, or raise --max-unavailable.",
+            "Give back or repair what others left, or raise --max-unavailable.",
         )
     ]
 
 
-def of_runs(cluster: Cluster, state_dir: Path, *, has_api: bool = True) -> list[Finding]:
-    """Look for other runs on the cluster: alive ones, by the Lease in its API, and ones that left something behind.
+def of_runs(scope: Scope, state_dir: Path, *, has_api: bool = True) -> list[Finding]:
+    """Look for other runs on the scope: alive ones, by its lock, and ones that left something behind.
 
     The place where this one is going to be kept is looked at as well.
+
+    Args:
+        scope: the scope.
+        state_dir: where runs are kept.
+        has_api: whether a cluster's API can be asked who holds its Lease.
     """
     findings = []
     if problem := folders.problem(state_dir):
         findings.append(stop(f"{problem}.", "Make room there, or correct state_dir in the configuration."))
     runs = open_runs(state_dir)
     dead = [record.info.id for record, _ in runs if record.status == "interrupted"]
-    holder = ""
-    if has_api:  # A dead run's Lease is not watched: it ends by itself, or the run that is resumed has it at once.
-        holder = lock.taken_by(
-            cluster.api,
-            cluster.config.lease,
-            seen=cluster.lease_seen,
-            clock=cluster.clock,
-            dead=dead,
-            is_over=cluster.cancel.is_set,
-        )
+    if isinstance(scope, Group):
+        holder = locks.group_holder(scope.lock_store, scope.name, dead=dead) if scope.lock_store else ""
+    else:
+        holder = _lease_holder(cast(Cluster, scope), dead) if has_api else ""
     if holder:
-        findings.append(stop(f"The cluster is being worked on by {holder}.", "Wait until it is done."))
-    for run in in_doubt(state_dir, cluster.name):
+        findings.append(stop(f"{scope.name} is being worked on by {holder}.", "Wait until it is done."))
+    for run in in_doubt(state_dir, scope.name):
         findings.append(
             stop(
                 f"Run {run.folder.name} may have something in flight: {run.why}.",
@@ -255,7 +262,7 @@ def of_runs(cluster: Cluster, state_dir: Path, *, has_api: bool = True) -> list[
             )
         )
     for record, left in runs:
-        if record.info.cluster == cluster.name and record.status == "interrupted" and record.info.id != cluster.run.id:
+        if record.info.cluster == scope.name and record.status == "interrupted" and record.info.id != scope.run.id:
             names = ", ".join(state.unit.name for state in left) or "nothing"
             again = f"cookbook {record.info.procedure}"
             findings.append(
@@ -267,12 +274,24 @@ def of_runs(cluster: Cluster, state_dir: Path, *, has_api: bool = True) -> list[
     return findings
 
 
-def of_held(cluster: Cluster, state_dir: Path) -> list[Finding]:
+def _lease_holder(cluster: Cluster, dead: Sequence[str]) -> str:
+    """Return who holds the Lease; that of a dead run ends by itself, or the run that is resumed has it at once."""
+    return lock.taken_by(
+        cluster.api,
+        cluster.config.lease,
+        seen=cluster.lease_seen,
+        clock=cluster.clock,
+        dead=dead,
+        is_over=cluster.cancel.is_set,
+    )
+
+
+def of_held(scope: Scope, state_dir: Path) -> list[Finding]:
     """Look for runs that have ended, and have left hosts of this one held; nodes say so themselves."""
     findings = []
     for record, left in open_runs(state_dir):
-        names = ", ".join(state.unit.name for state in left if state.unit.name in cluster.hosts)
-        if names and record.info.cluster == cluster.name and record.status == "stopped":
+        names = ", ".join(state.unit.name for state in left if state.unit.name in scope.hosts)
+        if names and record.info.cluster == scope.name and record.status == "stopped":
             again = f"cookbook {record.info.procedure}"
             findings.append(
                 stop(
@@ -283,9 +302,8 @@ def of_held(cluster: Cluster, state_dir: Path) -> list[Finding]:
     return findings
 
 
-def of_hosts(look: Look) -> list[Finding]:
+def of_hosts(cluster: Cluster, look: Look) -> list[Finding]:
     """Look whether all hosts can be reached, and are the machines that Kubernetes knows."""
-    cluster = look.cluster
     findings = []
     silent: dict[str, list[str]] = {}
     for node, host in cluster.hosts.items():
@@ -324,11 +342,11 @@ def of_addresses(cluster: Cluster, hosts: Sequence[str]) -> list[Finding]:
     return findings
 
 
-def of_alerts(cluster: Cluster) -> list[Finding]:
+def of_alerts(scope: Scope) -> list[Finding]:
     """Ask Alertmanager for alerts of the hosts."""
-    ignored = set(cluster.config.alerts.ignore)
+    ignored = set(scope.config.alerts.ignore)
     firing: dict[str, list[str]] = {}
-    for alert in cluster.silences.alerts(list(cluster.hosts.values())):
+    for alert in scope.silences.alerts(list(scope.hosts.values())):
         if alert.name not in ignored:
             firing.setdefault(alert.name, []).append(alert.host)
     return [

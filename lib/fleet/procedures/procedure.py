@@ -6,21 +6,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from rich.console import Console
 
-from fleet.adapters.k8s.lock import ClusterLock
-from fleet.config.model import ClusterConfig
+from fleet.config.model import ClusterConfig, Config, GroupConfig, ScopeConfig
 from fleet.engine import journal
 from fleet.engine.declaration import Stage, Step
 from fleet.engine.executor import Abort, Execution
 from fleet.engine.findings import Finding
 from fleet.engine.journal import Journal
 from fleet.engine.model import Observation, UnitState
+from fleet.engine.protocols import Lock
 from fleet.engine.protocols import Procedure as Executable
 from fleet.errors import FleetError
 from fleet.steps.cluster import Cluster
+from fleet.steps.scope import Group, Scope
+
+S = TypeVar("S", bound=Scope)
 
 
 class Refused(FleetError):
@@ -47,12 +50,12 @@ class Proposal:
     """A run that could be started.
 
     Attributes:
-        cluster: the cluster, with the run's options and the hosts that it may touch.
+        scope: the scope, with the run's options and the hosts that it may touch.
         plan: what the operator is shown.
         states: the targets of each stage that is the run's substance, in order.
     """
 
-    cluster: Cluster
+    scope: Scope
     plan: Plan
     states: Mapping[str, Sequence[UnitState]]
 
@@ -68,20 +71,28 @@ class Nothing:
     why: str
 
 
-class Procedure(ABC):
+class Procedure(ABC, Generic[S]):
     """A kind of maintenance, with what an operator asked for in a new run."""
 
     name: str
     """The cookbook's full name, such as ``sre.k8s.reboot-nodes``."""
     needs_api = True
-    """Whether there is no session without the API; if not, nothing is known of nodes (``NoNodes``)."""
+    """Whether there is no session without the scope's API, if it has one; if not, nothing is known of nodes."""
 
     @abstractmethod
-    def propose(self, cluster: Cluster, state_dir: Path) -> Proposal | Nothing:
+    def config(self, settings: Config, name: str) -> ScopeConfig:
+        """Return the configuration of a scope, by its name.
+
+        Raises:
+            ConfigError: there is none of the kind.
+        """
+
+    @abstractmethod
+    def propose(self, scope: S, state_dir: Path) -> Proposal | Nothing:
         """Look at everything and change nothing.
 
         Args:
-            cluster: the cluster, without any host.
+            scope: the scope, without any host.
             state_dir: where runs are kept.
 
         Raises:
@@ -89,16 +100,61 @@ class Procedure(ABC):
         """
 
     @abstractmethod
-    def stages(self, cluster: Cluster) -> Sequence[Stage]:
+    def stages(self, scope: S) -> Sequence[Stage]:
         """Return the stages, as the configuration and the run's options want them; nothing is asked for that."""
 
     @abstractmethod
-    def left_on(self, cluster: Cluster, state: UnitState) -> Sequence[str]:
+    def left_on(self, scope: S, state: UnitState) -> Sequence[str]:
         """Note on a target that it is given up, where that can be noted, and return what is left on it, in lines.
 
         Raises:
             FleetError: it cannot be given up.
         """
+
+    def steps(self, scope: S) -> Steps:
+        """Return the steps of each stage."""
+        return {stage.key: stage.steps for stage in self.stages(scope)}
+
+    def observe(self, scope: S, lock: Lock) -> Observation:  # noqa: ARG002
+        """Return what is out of service beside the run's own targets, and whether the run may start anything new."""
+        return Observation({}, lock.problem(), permanent=lock.lost)
+
+    @contextmanager
+    def work(self, scope: S, book: Journal, lock: Lock) -> Iterator[Executable]:
+        """Yield what a session carries out: a new run, or what is left of one.
+
+        Args:
+            scope: the scope.
+            book: the run's journal.
+            lock: the scope's lock.
+
+        Raises:
+            Refused: on entering: the run cannot be resumed.
+        """
+        states = partial(journal.read_states, book.folder)
+        yield Execution(self.stages(scope), states, partial(self.observe, scope, lock))
+
+    def abort(self, scope: S, book: Journal) -> Executable:
+        """Return what gives back everything that a run has in flight or held.
+
+        Args:
+            scope: the scope.
+            book: the run's journal.
+        """
+        states = partial(journal.read_states, book.folder)
+        return Abort(self.stages(scope), states, scope.clock, self.tidying(scope))
+
+    def tidying(self, scope: S) -> Sequence[Step]:  # noqa: ARG002
+        """Return what else is to be done when a run is aborted, each step a stage of its own."""
+        return ()
+
+
+class ClusterProcedure(Procedure[Cluster]):
+    """Base of the procedures that maintain a Kubernetes cluster."""
+
+    def config(self, settings: Config, name: str) -> ClusterConfig:
+        """Return the configuration of a cluster."""
+        return settings.cluster(name)
 
     def kubeconfig(self, config: ClusterConfig) -> Path:
         """Return the kubeconfig that the run uses.
@@ -117,39 +173,10 @@ class Procedure(ABC):
         """
         return False
 
-    def steps(self, cluster: Cluster) -> Steps:
-        """Return the steps of each stage."""
-        return {stage.key: stage.steps for stage in self.stages(cluster)}
 
-    def observe(self, cluster: Cluster, lock: ClusterLock) -> Observation:  # noqa: ARG002
-        """Return what is out of service beside the run's own targets, and whether the run may start anything new."""
-        return Observation({}, lock.problem(), permanent=lock.lost)
+class GroupProcedure(Procedure[Group]):
+    """Base of the procedures that maintain hosts without Kubernetes."""
 
-    @contextmanager
-    def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Executable]:
-        """Yield what a session carries out: a new run, or what is left of one.
-
-        Args:
-            cluster: the cluster.
-            book: the run's journal.
-            lock: the cluster's lock.
-
-        Raises:
-            Refused: on entering: the run cannot be resumed.
-        """
-        states = partial(journal.read_states, book.folder)
-        yield Execution(self.stages(cluster), states, partial(self.observe, cluster, lock))
-
-    def abort(self, cluster: Cluster, book: Journal) -> Executable:
-        """Return what gives back everything that a run has in flight or held.
-
-        Args:
-            cluster: the cluster.
-            book: the run's journal.
-        """
-        states = partial(journal.read_states, book.folder)
-        return Abort(self.stages(cluster), states, cluster.clock, self.tidying(cluster))
-
-    def tidying(self, cluster: Cluster) -> Sequence[Step]:  # noqa: ARG002
-        """Return what else is to be done when a run is aborted, each step a stage of its own."""
-        return ()
+    def config(self, settings: Config, name: str) -> GroupConfig:
+        """Return the configuration of a group."""
+        return settings.group(name)

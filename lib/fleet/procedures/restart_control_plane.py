@@ -13,7 +13,6 @@ from fleet.adapters.hosts import services
 from fleet.adapters.hosts.services import ServiceState
 from fleet.adapters.k8s import leader, rights
 from fleet.adapters.k8s.apiserver import Apiservers, without_shutdown_delay
-from fleet.adapters.k8s.lock import ClusterLock
 from fleet.adapters.k8s.watchdog import Watchdog
 from fleet.adapters.load_balancer.connect import connect
 from fleet.config.model import COMPONENTS
@@ -23,6 +22,7 @@ from fleet.engine.executor import Execution
 from fleet.engine.findings import Finding, ask, note, stop
 from fleet.engine.journal import Journal
 from fleet.engine.planner import natural
+from fleet.engine.protocols import Lock
 from fleet.engine.protocols import Procedure as Executable
 from fleet.errors import FleetError
 from fleet.procedures import hosts, preflight
@@ -88,7 +88,7 @@ class RestartControlPlane(HostProcedure):
         return stages_of(self._plane(cluster), cluster.run.options["components"])
 
     @contextmanager
-    def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Executable]:
+    def work(self, cluster: Cluster, book: Journal, lock: Lock) -> Iterator[Executable]:
         """Yield the restarts, with the watchdog beside them."""
         forget_put_back(book)
         with watched(watchdog_of(cluster), book) as watchdog:

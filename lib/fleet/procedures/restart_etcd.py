@@ -11,7 +11,6 @@ from fleet.adapters.hosts import services
 from fleet.adapters.hosts.services import ServiceState
 from fleet.adapters.k8s import rights
 from fleet.adapters.k8s.apiserver import Apiservers
-from fleet.adapters.k8s.lock import ClusterLock
 from fleet.adapters.k8s.watchdog import Watchdog
 from fleet.adapters.load_balancer.model import LoadBalancer
 from fleet.engine import journal
@@ -20,6 +19,7 @@ from fleet.engine.executor import Execution
 from fleet.engine.findings import Finding, note, stop
 from fleet.engine.journal import Journal
 from fleet.engine.model import Unit
+from fleet.engine.protocols import Lock
 from fleet.engine.protocols import Procedure as Executable
 from fleet.errors import FleetError
 from fleet.procedures import hosts, preflight
@@ -121,7 +121,7 @@ class RestartEtcd(HostProcedure):
         )
 
     @contextmanager
-    def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Executable]:
+    def work(self, cluster: Cluster, book: Journal, lock: Lock) -> Iterator[Executable]:
         """Yield the restarts; where apiservers have one member alone, with the watchdog over the API beside them."""
         if not cluster.run.options.get(APISERVERS):
             with super().work(cluster, book, lock) as execution:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from fleet.adapters.k8s.lock import ClusterLock
 from fleet.adapters.k8s.watchdog import Watchdog
 from fleet.engine.journal import Journal
 from fleet.engine.model import Observation
+from fleet.engine.protocols import Lock
 from fleet.engine.report import WATCHDOG
 from fleet.steps.cluster import Cluster
 
@@ -30,7 +30,7 @@ def watched(watchdog: Watchdog, book: Journal) -> Iterator[Watchdog]:
         book.note(WATCHDOG, json.dumps(asdict(watchdog.report())))
 
 
-def observe(lock: ClusterLock, blocked: Callable[[], str]) -> Observation:
+def observe(lock: Lock, blocked: Callable[[], str]) -> Observation:
     """Return whether a run may start anything new.
 
     Args:

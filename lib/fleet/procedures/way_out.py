@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from fleet.engine.journal import Journal
 from fleet.engine.model import Accepted, GivenUp, Status, StepSpec, UnitState
 from fleet.errors import FleetError
-from fleet.steps.cluster import Cluster
 
-LeftOn = Callable[[Cluster, UnitState], Sequence[str]]
+LeftOn = Callable[[UnitState], Sequence[str]]
 """Notes on a unit itself that it is given up, where that can be noted, and returns what is left on it, in lines."""
 
 
@@ -105,7 +104,7 @@ def changes(
 
 
 def carry_out(
-    way_out: WayOut, cluster: Cluster, book: Journal, steps: Mapping[str, Sequence[StepSpec]], left_on: LeftOn
+    way_out: WayOut, hosts: Mapping[str, str], book: Journal, steps: Mapping[str, Sequence[StepSpec]], left_on: LeftOn
 ) -> list[str]:
     """Record what an operator has decided about units of a run; that of a stage at once.
 
@@ -119,14 +118,14 @@ def carry_out(
     """
     found: dict[str, list[UnitState]] = {}
     lines = []
-    for stage, state in changes(way_out, {stage: book.states(stage) for stage in steps}, steps, cluster.hosts):
+    for stage, state in changes(way_out, {stage: book.states(stage) for stage in steps}, steps, hosts):
         name, closed = state.unit.name, state
         if state.given_up is not None:
-            left = tuple(left_on(cluster, state))
+            left = tuple(left_on(state))
             closed = replace(state, given_up=replace(state.given_up, left=left), released=False)
             lines.append(f"{name} is given up; left on it: {', '.join(left) or 'nothing'}.")
         else:
-            own = {name, cluster.hosts.get(name, name)}
+            own = {name, hosts.get(name, name)}
             gates = ", ".join(gate for unit, gate in way_out.accept if unit in own)
             lines.append(f"{name}: {gates} accepted by {way_out.operator}: {way_out.reason}.")
         found.setdefault(stage, []).append(closed)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from fleet.engine.declaration import Verdicts
 from fleet.engine.model import UnitState, Verdict, done, pending
-from fleet.steps.base import NodeStep, each
+from fleet.steps.base import HostStep, each
 
 
-class Alerts(NodeStep):
+class Alerts(HostStep):
     """No alert of the host fires that did not fire before."""
 
     name = "alerts"
@@ -17,12 +17,12 @@ class Alerts(NodeStep):
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Ask Alertmanager for the alerts of all hosts at once, silenced ones too."""
-        hosts = self.cluster.by_host(state.unit.name for state in units)
-        alerts = self.cluster.silences.alerts(list(hosts))
+        hosts = self.scope.by_host(state.unit.name for state in units)
+        alerts = self.scope.silences.alerts(list(hosts))
 
         def judge(state: UnitState) -> Verdict:
-            expected = {*self.cluster.config.alerts.ignore, *state.facts.get("alerts_before", [])}
-            host = self.cluster.hosts[state.unit.name]
+            expected = {*self.scope.config.alerts.ignore, *state.facts.get("alerts_before", [])}
+            host = self.scope.hosts[state.unit.name]
             firing = sorted({alert.name for alert in alerts if alert.host == host} - expected)
             return pending(f"firing: {', '.join(firing)}") if firing else done()
 

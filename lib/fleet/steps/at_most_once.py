@@ -14,7 +14,7 @@ from fleet.clock import Clock, Moment
 from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import Facts, Kind, Phase, UnitState, Verdict, done, failed, pending, unknown
 from fleet.execution import Result, Unreachable
-from fleet.steps.base import NodeStep, each, each_host
+from fleet.steps.base import HostStep, each, each_host
 from fleet.steps.cluster import Cluster
 from fleet.steps.cordon import UNCORDONED
 from fleet.steps.drain_risks import drain_policy
@@ -50,7 +50,7 @@ class Incarnation:
 _Judge = Callable[[UnitState, Incarnation], Verdict]
 
 
-class AtMostOnce(NodeStep):
+class AtMostOnce(HostStep):
     """Something on the host was ended, and has begun anew."""
 
     pivot = True
@@ -119,14 +119,14 @@ class AtMostOnce(NodeStep):
         """
         self.silence_again(units)
         # At the same time, so that the first answer is not old when the last one comes.
-        checks = self.cluster.threads.map(lambda state: each([state], self._safely), units, "guards", most=len(units))
+        checks = self.scope.threads.map(lambda state: each([state], self._safely), units, "guards", most=len(units))
         verdicts = {name: verdict for found in checks for name, verdict in found.items()}
         safe = [state for state in units if verdicts[state.unit.name].kind is Kind.DONE]
         if not safe:
             return verdicts
-        results = self.order({self.cluster.hosts[state.unit.name]: str(state.facts[self.fact]) for state in safe})
+        results = self.order({self.scope.hosts[state.unit.name]: str(state.facts[self.fact]) for state in safe})
         for state in safe:
-            result = results[self.cluster.hosts[state.unit.name]]
+            result = results[self.scope.hosts[state.unit.name]]
             if result.exit_code is None:
                 verdicts[state.unit.name] = pending(f"the order was not confirmed: {result.output}", unconfirmed=True)
             elif result.exit_code != 0:
@@ -136,12 +136,12 @@ class AtMostOnce(NodeStep):
     def _judge(self, units: Sequence[UnitState], judge: _Judge) -> Verdicts:
         # Before they are asked: one that is slow to answer must not make the others' lives look younger than they are,
         # or what came after them would seem to have been there before.
-        asked = Moment.now(self.cluster.clock)
+        asked = Moment.now(self.scope.clock)
 
         def one(state: UnitState, found: Incarnation) -> Verdict:
             return judge(state, replace(found, facts={REPLACED: asked.minus(found.age).stored(), **found.facts}))
 
-        return each_host(self.cluster, units, self.current(self.hosts(units)), one)
+        return each_host(self.scope, units, self.current(self.hosts(units)), one)
 
     def _compare(self, state: UnitState, found: Incarnation) -> Verdict:
         before = state.facts.get(self.fact)
@@ -166,10 +166,10 @@ class AtMostOnce(NodeStep):
 
     def silence_again(self, units: Sequence[UnitState]) -> None:
         """Make sure that no alert pages for what is ordered now: somebody may have removed the silence."""
-        active = silences_of(self.cluster)
+        active = silences_of(self.scope)
         for state in units:
             if state.unit.name not in active or active[state.unit.name][0].lacking:
-                silence_node(self.cluster, state.unit.name, self.cluster.config.alerts.silence)
+                silence_node(self.scope, state.unit.name, self.scope.config.alerts.silence)
 
     def _safely(self, state: UnitState) -> Verdict:
         verdict = self.safe(state)
@@ -204,6 +204,7 @@ class NodeAtMostOnce(AtMostOnce):
             drained: whether a node must have no pod left that a drain would move.
         """
         super().__init__(cluster)
+        self.cluster = cluster
         self._drained = drained
 
     def problem(self, state: UnitState, found: Incarnation) -> str:

@@ -16,6 +16,7 @@ from fleet.errors import FleetError
 from fleet.execution import Unreachable
 from fleet.steps.cluster import Cluster, NodeGone
 from fleet.steps.look import Look
+from fleet.steps.scope import Scope
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ def each(units: Sequence[UnitState], judge: Callable[[UnitState], Verdict]) -> V
 
 
 def each_host(
-    cluster: Cluster,
+    scope: Scope,
     units: Sequence[UnitState],
     answers: Mapping[str, T | Unreachable],
     judge: Callable[[UnitState, T], Verdict],
@@ -45,7 +46,7 @@ def each_host(
     """Judge units by what their hosts answered; of one that did not answer nothing is known."""
 
     def one(state: UnitState) -> Verdict:
-        host = cluster.hosts[state.unit.name]
+        host = scope.hosts[state.unit.name]
         answer = answers[host]
         if isinstance(answer, Unreachable):
             return unknown(f"{host} does not answer: {answer.reason}")
@@ -62,8 +63,8 @@ FAST = 0.2
 """Seconds between two looks at what a watch keeps current."""
 
 
-class NodeStep:
-    """Base of the steps: what decisions need to know of one, its cluster, and nothing to do.
+class HostStep:
+    """Base of the steps: what decisions need to know of one, its scope, and nothing to do.
 
     A step is an effect unless it says otherwise; see :class:`fleet.engine.model.StepSpec` for what the attributes mean.
     """
@@ -83,16 +84,16 @@ class NodeStep:
     acceptable = False
     bars = False
     rights: Sequence[Right] = ()
-    """What the step asks of the cluster's API, beside following the nodes."""
+    """What the step asks of the cluster's API, beside following the nodes; nothing where there is no API."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        """Work on the nodes of a cluster."""
-        self.cluster = cluster
+    def __init__(self, scope: Scope) -> None:
+        """Work on the hosts of a scope."""
+        self.scope = scope
 
     @property
     def timeout(self) -> float:
         """Seconds from the step's begin until the target is held."""
-        return getattr(self.cluster.config.deadlines, self.deadline) if self.deadline else CHANGE_DEADLINE
+        return getattr(self.scope.config.deadlines, self.deadline) if self.deadline else CHANGE_DEADLINE
 
     @property
     def wanted(self) -> bool:
@@ -126,9 +127,18 @@ class NodeStep:
         raise NotImplementedError
 
     def hosts(self, units: Sequence[UnitState]) -> list[str]:
-        """Return the hosts of nodes."""
-        return [self.cluster.hosts[state.unit.name] for state in units]
+        """Return the hosts of targets."""
+        return [self.scope.hosts[state.unit.name] for state in units]
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002 (gates have no effect)
         """Do nothing: a gate only waits."""
         return {state.unit.name: done() for state in units}
+
+
+class NodeStep(HostStep):
+    """Base of the steps that need a cluster around the host: its API, its nodes, its routers."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        """Work on the nodes of a cluster."""
+        super().__init__(cluster)
+        self.cluster = cluster

@@ -68,9 +68,9 @@ class Baseline(_RouterStep):
         super().__init__(cluster)
         self._graceful = graceful
 
-    def preflight(self, look: Look) -> Found:
+    def preflight(self, look: Look) -> Found:  # noqa: ARG002
         """Ask the routers for what the run will want to see again, and remember what is down already."""
-        findings, facts = examine(look.cluster, look.known, graceful=self._graceful)
+        findings, facts = examine(self.cluster, self.cluster.nodes.snapshot(), graceful=self._graceful)
         return Found(tuple(findings), facts)
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:

@@ -12,14 +12,15 @@ from fleet.steps.control_plane_health import ControlPlane
 from fleet.steps.cordon import Cordon, Uncordon
 from fleet.steps.drain import Drain
 from fleet.steps.puppet import EnablePuppet, PuppetOff, PuppetOn
+from fleet.steps.scope import Scope
 from fleet.steps.silences import SilenceNode, Unsilence, extend
 
 
-def silenced(cluster: Cluster, *, needs: Callable[[UnitState], bool] = lambda _state: True) -> Bracket:
+def silenced(scope: Scope, *, needs: Callable[[UnitState], bool] = lambda _state: True) -> Bracket:
     """Return the bracket of a target's alerts.
 
     Args:
-        cluster: the cluster.
+        scope: the scope.
         needs: whether a target that is held needs its silence still.
     """
 
@@ -27,12 +28,12 @@ def silenced(cluster: Cluster, *, needs: Callable[[UnitState], bool] = lambda _s
         return state.status is Status.HELD and needs(state)
 
     def renew(units: Sequence[UnitState]) -> Verdicts:
-        return extend(cluster, units, cluster.config.alerts.silence)
+        return extend(scope, units, scope.config.alerts.silence)
 
     return Bracket(
-        take=SilenceNode(cluster),
-        back=Unsilence(cluster),
-        cleanup=lambda seen: EndSilences(cluster, seen.everywhere, is_held),
+        take=SilenceNode(scope),
+        back=Unsilence(scope),
+        cleanup=lambda seen: EndSilences(scope, seen.everywhere, is_held),
         renew=renew,
     )
 
@@ -52,15 +53,15 @@ def drained(cluster: Cluster) -> Bracket:
     return Bracket(take=Drain(cluster))
 
 
-def puppet_off(cluster: Cluster) -> Sequence[Bracket]:
+def puppet_off(scope: Scope) -> Sequence[Bracket]:
     """Return the bracket of a host's Puppet, where there is one."""
-    if not cluster.config.puppet.enabled:
+    if not scope.config.puppet.enabled:
         return ()
     return (
         Bracket(
-            take=PuppetOff(cluster),
-            back=PuppetOn(cluster),
-            cleanup=lambda seen: EnablePuppet(cluster, seen.everywhere),
+            take=PuppetOff(scope),
+            back=PuppetOn(scope),
+            cleanup=lambda seen: EnablePuppet(scope, seen.everywhere),
         ),
     )
 

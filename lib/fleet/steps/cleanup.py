@@ -6,9 +6,10 @@ from fleet.adapters.alertmanager.silences import Silence
 from fleet.adapters.k8s import nodes
 from fleet.engine.declaration import Known, Tell, Verdicts
 from fleet.engine.model import Status, UnitState, done, undone
-from fleet.steps.base import NodeStep
+from fleet.steps.base import HostStep, NodeStep
 from fleet.steps.cluster import Cluster
 from fleet.steps.cordon import has_taint
+from fleet.steps.scope import Scope
 from fleet.steps.silences import silence_node, silences_of
 from fleet.text import count, verb
 
@@ -72,14 +73,14 @@ class Untaint(NodeStep):
         return [name for name in self.cluster.nodes.snapshot() if _has_taint(self.cluster, name)]
 
 
-class EndSilences(NodeStep):
+class EndSilences(HostStep):
     """No silence of this run is left but those of held units, which last until someone comes."""
 
     name = "end silences"
 
-    def __init__(self, cluster: Cluster, known: Known, is_held: Callable[[UnitState], bool]) -> None:
+    def __init__(self, scope: Scope, known: Known, is_held: Callable[[UnitState], bool]) -> None:
         """Keep the silences of those among ``known`` that are held."""
-        super().__init__(cluster)
+        super().__init__(scope)
         self._known = known
         self._is_held = is_held
 
@@ -94,20 +95,20 @@ class EndSilences(NodeStep):
         """End them, extend them, and create those that somebody has removed."""
         stray, short, bare = self._find()
         for silence in stray:
-            self.cluster.silences.expire(silence.id)
+            self.scope.silences.expire(silence.id)
         for silence in short:
-            self.cluster.silences.extend(silence.id, self.cluster.config.alerts.held_silence)
+            self.scope.silences.extend(silence.id, self.scope.config.alerts.held_silence)
         for name in bare:
-            silence_node(self.cluster, name, self.cluster.config.alerts.held_silence)
+            silence_node(self.scope, name, self.scope.config.alerts.held_silence)
         return {state.unit.name: done() for state in units}
 
     def _find(self) -> tuple[list[Silence], list[Silence], list[str]]:
-        until = self.cluster.clock.time() + self.cluster.config.alerts.held_silence * 0.9
+        until = self.scope.clock.time() + self.scope.config.alerts.held_silence * 0.9
         known = self._known()
         held = {name for name, state in known.items() if self._is_held(state)}
         given_up = {name for name, state in known.items() if state.status is Status.GIVEN_UP}
         stray, short = [], []
-        active = silences_of(self.cluster)
+        active = silences_of(self.scope)
         for name, silences in active.items():
             if name in given_up:
                 continue  # They expire by themselves.

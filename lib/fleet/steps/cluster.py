@@ -1,20 +1,15 @@
 """A cluster's edges in one place: its API, its hosts, its alerts, and who works on it."""
 
-import threading
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fleet.adapters.alertmanager.silences import Silences
 from fleet.adapters.bgp.junos import Routers
-from fleet.adapters.hosts.remote import Remote
 from fleet.adapters.k8s.client import Api
 from fleet.adapters.k8s.lease import Sightings
 from fleet.adapters.k8s.nodes import Node, NodeView, Owner
 from fleet.adapters.k8s.reflector import Follow, follow
-from fleet.clock import CLOCK, THREADS, Clock, Threads
 from fleet.config.model import ClusterConfig
-from fleet.engine.journal import RunInfo
 from fleet.errors import FleetError
+from fleet.steps.scope import Scope
 
 STALE = 30.0
 """Seconds without news from the API after which what is known of the nodes counts as unknown."""
@@ -24,39 +19,23 @@ class NodeGone(FleetError):
     """Kubernetes knows no such node."""
 
 
-@dataclass(frozen=True)
-class Cluster:
+@dataclass(frozen=True, kw_only=True)
+class Cluster(Scope):
     """A cluster that a run works on.
 
     Attributes:
-        name: its name in the configuration.
         config: its configuration.
         api: its API.
         nodes: a live view of its nodes; one that knows nothing where a run goes on without an API.
-        remote: its hosts, over SSH.
-        silences: its Alertmanager.
-        hosts: the host of each node that the run may touch.
-        run: the run.
         routers: its core routers; None where the configuration has none.
-        cancel: set when the run has to leave at once.
-        clock: the time; tests hand in another one.
-        threads: how steps do several things at the same time.
         follow: how steps follow what changes in the API.
         lease_seen: what was seen of the cluster's Lease: the preflight's watch counts when the lock is taken.
     """
 
-    name: str
     config: ClusterConfig
     api: Api
     nodes: NodeView
-    remote: Remote
-    silences: Silences
-    hosts: Mapping[str, str]
-    run: RunInfo
     routers: Routers | None = None
-    cancel: threading.Event = field(default_factory=threading.Event)
-    clock: Clock = CLOCK
-    threads: Threads = THREADS
     follow: Follow = follow
     lease_seen: Sightings = field(default_factory=Sightings)
 
@@ -86,7 +65,3 @@ class Cluster:
         """
         if (age := self.nodes.age()) > STALE:
             raise FleetError(f"the API has told nothing of the nodes for {age:.0f} s")
-
-    def by_host(self, nodes: Iterable[str]) -> dict[str, str]:
-        """Return the nodes by their hosts."""
-        return {self.hosts[node]: node for node in nodes}

@@ -36,9 +36,9 @@ class Restart(NodeAtMostOnce):
     fact = "invocation"
     messages = ("restarted", "not restarted yet")
 
-    def preflight(self, look: Look) -> Found:
+    def preflight(self, look: Look) -> Found:  # noqa: ARG002
         """Look at the unit on all hosts."""
-        return Found(tuple(of_unit(look.cluster, bgp.unit(look.cluster))))
+        return Found(tuple(of_unit(self.cluster, bgp.unit(self.cluster))))
 
     def current(self, hosts: Sequence[str]) -> Mapping[str, Incarnation | Unreachable]:
         """Ask hosts for the unit's last start."""

@@ -37,10 +37,11 @@ class Drain(NodeStep):
         self.policy = drain_policy(cluster.config.drain)
         self._drains: dict[str, NodeDrain] = {}
 
-    def preflight(self, look: Look) -> Found:
+    def preflight(self, look: Look) -> Found:  # noqa: ARG002
         """Find what the drains would run into, and how many pods they evict."""
+        cluster = self.cluster
         try:
-            found = drain_risks.assess(look.cluster.api, look.known, list(look.cluster.hosts), self.policy)
+            found = drain_risks.assess(cluster.api, cluster.nodes.snapshot(), list(cluster.hosts), self.policy)
         except FleetError as error:
             return Found((unread(error),), columns={EVICTIONS: {}})
         evictions = {node: str(number) for node, number in found.evictions.items()}

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from fleet.adapters.hosts import probe
 from fleet.adapters.hosts.probe import HostState
 from fleet.execution import Unreachable
-from fleet.steps.cluster import Cluster
+from fleet.steps.scope import Scope
 
 T = TypeVar("T")
 
@@ -17,12 +17,11 @@ class Look:
     """One look at everything, from several threads.
 
     Args:
-        cluster: the cluster, with the hosts of the targets.
+        scope: the scope, with the hosts of the targets.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.known = cluster.nodes.snapshot()
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
         self._lock = threading.Lock()
         self._asked: dict[str, Future[Any]] = {}
 
@@ -50,8 +49,8 @@ class Look:
         Raises:
             RemoteError: Cumin could not run anything.
         """
-        cluster = self.cluster
-        return self.once("hosts", lambda: probe.probe(cluster.remote, list(cluster.hosts.values())))
+        scope = self.scope
+        return self.once("hosts", lambda: probe.probe(scope.remote, list(scope.hosts.values())))
 
     def answering(self) -> dict[str, HostState]:
         """Return the state of the hosts that answer; the preflight names the others by itself.

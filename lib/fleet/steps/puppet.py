@@ -8,15 +8,15 @@ from fleet.engine.declaration import Known, Tell, Verdicts
 from fleet.engine.findings import Finding, Found, ask, stop
 from fleet.engine.model import Status, UnitState, Verdict, done, pending
 from fleet.execution import Unreachable
-from fleet.steps.base import NodeStep, each_host
-from fleet.steps.cluster import Cluster
+from fleet.steps.base import HostStep, each_host
 from fleet.steps.look import Look
+from fleet.steps.scope import Scope
 
 
-def puppet_reason(cluster: Cluster) -> str:
+def puppet_reason(scope: Scope) -> str:
     """Return the reason with which a run disables Puppet: it tells its locks from others'."""
-    task = f" - {cluster.run.task}" if cluster.run.task else ""
-    return f"{cluster.run.reason}{task} - run {cluster.run.id} - {cluster.run.operator}"
+    task = f" - {scope.run.task}" if scope.run.task else ""
+    return f"{scope.run.reason}{task} - run {scope.run.id} - {scope.run.operator}"
 
 
 def no_puppet(host: str) -> Finding:
@@ -39,7 +39,7 @@ def of_puppet(answers: Mapping[str, HostState | Unreachable]) -> list[Finding]:
     return findings
 
 
-class PuppetOff(NodeStep):
+class PuppetOff(HostStep):
     """Puppet is disabled, by this run or by somebody before it."""
 
     name = "puppet off"
@@ -50,7 +50,7 @@ class PuppetOff(NodeStep):
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at Puppet's lock on all hosts at once."""
-        reason = puppet_reason(self.cluster)
+        reason = puppet_reason(self.scope)
 
         def judge(_state: UnitState, host: HostState) -> Verdict:
             if host.puppet_disabled is None:
@@ -59,22 +59,22 @@ class PuppetOff(NodeStep):
                 return done(puppet_off=True)
             return done(f"was disabled before, and stays so: {host.puppet_disabled}", puppet_off=False)
 
-        return each_host(self.cluster, units, probe.probe(self.cluster.remote, self.hosts(units)), judge)
+        return each_host(self.scope, units, probe.probe(self.scope.remote, self.hosts(units)), judge)
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Disable it with the run's reason."""
-        results = puppet.disable(self.cluster.remote, self.hosts(units), puppet_reason(self.cluster))
-        return _of_puppet(self.cluster, results)
+        results = puppet.disable(self.scope.remote, self.hosts(units), puppet_reason(self.scope))
+        return _of_puppet(self.scope, results)
 
 
-class PuppetOn(NodeStep):
+class PuppetOn(HostStep):
     """Puppet is not disabled by this run."""
 
     name = "puppet on"
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at Puppet's lock on all hosts at once."""
-        reason = puppet_reason(self.cluster)
+        reason = puppet_reason(self.scope)
 
         def judge(_state: UnitState, host: HostState) -> Verdict:
             if host.puppet_disabled == reason:
@@ -82,31 +82,31 @@ class PuppetOn(NodeStep):
             left = "" if host.puppet_disabled is None else f"left disabled, by others: {host.puppet_disabled}"
             return done(left, puppet_off=False)
 
-        return each_host(self.cluster, units, probe.probe(self.cluster.remote, self.hosts(units)), judge)
+        return each_host(self.scope, units, probe.probe(self.scope.remote, self.hosts(units)), judge)
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Enable it where the run's reason is in force."""
-        results = puppet.enable(self.cluster.remote, self.hosts(units), puppet_reason(self.cluster))
-        return _of_puppet(self.cluster, results)
+        results = puppet.enable(self.scope.remote, self.hosts(units), puppet_reason(self.scope))
+        return _of_puppet(self.scope, results)
 
 
-def _of_puppet(cluster: Cluster, results: Mapping[str, puppet.PuppetResult]) -> Verdicts:
-    names = cluster.by_host(cluster.hosts)
+def _of_puppet(scope: Scope, results: Mapping[str, puppet.PuppetResult]) -> Verdicts:
+    names = scope.by_host(scope.hosts)
     return {
         names[host]: pending(f"Puppet: {result.error}") if result.error else done() for host, result in results.items()
     }
 
 
-class EnablePuppet(NodeStep):
+class EnablePuppet(HostStep):
     """Puppet is disabled by this run on no host but held ones."""
 
     name = "enable puppet"
 
-    def __init__(self, cluster: Cluster, known: Known) -> None:
+    def __init__(self, scope: Scope, known: Known) -> None:
         """Look after the hosts that ``known`` has as disabled by this run."""
-        super().__init__(cluster)
+        super().__init__(scope)
         self._known = known
-        self._on = PuppetOn(cluster)
+        self._on = PuppetOn(scope)
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look at the hosts that went back to waiting after Puppet was disabled there."""

@@ -9,14 +9,14 @@ from fleet.engine.findings import Found, stop
 from fleet.engine.model import Facts, Kind, UnitState, Verdict, done, failed, pending
 from fleet.execution import Result, Unreachable
 from fleet.steps import gates
-from fleet.steps.at_most_once import Incarnation, NodeAtMostOnce
-from fleet.steps.base import NodeStep, each_host
+from fleet.steps.at_most_once import AtMostOnce, Incarnation, NodeAtMostOnce
+from fleet.steps.base import HostStep, each_host
 from fleet.steps.look import Look
 from fleet.steps.puppet import no_puppet
 from fleet.steps.ready import HEARTBEAT, heartbeat
 
 
-class Reboot(NodeAtMostOnce):
+class RebootHost(AtMostOnce):
     """The host runs under another boot id than when this run first looked."""
 
     name = "reboot"
@@ -33,8 +33,16 @@ class Reboot(NodeAtMostOnce):
 
     def current(self, hosts: Sequence[str]) -> Mapping[str, Incarnation | Unreachable]:
         """Ask hosts for their boots."""
-        answers = probe.probe(self.cluster.remote, hosts)
+        answers = probe.probe(self.scope.remote, hosts)
         return {host: _boot(answer) if isinstance(answer, HostState) else answer for host, answer in answers.items()}
+
+    def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
+        """Order hosts to reboot."""
+        return reboot.reboot(self.scope.remote, ids)
+
+
+class Reboot(NodeAtMostOnce, RebootHost):
+    """The same of a node, which must be closed and empty."""
 
     def noted(self, state: UnitState) -> Facts:
         """Remember the node's last heartbeat, and the containers, of the boot that is to end."""
@@ -49,10 +57,6 @@ class Reboot(NodeAtMostOnce):
         volumes = gates.VolumesDetached(self.cluster).judge(state.unit.name)
         return volumes if volumes.kind is Kind.DONE else failed(f"{volumes.detail}; it was not {self.messages[0]}")
 
-    def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
-        """Order hosts to reboot."""
-        return reboot.reboot(self.cluster.remote, ids)
-
 
 def _boot(host: HostState) -> Incarnation:
     return Incarnation(host.boot_id, host.boot_id, host.uptime, facts={_RUN_AT_BOOT: host.puppet_last_success})
@@ -64,7 +68,7 @@ _HAS_RUN = "puppet_ran"
 """The name under which is remembered that this run had Puppet run to the end, and without an error, since the boot."""
 
 
-class Puppet(NodeStep):
+class Puppet(HostStep):
     """Puppet has run without an error since the boot.
 
     That is so if the host tells of another run than when it was first seen after the boot, or if this run itself had
@@ -80,7 +84,7 @@ class Puppet(NodeStep):
     @property
     def wanted(self) -> bool:
         """Whether there is a Puppet."""
-        return self.cluster.config.puppet.enabled
+        return self.scope.config.puppet.enabled
 
     def preflight(self, look: Look) -> Found:
         """Look whether it is there, and enabled."""
@@ -108,13 +112,13 @@ class Puppet(NodeStep):
                 return done()
             return pending("no successful Puppet run since the boot")
 
-        answers = probe.probe(self.cluster.remote, self.hosts(units))
-        return each_host(self.cluster, units, answers, judge)
+        answers = probe.probe(self.scope.remote, self.hosts(units))
+        return each_host(self.scope, units, answers, judge)
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Run Puppet; a run that the boot started is waited for."""
-        hosts = self.cluster.by_host(state.unit.name for state in units)
-        results = puppet.run(self.cluster.remote, list(hosts), timeout=self.cluster.config.deadlines.puppet)
+        hosts = self.scope.by_host(state.unit.name for state in units)
+        results = puppet.run(self.scope.remote, list(hosts), timeout=self.scope.config.deadlines.puppet)
         return {
             node: pending(f"Puppet: {results[host].error}")
             if results[host].error

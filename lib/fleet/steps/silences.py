@@ -6,18 +6,18 @@ from fleet.adapters.alertmanager.silences import NoSuchSilenceError, Silence
 from fleet.config.matchers import parse_matcher
 from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.model import UnitState, Verdict, done, pending, undone
-from fleet.steps.base import FAST, NodeStep, each
-from fleet.steps.cluster import Cluster
+from fleet.steps.base import FAST, HostStep, each
+from fleet.steps.scope import Scope
 
 
-class SilenceNode(NodeStep):
+class SilenceNode(HostStep):
     """The node's alerts are silenced, by a silence of this run."""
 
     name = "silence"
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look for this run's silences; one whose id was lost in a crash is found by its comment."""
-        active = silences_of(self.cluster)
+        active = silences_of(self.scope)
 
         def judge(state: UnitState) -> Verdict:
             found = active.get(state.unit.name)
@@ -31,11 +31,11 @@ class SilenceNode(NodeStep):
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Create a silence for each node, and note which alerts were firing before."""
-        config = self.cluster.config.alerts
+        config = self.scope.config.alerts
 
         def create(state: UnitState) -> Verdict:
             before = self._alerts_before(state)
-            return done(silence=silence_node(self.cluster, state.unit.name, config.silence), alerts_before=before)
+            return done(silence=silence_node(self.scope, state.unit.name, config.silence), alerts_before=before)
 
         return each(units, create)
 
@@ -43,43 +43,43 @@ class SilenceNode(NodeStep):
         """Return the names of the alerts that fired before; of a resumed run's own work there may be more by now."""
         if "alerts_before" in state.facts:
             return list(state.facts["alerts_before"])
-        return [alert.name for alert in self.cluster.silences.alerts([self.cluster.hosts[state.unit.name]])]
+        return [alert.name for alert in self.scope.silences.alerts([self.scope.hosts[state.unit.name]])]
 
 
-def silence_node(cluster: Cluster, node: str, duration: float) -> str:
+def silence_node(scope: Scope, node: str, duration: float) -> str:
     """Silence a node's alerts for some seconds; the comment tells the run and the node."""
-    return cluster.silences.create(
-        [cluster.hosts[node]],
-        comment=silence_comment(cluster, node),
-        author=cluster.run.operator,
+    return scope.silences.create(
+        [scope.hosts[node]],
+        comment=silence_comment(scope, node),
+        author=scope.run.operator,
         duration=duration,
-        matchers=[parse_matcher(matcher) for matcher in cluster.config.alerts.matchers],
+        matchers=[parse_matcher(matcher) for matcher in scope.config.alerts.matchers],
     )
 
 
-def silence_comment(cluster: Cluster, about: str) -> str:
+def silence_comment(scope: Scope, about: str) -> str:
     """Return the comment of a silence: it tells the run, and what the silence is for."""
-    run = cluster.run
+    run = scope.run
     task = f" - {run.task}" if run.task else ""
     return f"{run.reason}{task} - run {run.id} - {about}"
 
 
-def silences_about(cluster: Cluster) -> dict[str, list[Silence]]:
+def silences_about(scope: Scope) -> dict[str, list[Silence]]:
     """Return this run's active silences by what they are for; one that merely mentions the run is someone else's."""
     found: dict[str, list[Silence]] = {}
-    for silence in cluster.silences.find(comment_contains=cluster.run.id):
+    for silence in scope.silences.find(comment_contains=scope.run.id):
         before, _, about = silence.comment.rpartition(" - ")
-        if before.endswith(f" - run {cluster.run.id}"):
+        if before.endswith(f" - run {scope.run.id}"):
             found.setdefault(about, []).append(silence)
     return found
 
 
-def silences_of(cluster: Cluster) -> dict[str, list[Silence]]:
+def silences_of(scope: Scope) -> dict[str, list[Silence]]:
     """Return this run's active silences by node."""
-    return {node: found for node, found in silences_about(cluster).items() if node in cluster.hosts}
+    return {node: found for node, found in silences_about(scope).items() if node in scope.hosts}
 
 
-class Unsilence(NodeStep):
+class Unsilence(HostStep):
     """The node's silence has ended."""
 
     name = "unsilence"
@@ -88,26 +88,26 @@ class Unsilence(NodeStep):
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
         """Look for silences of this run that are still active."""
-        active = silences_of(self.cluster)
+        active = silences_of(self.scope)
         return each(units, lambda state: undone("still silenced") if state.unit.name in active else done())
 
     def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Expire them."""
-        active = silences_of(self.cluster)
+        active = silences_of(self.scope)
 
         def expire(state: UnitState) -> Verdict:
             for silence in active.get(state.unit.name, []):
-                self.cluster.silences.expire(silence.id)
+                self.scope.silences.expire(silence.id)
             return done()
 
         return each(units, expire)
 
 
-def extend(cluster: Cluster, units: Sequence[UnitState], duration: float) -> Verdicts:
+def extend(scope: Scope, units: Sequence[UnitState], duration: float) -> Verdicts:
     """Extend the silences of units in flight. One that has expired meanwhile is replaced, under another id.
 
     Args:
-        cluster: the cluster.
+        scope: the scope.
         units: the units.
         duration: seconds from now.
     """
@@ -117,8 +117,8 @@ def extend(cluster: Cluster, units: Sequence[UnitState], duration: float) -> Ver
         if silence is None:
             return done()
         try:
-            return done(silence=cluster.silences.extend(str(silence), duration))
+            return done(silence=scope.silences.extend(str(silence), duration))
         except NoSuchSilenceError:
-            return done(silence=silence_node(cluster, state.unit.name, duration))
+            return done(silence=silence_node(scope, state.unit.name, duration))
 
     return each(units, one)

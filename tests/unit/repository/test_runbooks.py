@@ -64,6 +64,7 @@ STATES = {
     "Active",
     "Connect",
     "shop",
+    "web",
     "eqiad",
 }
 """What systemd and routers say of themselves, and names of examples."""

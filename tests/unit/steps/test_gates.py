@@ -82,7 +82,9 @@ def cluster(api: FakeApi) -> Cluster:
     none: Any = None
     fake: Any = api
     run = RunInfo("r1", "sre.k8s.reboot-nodes", "lab", "ann@here", "why", "", 0.0, {})
-    return Cluster("lab", config, fake, none, none, none, {"w1": "w1"}, run)
+    return Cluster(
+        name="lab", config=config, api=fake, nodes=none, remote=none, silences=none, hosts={"w1": "w1"}, run=run
+    )
 
 
 def state(**facts: Any) -> m.UnitState:

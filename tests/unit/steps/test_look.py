@@ -17,7 +17,7 @@ from fleet.engine.findings import Finding, Found, Level, ask, merged, note, stop
 from fleet.engine.model import Limits, Unit
 from fleet.engine.plan import NodePlan
 from fleet.procedures import preflight
-from fleet.steps.base import NodeStep
+from fleet.steps.base import HostStep, NodeStep
 from fleet.steps.bgp import Baseline
 from fleet.steps.cluster import Cluster
 from fleet.steps.daemon import Restart
@@ -118,7 +118,7 @@ class Unreadable:
 def shown(columns: Mapping[str, Mapping[str, str]], findings: tuple[Finding, ...]) -> str:
     console = Console(file=io.StringIO(), width=200)
     units = [Unit(name, "row-a") for name in NODES]
-    NodePlan("title", units, ["drain"], Limits(), columns, findings, None).render(console)
+    NodePlan("title", units, [("node", ["drain"])], Limits(), columns, findings, None).render(console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -142,7 +142,7 @@ def test_a_drain_that_could_not_be_looked_at_is_not_shown_as_one_without_pods(cl
     assert [row[-1] for row in rows] == ["?"] * len(NODES)
 
 
-def of_steps(cluster: Cluster, *steps: NodeStep) -> list[tuple[Level, str]]:
+def of_steps(cluster: Cluster, *steps: HostStep) -> list[tuple[Level, str]]:
     look = Look(cluster)
     found = merged(step.preflight(look) for step in steps)
     return [(it.level, it.what) for it in found.findings if it.level is not Level.NOTE]

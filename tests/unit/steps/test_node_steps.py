@@ -15,7 +15,7 @@ from fleet.engine.journal import Journal
 from fleet.engine.model import Kind, Phase, Status, Unit, UnitState, Verdict
 from fleet.procedures import preflight
 from fleet.steps.alerts import Alerts
-from fleet.steps.base import NodeStep
+from fleet.steps.base import HostStep
 from fleet.steps.cleanup import EndSilences, TaintPending, Untaint
 from fleet.steps.cluster import Cluster
 from fleet.steps.cordon import Cordon, Uncordon
@@ -255,9 +255,9 @@ class TestSilences:
 
 
 class TestPreflight:
-    def findings(self, cluster: Cluster, *steps: NodeStep) -> list[str]:
+    def findings(self, cluster: Cluster, *steps: HostStep) -> list[str]:
         look = Look(cluster)
-        told = merged([Found(tuple(preflight.of_hosts(look))), *(step.preflight(look) for step in steps)])
+        told = merged([Found(tuple(preflight.of_hosts(cluster, look))), *(step.preflight(look) for step in steps)])
         return [found.what for found in told.findings if found.level is Level.STOP]
 
     def test_a_host_without_reboot_host_is_named(self, world: World, cluster: Cluster) -> None:

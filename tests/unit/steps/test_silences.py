@@ -8,7 +8,7 @@ from fleet.adapters.alertmanager.alertmanager import SilenceError
 from fleet.adapters.alertmanager.silences import Silences
 from fleet.engine.model import Kind, Unit, UnitState, Verdict
 from fleet.steps.alerts import Alerts
-from fleet.steps.base import NodeStep
+from fleet.steps.base import HostStep
 from fleet.steps.cluster import Cluster
 from fleet.steps.silences import SilenceNode, Unsilence, extend
 from worlds.hosts import World
@@ -29,7 +29,7 @@ def cluster(mesh: Mesh) -> Cluster:
     return replace(World(["cp1"]).cluster(["cp1"]), silences=silences)
 
 
-def check(step: NodeStep, *facts: str) -> Verdict:
+def check(step: HostStep, *facts: str) -> Verdict:
     states = [replace(UNITS[0], facts={"alerts_before": list(facts)})]
     return step.check(states)["cp1"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fleet.adapters.hosts.services import ServiceState
-from fleet.config.model import SystemdConfig
+from fleet.config.scope import SystemdConfig
 from fleet.engine.findings import Level
 from fleet.engine.model import Kind, Phase, Unit, UnitState
 from fleet.execution import Result

@@ -6,13 +6,14 @@ finds it, or if an alert of it is firing.
 
 import socket
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
 from spicerack import Spicerack
 
 from fleet.adapters.hosts.remote import Remote
 from fleet.clock import THREADS, Threads
 from fleet.config.loading import load
-from fleet.config.queries import queries
+from fleet.config.queries import all_queries
 from fleet.errors import FleetError
 from fleet.execution import RemoteError
 from fleet.paths import default_path
@@ -55,11 +56,8 @@ def inventory(spicerack: Spicerack, remote: Remote) -> frozenset[str]:
         remote: for Cumin.
     """
     asked = {f"A:{alias}" for alias in remote.aliases()}
-    try:
-        clusters = load(default_path(spicerack.config_dir)).clusters
-        asked |= {query for cluster in clusters.values() for _, query in queries(cluster)}
-    except FleetError:
-        pass
+    with suppress(FleetError):
+        asked |= set(all_queries(load(default_path(spicerack.config_dir))))
     found: set[str] = set()
     for query in asked:
         try:

@@ -6,7 +6,6 @@ apart while they look at the Lease; the cookbook takes it around :meth:`ClusterL
 
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fleet.adapters.k8s import lease as leases
@@ -15,6 +14,7 @@ from fleet.adapters.k8s.errors import ApiError, KubernetesError
 from fleet.adapters.k8s.lease import ANNOTATION, Sightings
 from fleet.clock import CLOCK, THREADS, Clock, Repeating, Threads
 from fleet.config.model import LeaseConfig
+from fleet.engine.protocols import Holder
 from fleet.errors import FleetError
 
 logger = logging.getLogger(__name__)
@@ -32,28 +32,6 @@ class LockTaken(FleetError):
 
 class _Conflict(LockTaken):
     """Another process wrote the Lease between our look and our write."""
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who holds the lock.
-
-    Attributes:
-        run: the run's id.
-        host: the host it runs on.
-        operator: who started it.
-        reason: why.
-    """
-
-    run: str
-    host: str
-    operator: str
-    reason: str
-
-    @property
-    def identity(self) -> str:
-        """The Lease's holderIdentity."""
-        return f"{self.run}@{self.host}"
 
 
 class ClusterLock:

@@ -75,6 +75,7 @@ class RestartedAnew(RestartUnit):
     ) -> None:
         """Restart a unit, on some hosts only; its invocation is remembered under a name of its own."""
         super().__init__(cluster, unit, lambda _host: "", patient=True)
+        self.cluster = cluster
         self.fact = fact
         self._only = only
         self._before: Mapping[str, Node] = {}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from spicerack import Spicerack
@@ -26,10 +26,11 @@ from fleet.engine.findings import Finding
 from fleet.engine.journal import Journal
 from fleet.engine.model import Observation, Status, Unit, UnitState
 from fleet.engine.planner import natural
+from fleet.engine.protocols import Lock
 from fleet.engine.protocols import Procedure as Executable
 from fleet.errors import FleetError
 from fleet.procedures.preflight import carry_out, worst_first
-from fleet.procedures.procedure import Procedure, Proposal, Refused
+from fleet.procedures.procedure import ClusterProcedure, Proposal, Refused
 from fleet.procedures.reinitialize import parts, preflight, questions, stages, stores, way_back, world
 from fleet.procedures.reinitialize.data import is_merged, read_export
 from fleet.procedures.reinitialize.machines import absent
@@ -105,7 +106,7 @@ class ReinitializePlan:
         plan.render_findings(self.findings, console)
 
 
-class ReinitializeCluster(Procedure):
+class ReinitializeCluster(ClusterProcedure):
     """Moves a cluster onto a new etcd.
 
     Args:
@@ -153,9 +154,9 @@ class ReinitializeCluster(Procedure):
         return stages.forth(world.make(cluster), self._edges(cluster))
 
     @contextmanager
-    def work(self, cluster: Cluster, book: Journal, lock: ClusterLock) -> Iterator[Executable]:
+    def work(self, cluster: Cluster, book: Journal, lock: Lock) -> Iterator[Executable]:
         """Yield the stages from the old etcd to the new one."""
-        seen = self._world(cluster, book.folder, lock)
+        seen = self._world(cluster, book.folder, cast(ClusterLock, lock))
         if any(event.stage.startswith(ABORT) for event in book.events()):
             raise Refused(f"The rollback of run {cluster.run.id} was started: resume it with --abort.")
 

@@ -12,7 +12,7 @@ import pytest
 from fleet.adapters.k8s import lease as leases
 from fleet.adapters.k8s.client import Api
 from fleet.adapters.k8s.errors import ApiError
-from fleet.adapters.k8s.lock import ClusterLock, Holder, LockTaken, taken_by
+from fleet.adapters.k8s.lock import ClusterLock, LockTaken, taken_by
 from fleet.adapters.k8s.model import Node, Taint, parse_node, parse_time
 from fleet.adapters.k8s.nodes import (
     OWNER_ANNOTATION,
@@ -31,6 +31,7 @@ from fleet.adapters.k8s.nodes import (
 )
 from fleet.clock import Repeating, SystemClock, SystemThreads
 from fleet.config.model import LeaseConfig
+from fleet.engine.protocols import Holder
 from support.apiserver import Cluster, World, eventually
 
 OURS = Owner("run-1", "operator", "kernel 6.1.140")

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from fleet.adapters.k8s import client
 from fleet.adapters.k8s.errors import ApiError, ApiUnreachable
 from fleet.adapters.k8s.lease import Sightings
-from fleet.adapters.k8s.lock import ClusterLock, Holder, LockTaken, taken_by
+from fleet.adapters.k8s.lock import ClusterLock, LockTaken, taken_by
 from fleet.config.model import LeaseConfig
+from fleet.engine.protocols import Holder
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
 LEASE = f"{LEASES}/fleet-maintenance"

@@ -131,7 +131,7 @@ def _all(*changes: Change) -> Change:
         ),
         (_merged, "The Puppet change change-1 is merged already."),
         (lambda world: world.broken.update(merged=1), "Is change-1 merged? `merged change-1`: exit code 7."),
-        (lambda world: setattr(world, "holder", "run r0"), "The cluster is being worked on by run r0."),
+        (lambda world: setattr(world, "holder", "run r0"), "lab is being worked on by run r0."),
         (_attribute("answering", "cp2", Strange("not for cp2")), "kube-apiserver on cp2: not for cp2."),
         (_attribute("answering", "cp2", Health(False, ("etcd",), False)), "kube-apiserver on cp2 is not ready: etcd."),
         (lambda world: world.strangers.add("cp9"), "served by cp1, cp2, cp9, and hosts.control_plane has cp1, cp2."),

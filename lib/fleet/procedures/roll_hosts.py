@@ -1,0 +1,366 @@
+"""Rolling restarts and reboots of hosts without Kubernetes: a group of the configuration, or some of its hosts.
+
+As with nodes, no more hosts are away at once than the limits allow, others' included, in one failure domain at a time.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from fleet.adapters.hosts import services
+from fleet.adapters.hosts.services import ServiceState
+from fleet.config.domains import read_domains
+from fleet.config.queries import queries
+from fleet.engine import journal, plan, planner
+from fleet.engine.capacity import Capacity
+from fleet.engine.declaration import Act, Bracket, Stage, Step
+from fleet.engine.executor import Execution, known_of
+from fleet.engine.findings import Finding, Found, ask, note, stop
+from fleet.engine.journal import Journal
+from fleet.engine.model import Absent, Limits, Observation, Status, Unit, UnitState, Verdict, done, pending
+from fleet.engine.protocols import Lock
+from fleet.engine.protocols import Procedure as Executable
+from fleet.errors import FleetError
+from fleet.procedures import preflight
+from fleet.procedures.hosts import ABORT_PATIENCE, has_begun, left_on_host
+from fleet.procedures.procedure import GroupProcedure, Nothing, Proposal
+from fleet.steps import brackets, units
+from fleet.steps.alerts import Alerts
+from fleet.steps.look import Look
+from fleet.steps.reboot import Puppet, RebootHost
+from fleet.steps.scope import Group
+from fleet.steps.serving import Away, HostWatch, Succeeds, away
+from fleet.steps.units import Active, Guard, RestartUnit
+from fleet.text import verb
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which hosts of a group an operator asks for, and how many at once; nothing stands for the configuration's word.
+
+    Attributes:
+        query: a Cumin query; None for all hosts of the group.
+        exclude: hosts to leave out.
+        max_unavailable: overrides the configuration.
+        max_failed: overrides the configuration.
+        before: overrides the configuration's command.
+        after: overrides the configuration's command.
+    """
+
+    query: str | None = None
+    exclude: tuple[str, ...] = ()
+    max_unavailable: int | str | None = None
+    max_failed: int | None = None
+    before: str | None = None
+    after: str | None = None
+
+
+class RollHosts(GroupProcedure):
+    """Base of the procedures that take hosts of a group out of service, a few at a time.
+
+    Args:
+        selection: which hosts a new run is about.
+    """
+
+    guess = plan.GUESS
+    """Seconds for each host as long as no earlier run tells better."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+
+    @abstractmethod
+    def rounds(self, group: Group, guard: Guard) -> Mapping[str, Stage]:
+        """Return what each host goes through, by what is shown in the plan.
+
+        Args:
+            group: the group.
+            guard: says why a host must not be taken out of service now.
+        """
+
+    def stages(self, group: Group) -> Sequence[Stage]:
+        """Return the rounds, with the run's limits; their hosts stand in the journal."""
+        return list(self.rounds(group, partial(_no_room, group)).values())
+
+    def propose(self, group: Group, state_dir: Path) -> Proposal | Nothing:
+        """Find the hosts, and what stands in the way of their maintenance."""
+        config, chosen = group.config, self._selection
+        everyone = group.remote.query(config.hosts)
+        asked = everyone if chosen.query is None else group.remote.query(chosen.query)
+        if strange := sorted(set(asked) - set(everyone)):
+            raise FleetError(
+                f"--query gives {', '.join(strange)}, which {verb(strange, 'is', 'are')} not in the group"
+                f" {group.name}: its lock and limits are for {config.hosts}."
+                + "".join(f"\n{what}: use {instead}." for what, instead in _owners(group, strange))
+            )
+        if stray := sorted(set(chosen.exclude) - set(asked)):
+            raise FleetError(f"--exclude names what the query does not give: {', '.join(stray)}.")
+        hosts = {host: host for host in asked if host not in chosen.exclude}
+        if not hosts:
+            return Nothing("all hosts are excluded")
+        options = {
+            **group.run.options,
+            "hosts": hosts,
+            "everyone": everyone,
+            "domains": {host: domain for host, domain in _domains(group).items() if host in everyone},
+            "before": chosen.before or config.before,
+            "after": chosen.after or config.after,
+            "limits": asdict(self._limits(group, len(everyone))),
+        }
+        group = replace(group, hosts=hosts, run=replace(group.run, options=options))
+        return self._plan(group, state_dir)
+
+    def left_on(self, group: Group, state: UnitState) -> Sequence[str]:  # noqa: ARG002
+        """Return what is left on a host, by what the run remembers of it."""
+        return left_on_host(state)
+
+    @contextmanager
+    def work(self, group: Group, book: Journal, lock: Lock) -> Iterator[Executable]:
+        """Yield the rounds, with a look at all hosts of the group again and again beside them."""
+        stages = self.stages(group)
+        states = partial(journal.read_states, book.folder)
+        known = known_of(stages, states)
+
+        def settled() -> frozenset[str]:
+            return frozenset(name for name, state in known().items() if state.status is Status.DONE)
+
+        def observe() -> Observation:
+            return Observation(_absent(group, watch.away()), lock.problem() or watch.problem(), permanent=lock.lost)
+
+        with HostWatch(partial(_away, group), settled, group.clock, group.threads) as watch:
+            yield Execution(stages, states, observe)
+
+    def _limits(self, group: Group, hosts: int) -> Limits:
+        config, chosen = group.config, self._selection
+        amount = config.limits.max_unavailable if chosen.max_unavailable is None else chosen.max_unavailable
+        try:
+            most = planner.resolve(amount, hosts)
+        except ValueError as error:
+            raise FleetError(f"max_unavailable: {error}") from error
+        return Limits(
+            max_unavailable=most,
+            max_domains=config.limits.max_domains,
+            max_failed=config.limits.max_failed if chosen.max_failed is None else chosen.max_failed,
+            blocked=config.deadlines.blocked,
+        )
+
+    def _plan(self, group: Group, state_dir: Path) -> Proposal:
+        gone = _away(group)
+        absent = _absent(group, gone)
+        targets = planner.order(
+            (_target(group, host) for host in group.hosts), first={it.domain for it in absent.values()}
+        )
+        rounds = self.rounds(group, partial(_no_room, group))
+        limits = _limits_of(group)
+        look = Look(group)
+        checks: list[Callable[[], list[Finding]]] = [
+            lambda: _of_lock(group),
+            lambda: preflight.of_runs(group, state_dir),
+            lambda: preflight.of_held(group, state_dir),
+            lambda: preflight.of_ssh(look.hosts()),
+            lambda: preflight.of_alerts(group),
+            lambda: preflight.of_limits(targets, limits, absent),
+            lambda: _of_owners(group),
+            lambda: _of_away(group, gone),
+            lambda: _of_domains(group),
+        ]
+        found = preflight.with_steps(checks, [step for stage in rounds.values() for step in stage.steps], look)
+        seconds = [plan.unit_seconds(state_dir, self.name, group.name, stage.key) for stage in rounds.values()]
+        known_seconds = [one for one in seconds if one is not None]
+        shown = plan.NodePlan(
+            title=plan.title(group.run),
+            units=targets,
+            rounds=[(who, [step.spec.name for step in stage.steps]) for who, stage in rounds.items()],
+            limits=limits,
+            columns=found.columns,
+            findings=preflight.worst_first(found.findings),
+            unit_seconds=sum(known_seconds) / len(seconds) if len(known_seconds) == len(seconds) else None,
+            what="host",
+            guess=self.guess,
+        )
+        return Proposal(group, shown, {stage.key: [UnitState(unit) for unit in targets] for stage in rounds.values()})
+
+
+class RestartHosts(RollHosts):
+    """Rolling restarts of units of systemd.
+
+    Args:
+        selection: which hosts a new run is about.
+        restarted: the units of systemd, in the order of their restarts.
+    """
+
+    name = "sre.hosts.roll-restart"
+    guess = 60.0
+
+    def __init__(self, selection: Selection, restarted: Sequence[str] = ()) -> None:
+        super().__init__(selection)
+        self._restarted = restarted
+
+    def propose(self, group: Group, state_dir: Path) -> Proposal | Nothing:
+        """Find the hosts, and what stands in the way of the restarts."""
+        if not self._restarted:
+            raise FleetError("A new run needs --units: the units of systemd to restart, such as nginx.service.")
+        options = {**group.run.options, "units": list(self._restarted)}
+        return super().propose(replace(group, run=replace(group.run, options=options)), state_dir)
+
+    def rounds(self, group: Group, guard: Guard) -> Mapping[str, Stage]:
+        """Return a round for each unit of systemd."""
+        restarted: Sequence[str] = group.run.options["units"]
+        return {
+            f"host, {unit}" if len(restarted) > 1 else "host": _stage(
+                group,
+                unit,
+                taken=brackets.puppet_off(group),
+                act=_Restart(group, unit, guard, patient=True),
+                proofs=[Active(group, unit)],
+            )
+            for unit in restarted
+        }
+
+
+class RebootHosts(RollHosts):
+    """Rolling reboots."""
+
+    name = "sre.hosts.roll-reboot"
+
+    def rounds(self, group: Group, guard: Guard) -> Mapping[str, Stage]:
+        """Return the one round."""
+        puppet = Puppet(group)
+        proofs = [puppet] if puppet.wanted else []
+        return {"host": _stage(group, "hosts", taken=(), act=_Reboot(group, guard), proofs=proofs)}
+
+
+def _stage(group: Group, key: str, *, taken: Sequence[Bracket], act: Act, proofs: Sequence[Step]) -> Stage:
+    before, after = group.run.options["before"], group.run.options["after"]
+    serves = [Succeeds(group, after, name="after", deadline="ready", acceptable=True)] if after else []
+    return Stage(
+        key,
+        targets=list,  # They stand in the journal, each with its failure domain.
+        before=[Succeeds(group, before, name="before", deadline="blocked", acceptable=False)] if before else (),
+        holding=[brackets.silenced(group, needs=lambda state: "silence" in state.facts), *taken],
+        act=act,
+        proofs=[*proofs, *serves, Alerts(group)],
+        limits=_limits_of(group),
+        renew=group.config.alerts.silence / 3,
+        abort_proofs=[*proofs, *serves],
+        patience=ABORT_PATIENCE,
+        concerns=act.touched,
+        in_flight=has_begun,
+    )
+
+
+class _Restart(RestartUnit):
+    """The restart takes the host out of service for a moment."""
+
+    takes_capacity = True
+
+    def preflight(self, look: Look) -> Found:
+        """Look whether the unit can be started again, and what its start would run."""
+        hosts = list(look.scope.hosts.values())
+        findings: list[Finding] = []
+        for host, answer in services.state(self.scope.remote, hosts, self._unit).items():
+            if isinstance(answer, ServiceState):  # The look at SSH names the hosts that do not answer.
+                todo = f"Correct --units, or --exclude {host}."
+                findings += units.of_definition(self.scope, host, self._unit, answer, todo)
+        return Found(tuple(findings))
+
+
+class _Reboot(RebootHost):
+    """The reboot takes the host out of service; never ordered while there is no room for that."""
+
+    takes_capacity = True
+
+    def __init__(self, group: Group, guard: Guard) -> None:
+        """Reboot hosts, guarded up to the moment of the order."""
+        super().__init__(group)
+        self._guard = guard
+
+    def safe(self, state: UnitState) -> Verdict:
+        """Ask the guard once more."""
+        problem = self._guard(self.scope.hosts[state.unit.name])
+        return pending(f"not now: {problem}") if problem else done()
+
+
+def _limits_of(group: Group) -> Limits:
+    return Limits(**group.run.options["limits"])
+
+
+def _domains(group: Group) -> Mapping[str, str]:
+    return read_domains(group.config.domains) if group.config.domains else {}
+
+
+def _target(group: Group, host: str) -> Unit:
+    return Unit(host, group.run.options["domains"].get(host, ""))
+
+
+def _away(group: Group) -> Away:
+    """Ask all hosts of the group, those that the run is not about as well."""
+    return away(group.remote, group.run.options["everyone"], group.run.options["after"])
+
+
+def _absent(group: Group, gone: Away) -> Mapping[str, Absent]:
+    return {host: Absent(_target(group, host).domain, "", down=True, why=why) for host, why in gone.items()}
+
+
+def _no_room(group: Group, host: str) -> str:
+    """Return why a host must not be taken out of service now, by a fresh look at all others; empty if it may."""
+    others = {other: why for other, why in _away(group).items() if other != host}
+    problem = Capacity(_limits_of(group), (), _absent(group, others)).problem(_target(group, host))
+    return f"{problem} ({'; '.join(f'{other}: {why}' for other, why in others.items())})" if problem else ""
+
+
+def _of_lock(group: Group) -> list[Finding]:
+    if group.lock_store is not None:
+        return []
+    what = "Nothing keeps another run away from these hosts: spicerack has no etcd for locks, or --no-locks was given."
+    return [
+        ask(what, "See etcd_config in spicerack's config.yaml. If you continue, make sure that nobody else starts one.")
+    ]
+
+
+def _of_away(group: Group, gone: Away) -> list[Finding]:
+    """Return which hosts do not serve; of targets without an answer over SSH another look tells."""
+    findings = []
+    for host, why in sorted(gone.items()):
+        if host in group.hosts:
+            todo = "If you continue, it is taken all the same, and has to serve afterwards."
+            findings.append(ask(f"{host} does not serve: {why}.", todo))
+        else:
+            findings.append(note(f"{host} does not serve: {why}. It counts as unavailable, its domain as degraded."))
+    return findings
+
+
+def _of_domains(group: Group) -> list[Finding]:
+    if not group.config.domains:
+        return [note("The group has no file with failure domains: its hosts count as one domain.")]
+    missing = sorted(host for host in group.hosts if not _target(group, host).domain)
+    if not missing:
+        return []
+    what = f"No failure domain is known of {', '.join(missing)}: they count as one domain of their own."
+    return [ask(what, f"Add them to {group.config.domains}.")]
+
+
+_OWNERS = {
+    "hosts.workers": ("workers", "cookbook sre.k8s.reboot-nodes, or sre.k8s.restart-calico"),
+    "hosts.control_plane": ("control-plane hosts", "cookbook sre.k8s.restart-control-plane"),
+    "control_plane.load_balancer.haproxy.hosts": ("load balancers", "by hand, one at a time"),
+    "etcd.hosts": ("members of etcd", "cookbook sre.etcd.restart"),
+}
+"""What the hosts of a cluster's queries are, and what is for them."""
+_OTHER_ETCD = ("members of etcd", "cookbook sre.etcd.restart, once it is the cluster's etcd")
+
+
+def _of_owners(group: Group) -> list[Finding]:
+    """Return which hosts belong to a configured cluster: what is done here knows nothing of pods and quorums."""
+    return [stop(f"{what}.", f"Use what is for them: {instead}.") for what, instead in _owners(group, group.hosts)]
+
+
+def _owners(group: Group, hosts: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Return what hosts are to a configured cluster, and what is for them instead."""
+    for name, config in group.clusters.items():
+        for key, query in queries(config):
+            if both := sorted(set(group.remote.query(query)) & set(hosts)):
+                what, instead = _OWNERS.get(key, _OTHER_ETCD)
+                yield f"{name} has {', '.join(both)} among its {what}", instead
