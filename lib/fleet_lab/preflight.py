@@ -4,13 +4,15 @@ import contextlib
 import os
 import shutil
 import subprocess
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from fleet.text import count, verb
 from fleet_lab import cgroups
 from fleet_lab.errors import LabError
 
-_PROGRAMS = {
+PROGRAMS = {
     "systemd-nspawn": "apt-get install systemd-container",
     "mmdebstrap": "apt-get install mmdebstrap",
     "git": "apt-get install git",
@@ -19,12 +21,40 @@ _PROGRAMS = {
     "nsenter": "apt-get install util-linux",
     "unshare": "apt-get install util-linux",
 }
+NAMESPACES = {"time": "a kernel of 5.6 or later", "net": "network namespaces", "cgroup": "cgroups"}
 _DISK = 5
 """GB for the base image, the Kubernetes binaries and what the hosts write."""
 _MEMORY = 0.25
 """GB for a host."""
 _INOTIFY = 4
 """inotify instances that a host has: those of its systemd, and at times one of a service."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a machine has of what a lab needs.
+
+    Attributes:
+        is_root: whether this process may do everything.
+        programs: those of :data:`PROGRAMS` that are there.
+        free: the room in GB of each folder that the lab writes to.
+        memory: the free memory in GB.
+        inotify: how many inotify instances a user may have, and how many root has.
+        drops_packets: whether the firewall drops what hosts send to each other.
+        has_cgroups: whether the unified hierarchy is mounted.
+        namespaces: those of :data:`NAMESPACES` that the kernel has.
+        has_overlay: whether the kernel has an overlay file system.
+    """
+
+    is_root: bool
+    programs: Collection[str]
+    free: Mapping[Path, float]
+    memory: float
+    inotify: tuple[int, int]
+    drops_packets: bool
+    has_cgroups: bool
+    namespaces: Collection[str]
+    has_overlay: bool
 
 
 def missing(state: Path, cache: Path, *, hosts: int, bridge: str) -> list[str]:
@@ -36,39 +66,58 @@ def missing(state: Path, cache: Path, *, hosts: int, bridge: str) -> list[str]:
         hosts: how many hosts are to be started.
         bridge: the name of the lab's bridge.
     """
+    return lacking(look(state, cache, bridge=bridge), hosts=hosts, bridge=bridge)
+
+
+def look(state: Path, cache: Path, *, bridge: str) -> Machine:
+    """Look at this machine; the arguments are those of :func:`missing`."""
+    return Machine(
+        is_root=os.geteuid() == 0,
+        programs={program for program in PROGRAMS if shutil.which(program)},
+        free={folder: shutil.disk_usage(folder).free / 1e9 for folder in map(_existing, (state, cache))},
+        memory=_available_memory(),
+        inotify=inotify_instances(),
+        drops_packets=_firewall_drops(bridge),
+        has_cgroups=cgroups.mountpoint() is not None,
+        namespaces={kind for kind in NAMESPACES if Path(f"/proc/self/ns/{kind}").exists()},
+        has_overlay="overlay" in Path("/proc/filesystems").read_text(encoding="ascii") or _loadable("overlay"),
+    )
+
+
+def lacking(machine: Machine, *, hosts: int, bridge: str) -> list[str]:
+    """Return what a machine lacks, each with how to get it; the other arguments are those of :func:`missing`."""
     found = []
-    if os.geteuid() != 0:
+    if not machine.is_root:
         found.append("this is not root: hosts are containers with their own network and init: run it with sudo")
-    for program, remedy in _PROGRAMS.items():
-        if shutil.which(program) is None:
+    for program, remedy in PROGRAMS.items():
+        if program not in machine.programs:
             found.append(f"there is no {program}: {remedy}")
-    for folder in dict.fromkeys(_existing(path) for path in (state, cache)):
-        free = shutil.disk_usage(folder).free / 1e9
+    for folder, free in machine.free.items():
         if free < _DISK:
             found.append(
                 f"{folder} has {free:.1f} GB free, {_DISK} are needed: free some, or set FLEET_LAB_DIR and "
                 "FLEET_LAB_CACHE to folders of a larger disk"
             )
-    memory = _available_memory()
-    if memory < hosts * _MEMORY:
+    if machine.memory < hosts * _MEMORY:
         found.append(
-            f"{memory:.1f} GB of memory are free, {hosts * _MEMORY:.1f} are needed: end other programs, or add memory"
+            f"{machine.memory:.1f} GB of memory are free, {hosts * _MEMORY:.1f} are needed: end other programs, or add"
+            " memory"
         )
-    found += lacking_inotify(*inotify_instances(), hosts=hosts)
-    if _firewall_drops(bridge):
+    found += lacking_inotify(*machine.inotify, hosts=hosts)
+    if machine.drops_packets:
         found.append(
             "the machine's firewall drops what hosts send to each other (Docker sets it up so): "
             f"iptables -I FORWARD -i {bridge} -o {bridge} -j ACCEPT"
         )
-    if cgroups.mountpoint() is None:
+    if not machine.has_cgroups:
         found.append(
             "the unified cgroup hierarchy is not mounted: "
             "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"
         )
-    for kind, what in (("time", "a kernel of 5.6 or later"), ("net", "network namespaces"), ("cgroup", "cgroups")):
-        if not Path(f"/proc/self/ns/{kind}").exists():
+    for kind, what in NAMESPACES.items():
+        if kind not in machine.namespaces:
             found.append(f"the kernel has no {kind} namespaces: boot a kernel with them ({what})")
-    if "overlay" not in Path("/proc/filesystems").read_text(encoding="ascii") and not _loadable("overlay"):
+    if not machine.has_overlay:
         found.append("the kernel has no overlay file system: modprobe overlay")
     return found
 

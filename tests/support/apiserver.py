@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fleet.adapters.k8s.client import JSON, Api
+from fleet.adapters.k8s.client import JSON, PAGE, Api
 from fleet.adapters.k8s.errors import ApiError
 from fleet.adapters.k8s.eviction import budgets_path, policy_version
 from fleet.adapters.k8s.reflector import Reflector
@@ -190,10 +190,18 @@ class Cluster:
             etcd = (self.directory / "etcd.log").read_text()[-500:]
             pytest.fail(f"The API server is not ready: {last}; etcd says: {etcd}")
 
-    def api(self, *, port: int | None = None, token: str = TOKEN, timeout: float = 30.0, patience: float = 30.0) -> Api:
+    def api(
+        self,
+        *,
+        port: int | None = None,
+        token: str = TOKEN,
+        timeout: float = 30.0,
+        patience: float = 30.0,
+        page: int = PAGE,
+    ) -> Api:
         """Make a client, of the cluster's API server or of what listens on another port; a patient one."""
         path = self.write_kubeconfig(port=port or self.port, token=token)
-        return Api.from_kubeconfig(path, timeout=timeout, patience=patience)
+        return Api.from_kubeconfig(path, timeout=timeout, patience=patience, page=page)
 
     def write_kubeconfig(self, *, port: int, token: str) -> Path:
         """Return a kubeconfig that leads to another port, with the rights of a token."""

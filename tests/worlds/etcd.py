@@ -1,16 +1,13 @@
 """Members of etcd in memory, for tests that let time pass: the world watches over the quorum."""
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from fleet.adapters.etcd.health import Answer, Member, NoAnswer, View
-from fleet.adapters.etcd.health import Status as MemberStatus
-from fleet.adapters.etcd.members import EtcdError, Snapshot
 from fleet.config.reinitialize import EtcdConfig
+from fleet.execution import Result
 from fleet.steps.cluster import Cluster
 from worlds.hosts import CONFIG, World, rule
 
@@ -28,9 +25,13 @@ class Members(World):
         self.down: set[str] = set()
         self.snapshots: list[str] = []
         self.lag = dict.fromkeys(names, 0)
+        self.learners: set[str] = set()
+        self.otherwise: set[str] = set()
+        """Those whose etcd runs, but not as the unit."""
 
     def up(self, host: str) -> bool:
-        return host not in self.down and self.hosts[host].services[UNIT].active == "active"
+        runs = host in self.otherwise or self.hosts[host].services[UNIT].active == "active"
+        return runs and host not in self.down
 
     def may_be_closed(self, host: str) -> None:
         up = [other for other in self.names if other != host and self.up(other)]
@@ -50,36 +51,52 @@ class Members(World):
         if host == self.leader:
             self.elect(next((other for other in self.names if self.up(other)), host))
 
-    def view(self, *_: Any) -> View:
-        listed = tuple(Member(self.ids[name], name, (), False) for name in self.names)
+    def _run(self, host: str, command: str) -> Result:
+        if "move-leader" in command:
+            return self._move_leader(host, command)
+        if "snapshot save" in command:
+            return self._snapshot(command)
+        if "endpoint status" in command:
+            return self._view(host)
+        return super()._run(host, command)
+
+    def _view(self, host: str) -> Result:
+        if not self.up(host):
+            return Result(None, "connection refused")
         index = 5000 + int(self.now - 1_800_000_000)
+        status = {
+            "header": {"member_id": self.ids[host]},
+            "leader": self.ids[self.leader] if self.up(self.leader) else 0,
+            "raftTerm": self.term,
+            "raftIndex": index,
+            "raftAppliedIndex": index - self.lag[host],
+            "dbSize": 1,
+            "version": "3.5.1",
+            "isLearner": host in self.learners,
+        }
+        members = [{"ID": self.ids[name], "name": name, "isLearner": name in self.learners} for name in self.names]
+        said: dict[str, Any] = {
+            "status": [{"Status": status}],
+        }
+        if host not in self.learners:  # They serve nothing else.
+            said |= {"members": {"members": members}, "health": [{"health": True}]}
+        return Result(
+            0, "\n".join(f"fleet-etcd-{key}={json.dumps(value, separators=(',', ':'))}" for key, value in said.items())
+        )
 
-        def answer(host: str) -> Answer | NoAnswer:
-            if not self.up(host):
-                return NoAnswer("connection refused")
-            applied = index - self.lag[host]
-            known = self.ids[self.leader] if self.up(self.leader) else 0
-            said = MemberStatus(host, self.ids[host], known, self.term, index, applied, 1, False, (), "3.5.1")
-            return Answer(said, listed, "")
-
-        return {host: answer(host) for host in self.names}
-
-    def move_leader(self, _remote: Any, host: str, _config: Any, to: int) -> None:
-        self.moment()
+    def _move_leader(self, host: str, command: str) -> Result:
         if host != self.leader:
-            raise EtcdError(f"{host} does not lead")
-        self.elect(next(name for name, member in self.ids.items() if member == to))
-        self.moment()
+            return Result(1, f"{host} does not lead")
+        heir = int(command.split()[-1], 16)
+        self.elect(next(name for name, member in self.ids.items() if member == heir))
+        return Result(0, "")
 
-    def snapshot(self, _remote: Any, host: str, _config: Any, name: str) -> Snapshot:
-        self.moment()
-        self.snapshots.append(name)
-        self.moment()
-        return Snapshot(host, Path("/var/backups/etcd") / name, 0, 5000, 10, 1)
+    def _snapshot(self, command: str) -> Result:
+        self.snapshots.append(re.findall(r"^mv -- \S+ (\S+) ", command, re.MULTILINE)[0])
+        status = {"hash": 0, "revision": 5000, "totalKey": 10, "totalSize": 1}
+        return Result(0, f"fleet-etcd-snapshot={json.dumps(status)}")
 
-    def of(self, targets: Sequence[str], patch: pytest.MonkeyPatch) -> Cluster:
+    def of(self, targets: Sequence[str]) -> Cluster:
         """Return the cluster of a run, whose members are these."""
-        for name in ("view", "move_leader", "snapshot"):
-            patch.setattr(f"fleet.adapters.etcd.members.{name}", getattr(self, name))
         config = CONFIG.model_copy(update={"etcd": EtcdConfig(hosts="etcd[1-5]")})
         return replace(self.cluster(targets), config=config)

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from fleet.clock import CLOCK, SystemClock
 from fleet.engine import journal as j
 from fleet.engine import model as m
 from fleet.engine.report import LogView
-from fleet.engine.runner import Interrupted, Runner
+from fleet.engine.runner import WAITING_TOLD, Interrupted, Runner
 from fleet.errors import FleetError
 from worlds.timeline import AtOnce, Events, Time
 
@@ -115,8 +116,15 @@ def book(tmp_path):
     book.close()
 
 
-def run(procedure, book, cancel=None):
-    return Runner(procedure, book, LogView(), cancel or threading.Event(), queue.SimpleQueue()).run()
+def run(procedure, book, cancel=None, clock=CLOCK):
+    return Runner(procedure, book, LogView(), cancel or threading.Event(), queue.SimpleQueue(), clock=clock).run()
+
+
+class Hasty(SystemClock):
+    """A clock on which half a minute passes in a tenth of a second."""
+
+    def monotonic(self) -> float:
+        return super().monotonic() * WAITING_TOLD / 0.1
 
 
 def test_every_unit_goes_through_every_step_in_order(book):
@@ -166,17 +174,16 @@ def test_a_signal_leaves_at_once_and_a_second_session_finishes(book, number):
     assert log == [*((step, unit) for unit in "ab" for step in ("drain", "reboot")), ("tidy", "all")]
 
 
-def test_an_operator_reads_what_begins_why_it_waits_and_what_an_interrupt_does(book, caplog, monkeypatch):
-    monkeypatch.setattr("fleet.engine.runner.WAITING_TOLD", 0.1)
+def test_an_operator_reads_what_begins_why_it_waits_and_what_an_interrupt_does(book, caplog):
     caplog.set_level("INFO")
     log: list[tuple[str, str]] = []
     reboot = Fake(log, "reboot", delay=1e9)
-    procedure = FakeProcedure(["a", "b"], {"reboot": reboot})
+    procedure = FakeProcedure(["a", "b"], {"reboot": reboot}, deadline=1e6)
 
     begin = time.monotonic()
     waiting = (lambda: caplog.messages.count("a: reboot: not yet") > 1, send(signal.SIGINT))
     with meanwhile(waiting, (lambda: any(AGAIN in line for line in caplog.messages), lambda: reboot.finish("a"))):
-        assert run(procedure, book) == "interrupted by the operator"
+        assert run(procedure, book, clock=Hasty()) == "interrupted by the operator"
     assert caplog.messages[0] == "Stage nodes: a, b"
     assert 2 <= caplog.messages.count("a: reboot: not yet") <= (time.monotonic() - begin) / 0.1 + 1
     assert [line for line in caplog.messages if AGAIN in line] == [

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import io
+import platform
 import tarfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -62,7 +63,7 @@ def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         def log_message(self, *args: object) -> None:
             pass
 
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         monkeypatch.setenv("FLEET_KUBERNETES_URL", f"http://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

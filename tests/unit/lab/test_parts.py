@@ -6,7 +6,6 @@ import ssl
 import stat
 import threading
 import time
-from collections import namedtuple
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -82,28 +81,52 @@ def test_every_host_has_a_key_of_its_own_that_is_known(tmp_path: Path) -> None:
     assert "StrictHostKeyChecking yes" in ssh.config.read_text()
 
 
-def test_everything_that_is_missing_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "free")
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
-    monkeypatch.setattr("shutil.which", lambda name: None if name in ("systemd-nspawn", "mmdebstrap") else name)
-    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(free=2e9))
-    monkeypatch.setattr(preflight, "_available_memory", lambda: 1.5)
-    monkeypatch.setattr(preflight, "inotify_instances", lambda: (128, 100))
-    monkeypatch.setattr(preflight, "_firewall_drops", lambda _: True)
-    monkeypatch.setattr("fleet_lab.cgroups.mountpoint", lambda: None)
-    with pytest.raises(LabError) as caught:
-        preflight.check(tmp_path / "state", tmp_path / "cache", hosts=14, bridge="fleetlab")
+def test_everything_that_is_missing_is_said_at_once() -> None:
+    machine = preflight.Machine(
+        is_root=False,
+        programs=preflight.PROGRAMS.keys() - {"systemd-nspawn", "mmdebstrap"},
+        free={Path("/var/lib"): 2.0},
+        memory=1.5,
+        inotify=(128, 100),
+        drops_packets=True,
+        has_cgroups=False,
+        namespaces=preflight.NAMESPACES.keys() - {"time"},
+        has_overlay=False,
+    )
+    said = preflight.lacking(machine, hosts=14, bridge="fleetlab")
     for part in (
         "run it with sudo",
         "apt-get install systemd-container",
         "apt-get install mmdebstrap",
-        "2.0 GB free, 5 are needed",
+        "/var/lib has 2.0 GB free, 5 are needed",
         "1.5 GB of memory are free, 3.5 are needed",
         "28 inotify instances free, 14 hosts need 56: sysctl fs.inotify.max_user_instances=512",
         "mount -t cgroup2",
         "iptables -I FORWARD -i fleetlab -o fleetlab -j ACCEPT",
+        "no time namespaces: boot a kernel with them (a kernel of 5.6 or later)",
+        "modprobe overlay",
     ):
-        assert part in str(caught.value)
+        assert [line for line in said if part in line], part
+    assert len(said) == 10
+    well = preflight.Machine(
+        is_root=True,
+        programs=preflight.PROGRAMS.keys(),
+        free={Path("/var/lib"): 5.0},
+        memory=3.5,
+        inotify=(512, 100),
+        drops_packets=False,
+        has_cgroups=True,
+        namespaces=preflight.NAMESPACES.keys(),
+        has_overlay=True,
+    )
+    assert preflight.lacking(well, hosts=14, bridge="fleetlab") == []
+
+
+def test_this_machine_can_be_looked_at(tmp_path: Path) -> None:
+    machine = preflight.look(tmp_path / "state", tmp_path / "cache", bridge="fleetlab")
+    assert list(machine.free) == [tmp_path]
+    assert machine.memory > 0
+    assert machine.is_root == (os.geteuid() == 0)
 
 
 @pytest.mark.parametrize(

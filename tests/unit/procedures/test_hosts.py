@@ -3,7 +3,6 @@
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -298,6 +297,6 @@ def test_an_order_that_may_be_on_its_way_is_waited_for_before_a_host_is_given_ba
 
 def test_a_reason_tells_the_run_with_or_without_a_task(world):
     cluster = world.cluster(["cp1"])
-    bare: Any = SimpleNamespace(run=replace(cluster.run, task=""))
+    bare = replace(cluster, run=replace(cluster.run, task=""))
     assert puppet_reason(cluster) == REASON
     assert puppet_reason(bare) == "why - run r1 - ann@here"

@@ -73,7 +73,7 @@ def play(story: Story, folder: Path, patch: pytest.MonkeyPatch) -> None:
     targets = hosts[:1] if story.alone else hosts
     world = Members(hosts, delay=story.delay)
     MortalJournal.world = world
-    cluster = world.of(targets, patch)
+    cluster = world.of(targets)
     for host in story.puppet:
         world.hosts[host].puppet = "by hand"
     quiet: list[bool] = []
@@ -127,9 +127,9 @@ def test_no_quorum_is_put_at_risk_in_any_story(story: Story) -> None:
 
 
 @pytest.fixture
-def etcd(monkeypatch):
+def etcd():
     world = Members(NAMES[:3])
-    return world, Etcd(world.of(NAMES[:3], monkeypatch))
+    return world, Etcd(world.of(NAMES[:3]))
 
 
 def unit(name: str, **facts: Any) -> UnitState:
@@ -210,27 +210,19 @@ def test_the_preflight_finds_a_definition_that_systemd_has_not_loaded(etcd):
     assert (finding.level, finding.what) == (Level.STOP, told)
 
 
-def test_the_preflight_tells_of_learners(etcd, monkeypatch):
+def test_the_preflight_tells_of_learners(etcd):
     world, plane = etcd
-    answer = plane.view()["etcd3"]
-    learner = replace(answer, status=replace(answer.status, is_learner=True), members=())
-    listed = {host: world.view()[host] for host in NAMES[:2]}
-    voting = {
-        host: replace(it, members=(*it.members[:2], replace(it.members[2], learner=True)))
-        for host, it in listed.items()
-    }
-    monkeypatch.setattr(plane, "view", lambda: {**voting, "etcd3": learner})
+    world.learners.add("etcd3")
     notes = [finding.what for finding in of_members(plane) if finding.level is Level.NOTE]
     assert "etcd3 is a learner: it has no vote, and does not count for the quorum." in notes
 
 
-def test_the_preflight_finds_that_etcd_runs_as_another_unit(etcd, monkeypatch):
+def test_the_preflight_finds_that_etcd_runs_as_another_unit(etcd):
     world, plane = etcd
     assert of_units(plane) == []
-    answers = plane.view()
     world.hosts["etcd2"].services[UNIT].active = "inactive"
     assert of_units(plane) == [], "it does not answer, and may well be restarted for that"
-    monkeypatch.setattr(plane, "view", lambda: answers)
+    world.otherwise.add("etcd2")
     (finding,) = of_units(plane)
     assert finding.level is Level.STOP
     assert finding.what == "etcd answers on etcd2, where etcd.service is inactive: it runs as something else."

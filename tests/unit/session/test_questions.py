@@ -1,8 +1,8 @@
 """Questions in the middle of a run: what counts as an answer, and what is said when there is none."""
 
 import sys
-from collections.abc import Callable, Iterator
-from io import StringIO
+from collections.abc import Callable, Sequence
+from io import StringIO, TextIOBase
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,21 +30,27 @@ def session(tmp_path: Path) -> Callable[..., Session]:
     return make
 
 
+class Typed(TextIOBase):
+    """What somebody types, line by line; an exception is what keys can raise."""
+
+    def __init__(self, answers: Sequence[str | type[BaseException]]) -> None:
+        super().__init__()
+        self._left = iter(answers)
+
+    def readline(self, _size: int = -1, /) -> str:  # type: ignore[override]
+        answer = next(self._left)
+        if isinstance(answer, str):
+            return f"{answer}\n"
+        raise answer
+
+
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Let somebody sit at the terminal, who types what is given; an exception is what keys can raise."""
+    """Let somebody sit at the terminal, who types what is given."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
 
     def types(*answers: str | type[BaseException]) -> None:
-        left: Iterator[str | type[BaseException]] = iter(answers)
-
-        def typed(_prompt: str = "") -> str:
-            answer = next(left)
-            if isinstance(answer, str):
-                return answer
-            raise answer
-
-        monkeypatch.setattr("builtins.input", typed)
+        monkeypatch.setattr(sys, "stdin", Typed(answers))
 
     return types
 

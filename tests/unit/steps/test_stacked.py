@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fleet.adapters.etcd import members
 from fleet.adapters.k8s import watchdog
 from fleet.adapters.k8s.errors import ApiError
 from fleet.engine.findings import Level
@@ -100,9 +101,9 @@ def world() -> Stacked:
 
 
 @pytest.fixture
-def cluster(world: Stacked, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+def cluster(world: Stacked) -> Cluster:
     """Give the cluster of a new run, which has looked at who uses which member."""
-    known = world.of(HOSTS, monkeypatch)
+    known = world.of(HOSTS)
     return replace(known, run=replace(known.run, options=Runs(world).options(known)))
 
 
@@ -192,9 +193,9 @@ def test_a_member_whose_apiserver_somebody_has_put_back_is_not_restarted(world, 
     assert act.safe(UnitState(Unit("etcd2"))).kind is Kind.DONE
 
 
-def test_apiservers_with_all_members_are_left_in_use(world, monkeypatch):
+def test_apiservers_with_all_members_are_left_in_use(world):
     world.servers = dict.fromkeys(HOSTS, "https://etcd1:2379,https://etcd2:2379,https://etcd3:2379")
-    assert Runs(world).options(world.of(HOSTS, monkeypatch))[APISERVERS] == {}
+    assert Runs(world).options(world.of(HOSTS))[APISERVERS] == {}
 
 
 def test_the_way_back_needs_the_load_balancer_that_was_told(world, cluster):
@@ -205,14 +206,15 @@ def test_the_way_back_needs_the_load_balancer_that_was_told(world, cluster):
 # Who uses what.
 
 
-def test_apiservers_that_have_one_member_are_found(world, monkeypatch):
-    known = world.of(HOSTS, monkeypatch)
+def test_apiservers_that_have_one_member_are_found(world):
+    known = world.of(HOSTS)
     world.servers |= {"etcd1": "https://etcd2:2379", "etcd3": "https://etcd.service:2379"}
     world.hosts["etcd3"].reachable = True
-    found = stacked.uses(known, world.view(), list(HOSTS))
+    view = members.view(known.remote, HOSTS, known.config.etcd)
+    found = stacked.uses(known, view, list(HOSTS))
     assert found == Uses({"etcd2": ["etcd1", "etcd2"]}, {"etcd3": "https://etcd.service:2379"}, {})
     world.hosts["etcd3"].reachable = False
-    assert stacked.uses(known, world.view(), list(HOSTS)).silent == {"etcd3": "no route to host"}
+    assert stacked.uses(known, view, list(HOSTS)).silent == {"etcd3": "no route to host"}
 
 
 @pytest.mark.parametrize(

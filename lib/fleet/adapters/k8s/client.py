@@ -37,16 +37,32 @@ class Api:
         timeout: seconds a call may take to connect, and between two pieces of its answer.
         patience: seconds for which calls are repeated when the API cannot be reached or is too busy.
         clock: the time.
+        page: how many objects are asked for at once.
     """
 
-    def __init__(self, client: Any, *, timeout: float = 10.0, patience: float = 10.0, clock: Clock = CLOCK) -> None:
+    def __init__(
+        self,
+        client: Any,
+        *,
+        timeout: float = 10.0,
+        patience: float = 10.0,
+        clock: Clock = CLOCK,
+        page: int = PAGE,
+    ) -> None:
         self._connection = Connection(client, timeout=timeout, patience=patience, clock=clock)
         self.clock = clock
+        self._page = page
         self.server = self._connection.server
 
     @classmethod
     def from_kubeconfig(
-        cls, path: Path, *, server: str | None = None, timeout: float = 10.0, patience: float = 10.0
+        cls,
+        path: Path,
+        *,
+        server: str | None = None,
+        timeout: float = 10.0,
+        patience: float = 10.0,
+        page: int = PAGE,
     ) -> "Api":
         """Make a client from a kubeconfig file and its current context.
 
@@ -55,11 +71,12 @@ class Api:
             server: the URL to ask instead of the file's; its certificate must be for this one.
             timeout: seconds a call may take to connect, and between two pieces of its answer.
             patience: seconds for which calls are repeated when the API cannot be reached or is too busy.
+            page: how many objects are asked for at once.
 
         Raises:
             KubernetesError: the file is missing, unreadable or no kubeconfig.
         """
-        return cls(kubeconfig.load(path, server), timeout=timeout, patience=patience)
+        return cls(kubeconfig.load(path, server), timeout=timeout, patience=patience, page=page)
 
     def get(self, path: str, **query: Query) -> JSON:
         """Return what is at a path, such as ``/api/v1/nodes/worker1``.
@@ -106,7 +123,7 @@ class Api:
             ApiError: the API refused.
             ApiUnreachable: there was no answer within the client's patience.
         """
-        limit = PAGE
+        limit = self._page
         while True:
             try:
                 return self._list_pages(path, query, limit, convert)

@@ -14,7 +14,7 @@ from fleet.adapters.k8s.errors import ApiUnreachable, KubernetesError
 
 T = TypeVar("T")
 
-_WINDOW = 10.0  # seconds of one watch: how often the server proves that it is there
+_WINDOW = 10.0  # seconds
 _RELIST = 300.0  # seconds: heals what a watch cannot see, such as an etcd that was restored
 _MAX_PAUSE = 3.0  # seconds between attempts while the API cannot be reached
 
@@ -57,7 +57,7 @@ def follow(
     Raises:
         KubernetesError: the collection could not be listed.
     """
-    return Reflector(api, path, convert, key=key, on_change=None, **query)
+    return Reflector(api, path, convert, key=key, on_change=None, window=_WINDOW, **query)
 
 
 class Reflector(Generic[T]):
@@ -69,6 +69,7 @@ class Reflector(Generic[T]):
         convert: makes a value of an object's JSON.
         key: the key of an object in the snapshot, from its JSON.
         on_change: called after changes, from the background thread; it must be quick, such as ``Event.set``.
+        window: seconds of one watch: how often the server proves that it is there.
         query: ``fieldSelector`` and the like.
 
     Raises:
@@ -83,8 +84,10 @@ class Reflector(Generic[T]):
         *,
         key: Callable[[JSON], str],
         on_change: Callable[[], None] | None = None,
+        window: float = _WINDOW,
         **query: Query,
     ) -> None:
+        self._window = window
         self._api, self._path, self._query = api, path, query
         self._convert, self._key = convert, key
         self._on_change = on_change or (lambda: None)
@@ -160,7 +163,7 @@ class Reflector(Generic[T]):
                 pause = min(pause * 2, _MAX_PAUSE)
 
     def _watch(self) -> None:
-        events = self._api.watch(self._path, self._version, self._stop, window=_WINDOW, **self._query)
+        events = self._api.watch(self._path, self._version, self._stop, window=self._window, **self._query)
         for kind, item in events:
             if kind != "BOOKMARK":
                 key = self._key(item)

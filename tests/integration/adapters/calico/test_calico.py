@@ -131,8 +131,7 @@ def test_a_datastore_that_cannot_be_read_is_not_taken_for_an_empty_one(host: Hos
         host.datastores[1].read()
 
 
-def test_a_calicoctl_that_hangs_is_given_up(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleet.adapters.calico.datastore._EACH", 1)
+def test_a_calicoctl_that_hangs_is_given_up(host: Host) -> None:
     (host.folder / "calicoctl").write_text("#!/bin/sh\nsleep 60\n")
-    with pytest.raises(CalicoError, match="calicoctl did not answer within 1 s"):
+    with pytest.raises(CalicoError, match="calicoctl did not answer within 10 s"):
         host.datastores[1].read()

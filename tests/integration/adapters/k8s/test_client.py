@@ -1,6 +1,7 @@
 """The API client against a real API server: paging, watches, timeouts, errors, restarts."""
 
 import socket
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -71,8 +72,8 @@ def test_changes(api: Api, maps: str) -> None:
         api.get(path)
 
 
-def test_paging(api: Api, maps: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleet.adapters.k8s.client.PAGE", 2)
+def test_paging(cluster: Cluster, maps: str) -> None:
+    api = cluster.api(page=2)
     items, version = api.list_all(maps)
     assert own(map(name, items)) == ["m0", "m1", "m2", "m3", "m4"]
     assert int(version) > 0
@@ -80,10 +81,8 @@ def test_paging(api: Api, maps: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert own(names) == ["m0", "m1", "m2", "m4"]
 
 
-def test_list_that_expires_between_two_pages_starts_again(
-    cluster: Cluster, api: Api, maps: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fleet.adapters.k8s.client.PAGE", 2)
+def test_list_that_expires_between_two_pages_starts_again(cluster: Cluster, maps: str) -> None:
+    api = cluster.api(page=2)
     compacted: list[object] = []
 
     def convert(item: dict[str, Any]) -> str:
@@ -235,7 +234,7 @@ def test_untrusted_certificate_is_no_matter_of_patience(cluster: Cluster, api: A
 
 
 def test_no_key_is_left_in_temporary_files(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     api = Api.from_kubeconfig(cluster.kubeconfig)
     assert list(tmp_path.iterdir()) == []
     assert api.version()
@@ -318,9 +317,8 @@ class TestReflector:
             eventually(lambda: own(reflector.snapshot()) == ["m2", "m3", "m4"])
             eventually(lambda: reflector.age() < 0.5)
 
-    def test_age_stays_low_while_nothing_happens(self, api: Api, maps: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("fleet.adapters.k8s.reflector._WINDOW", 1.0)
-        with Reflector(api, maps, name, key=name) as reflector:
+    def test_age_stays_low_while_nothing_happens(self, api: Api, maps: str) -> None:
+        with Reflector(api, maps, name, key=name, window=1.0) as reflector:
             ages = []
             for _ in range(40):
                 time.sleep(0.1)

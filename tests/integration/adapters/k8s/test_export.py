@@ -79,8 +79,8 @@ def test_a_list_that_expires_between_two_pages_writes_nothing_twice(
     path = f"/api/v1/namespaces/{world.namespace}/configmaps"
     for index in range(5):
         world.api.create(path, {"metadata": {"name": f"m{index}"}})
-    monkeypatch.setattr("fleet.adapters.k8s.client.PAGE", 2)
-    connection, limits = world.api._connection, []
+    api = cluster.api(page=2)
+    connection, limits = api._connection, []
     call = connection.call
 
     def compact_after_a_page(method: str, path: str, query: Any, body: Any = None) -> Any:
@@ -94,7 +94,7 @@ def test_a_list_that_expires_between_two_pages_writes_nothing_twice(
 
     monkeypatch.setattr(connection, "call", compact_after_a_page)
 
-    exported = export(world.api, tmp_path / "objects", without=())
+    exported = export(api, tmp_path / "objects", without=())
 
     assert limits == [2, 0]  # the second page had expired: all at once
     assert exported.problems == ()

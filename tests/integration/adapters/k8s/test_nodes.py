@@ -183,8 +183,8 @@ def test_pending_taint_that_a_dead_run_left_is_taken_over(api: Api, world: World
     assert read(api, name).taints == (Taint(PENDING_TAINT, "run-1", "PreferNoSchedule"),)
 
 
-def test_many_nodes(api: Api, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleet.adapters.k8s.client.PAGE", 7)
+def test_many_nodes(cluster: Cluster, world: World) -> None:
+    api = cluster.api(page=7)
     names = [world.node() for _ in range(30)]
     set_pending_taint(api, names, "run-1")
     found = {node.name: node for node in list_nodes(api)}
