@@ -3,15 +3,15 @@
 import argparse
 import json
 
+from spicerack import Spicerack
 from spicerack.cookbook import LockArgs
 
 from fleet import arguments
 from fleet.adapters.bgp import table
-from fleet.adapters.bgp.junos import Routers
-from fleet.adapters.k8s.client import Api
-from fleet.adapters.k8s.model import parse_node
+from fleet.adapters.k8s.nodes import list_nodes
 from fleet.config.loading import load
 from fleet.cookbook import FleetCookbook, FleetRunner
+from fleet.edges import Edges, SystemEdges
 from fleet.engine import report
 from fleet.errors import FleetError
 from fleet.paths import default_path
@@ -56,6 +56,11 @@ class BgpSummaryRunner(FleetRunner):
 
     skip_start_sal = True
 
+    def __init__(self, args: argparse.Namespace, spicerack: Spicerack, edges: Edges | None = None) -> None:
+        """Keep what is needed; tests hand in other edges."""
+        super().__init__(args, spicerack)
+        self._edges = edges or SystemEdges(spicerack)
+
     @property
     def runtime_description(self) -> str:
         """The line of the server admin log."""
@@ -74,13 +79,9 @@ class BgpSummaryRunner(FleetRunner):
             raise FleetError(
                 f"The cluster {args.cluster} has no section bgp in the configuration; it names the routers."
             )
-        nodes, _ = Api.from_kubeconfig(cluster.kubeconfig).list_all("/api/v1/nodes", convert=parse_node)
-        chosen = table.choose(nodes, args.node or "")
-        routers = Routers(cluster.bgp)
-        try:
+        chosen = table.choose(list_nodes(self._edges.api(cluster.kubeconfig)), args.node or "")
+        with self._edges.routers(cluster.bgp) as routers:
             rows = table.rows_of(chosen, cluster.bgp, routers.summaries())
-        finally:
-            routers.close()
         if args.json:
             print(json.dumps(table.as_json(rows), indent=2), flush=True)  # before the last line of the log
         else:

@@ -5,20 +5,19 @@ import json
 import subprocess
 import sys
 from contextlib import closing
-from typing import Any
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from fleet.cli import runs, tidy
 from fleet.clock import SystemClock
-from fleet.config.model import ClusterConfig
 from fleet.engine import folders, journal, survey
 from fleet.engine.findings import Level
 from fleet.engine.journal import Journal, RunInfo
 from fleet.engine.model import Status, Unit, UnitState
 from fleet.procedures import preflight
-from fleet.steps.cluster import Cluster
+from support.clusters import cluster
 
 IDS = {
     "done": "20260101-030000-reboot-nodes-lab-0001",
@@ -89,13 +88,7 @@ def close(state_dir, run_id=BROKEN):
 
 
 def findings(state_dir, name):
-    config = ClusterConfig.model_validate({"kubeconfig": "/x", "hosts": {"workers": "w1", "control_plane": "cp1"}})
-    none = RunInfo("new", "p", name, "o", "r", "", 0.0, {})
-    nobody: Any = None
-    cluster = Cluster(
-        name=name, config=config, api=nobody, nodes=nobody, remote=nobody, silences=nobody, hosts={}, run=none
-    )
-    return preflight.of_runs(cluster, state_dir, has_api=False)
+    return preflight.of_runs(replace(cluster({}), name=name), state_dir, has_api=False)
 
 
 def test_a_run_that_cannot_be_read_keeps_new_ones_off_its_cluster_until_it_is_discarded(state_dir):

@@ -2,14 +2,14 @@
 
 import json
 import threading
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.adapters.k8s import rights
+from fleet.adapters.k8s.client import Api
 from fleet.adapters.k8s.disruption import Risk, RiskKind
 from fleet.adapters.k8s.model import Node, Taint, parse_node
 from fleet.adapters.k8s.nodes import OWNER_ANNOTATION
@@ -22,6 +22,8 @@ from fleet.procedures.availability import absent, group_of
 from fleet.procedures.inventory import compare, match
 from fleet.steps import drain_risks
 from fleet.steps.drain import Drain
+from support import official
+from support.clusters import cluster
 
 ROW = "topology.kubernetes.io/zone"
 
@@ -170,14 +172,14 @@ def test_looking_at_everything_cancels_nothing():
     assert not cancel.is_set()
 
 
-class Role:
-    """An API that allows everything but one resource."""
+def role(lacks: str) -> Api:
+    """Return an API that allows everything but one resource."""
 
-    def __init__(self, lacks: str) -> None:
-        self.lacks = lacks
+    def review(_method: str, _url: str, body: bytes | None) -> urllib3.HTTPResponse:
+        asked = json.loads(body or b"")["spec"]["resourceAttributes"]["resource"]
+        return official.answer(201, json.dumps({"status": {"allowed": asked != lacks}}).encode())
 
-    def create(self, path, body):
-        return {"status": {"allowed": body["spec"]["resourceAttributes"]["resource"] != self.lacks}}
+    return Api(official.client(review))
 
 
 @pytest.mark.parametrize(
@@ -185,8 +187,6 @@ class Role:
     [("pods", Level.STOP), ("leases", Level.STOP), ("persistentvolumes", Level.ASK), ("secrets", None)],
 )
 def test_rights_without_which_a_run_fails_stop_it_and_others_are_asked_about(lacks, expected):
-    config = SimpleNamespace(kubeconfig="/k")
-    cluster: Any = SimpleNamespace(api=Role(lacks), config=config, threads=THREADS)
-    found = preflight.of_rights(cluster, [*rights.of_lease(LeaseConfig()), *Drain.rights])
+    found = preflight.of_rights(cluster({}, api=role(lacks)), [*rights.of_lease(LeaseConfig()), *Drain.rights])
     assert set(levels(found)) == ({expected} if expected else set())
     assert all(lacks in finding.todo and finding.what.startswith("The user of /k may not ") for finding in found)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +12,10 @@ from fleet.config.model import Config
 from fleet.engine.declaration import Bracket, Specified, Stage, Tell, Verdicts
 from fleet.engine.journal import Journal
 from fleet.engine.model import Status, StepSpec, Unit, UnitState, done
-from fleet.procedures.procedure import Refused
+from fleet.procedures.procedure import ClusterProcedure, Proposal, Refused
 from fleet.session import Session
+from fleet.steps.cluster import Cluster
+from support.spicerack import Ann
 from worlds.nodes import World
 from worlds.reinitialize import CONFIG
 
@@ -47,15 +48,32 @@ def test_only_what_has_a_way_back_is_owned() -> None:
     assert stage().owning == ["hush", "speak", "unplug", "plug in"]
 
 
+class OneStage(ClusterProcedure):
+    """A maintenance of one stage, which is only asked for that."""
+
+    name = "sre.k8s.one-stage"
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def propose(self, scope: Cluster, state_dir: Path) -> Proposal:
+        raise AssertionError(scope)
+
+    def stages(self, scope: Cluster) -> Sequence[Stage]:
+        return [self._stage]
+
+    def left_on(self, scope: Cluster, state: UnitState) -> Sequence[str]:
+        raise AssertionError(state)
+
+
 @pytest.fixture
 def adapt(tmp_path: Path) -> Callable[..., Mapping[str, Any]]:
     """Begin a run with the whole stage, and return what goes on with it by another configuration."""
     cluster = World(tmp_path, lag=0.0).cluster("w1")
 
     def session(now: Stage) -> Session:
-        nothing: Any = SimpleNamespace()
-        procedure: Any = SimpleNamespace(stages=lambda _: [now], steps=lambda _: {now.key: now.steps})
-        return Session(nothing, Config(state_dir=tmp_path, clusters={"lab": CONFIG}), procedure, unattended=True)
+        config = Config(state_dir=tmp_path, clusters={"lab": CONFIG})
+        return Session(Ann(), config, OneStage(now), unattended=True)
 
     def play(now: Stage, state: UnitState = TAKEN, *, is_old: bool = False) -> Mapping[str, Any]:
         run = session(stage())._with_steps(cluster).run

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable, Sequence
 from io import StringIO, TextIOBase
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +12,10 @@ from rich.console import Console
 from fleet.adapters.k8s.nodes import NoNodes
 from fleet.config.model import Config
 from fleet.engine.declaration import Question
+from fleet.procedures.nodes import Selection
+from fleet.procedures.reboot_nodes import RebootNodes
 from fleet.session import Session
+from support.spicerack import Ann
 from worlds.reinitialize import CONFIG
 
 QUESTION = Question("All of lab is going to be away.\nIs that what you want? [lab]", "lab")
@@ -22,8 +24,8 @@ QUESTION = Question("All of lab is going to be away.\nIs that what you want? [la
 @pytest.fixture
 def session(tmp_path: Path) -> Callable[..., Session]:
     def make(*, unattended: bool = False) -> Session:
-        nothing: Any = SimpleNamespace()
-        made = Session(nothing, Config(state_dir=tmp_path, clusters={"lab": CONFIG}), nothing, unattended=unattended)
+        config = Config(state_dir=tmp_path, clusters={"lab": CONFIG})
+        made = Session(Ann(), config, RebootNodes(Selection()), unattended=unattended)
         made._console = Console(file=StringIO(), width=40)
         return made
 

@@ -1,17 +1,18 @@
 """The gates over what the API shows: pods that stay, volumes, workloads elsewhere."""
 
+import json
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+import urllib3
 
-from fleet.adapters.k8s.errors import ApiError
-from fleet.clock import CLOCK
-from fleet.config.model import ClusterConfig
+from fleet.adapters.k8s.client import Api
 from fleet.engine import decide
 from fleet.engine import model as m
-from fleet.engine.journal import RunInfo
 from fleet.steps import gates
 from fleet.steps.cluster import Cluster
+from support import clusters, official
 
 DAEMONSET = {"kind": "DaemonSet", "name": "csi", "uid": "d1", "controller": True}
 REPLICASET = {"kind": "ReplicaSet", "name": "cart-1", "uid": "r1", "controller": True}
@@ -23,7 +24,6 @@ class FakeApi:
     """Objects by path, and collections by path; a field selector picks by nodeName, name or phase."""
 
     def __init__(self) -> None:
-        self.clock = CLOCK
         self.objects: dict[str, dict[str, Any]] = {
             "/apis/apps/v1/namespaces/storage/daemonsets/csi": {"metadata": {"uid": "d1"}},
             "/apis/apps/v1/namespaces/shop/replicasets/cart-1": {
@@ -36,27 +36,22 @@ class FakeApi:
         daemonsets = [{"metadata": {"uid": "d1"}}]
         self.lists: dict[str, list[dict[str, Any]]] = {ATTACHMENTS: [], "/apis/apps/v1/daemonsets": daemonsets}
 
-    def get(self, path: str) -> dict[str, Any]:
-        if path not in self.objects:
-            raise ApiError(f"GET {path}", 404, "NotFound", "no such thing")
-        return self.objects[path]
+    def request(self, method: str, url: str, _body: bytes | None) -> urllib3.HTTPResponse:
+        assert method == "GET"
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query))
+        found = self.objects.get(parts.path)
+        if "limit" in query:
+            items = self._list(parts.path, query.get("fieldSelector", ""))
+            found = {"metadata": {"resourceVersion": "1"}, "items": items}
+        return official.answer(200 if found else 404, json.dumps(found or {"message": "no such thing"}).encode())
 
-    def find(self, path: str) -> dict[str, Any] | None:
-        try:
-            return self.get(path)
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
-
-    def list_all(self, path: str, convert: Any = lambda item: item, **query: str) -> tuple[list[Any], str]:
-        items = self.lists.get(path, [])
+    def _list(self, path: str, selector: str) -> list[dict[str, Any]]:
         if path.endswith("/pods"):
-            phase = query.get("fieldSelector", "").removeprefix("status.phase=")
-            items = [it for it in self.pods if phase == query.get("fieldSelector") or it["status"]["phase"] == phase]
-        elif name := query.get("fieldSelector", "").removeprefix("metadata.name="):
-            items = [item for item in items if item["metadata"]["name"] == name]
-        return [convert(item) for item in items], "1"
+            phase = selector.removeprefix("status.phase=")
+            return [it for it in self.pods if phase == selector or it["status"]["phase"] == phase]
+        name = selector.removeprefix("metadata.name=")
+        return [item for item in self.lists.get(path, []) if not name or item["metadata"]["name"] == name]
 
 
 def pod(namespace: str, name: str, owner: dict[str, Any], **spec: Any) -> dict[str, Any]:
@@ -78,13 +73,7 @@ def api() -> FakeApi:
 
 @pytest.fixture
 def cluster(api: FakeApi) -> Cluster:
-    config = ClusterConfig.model_validate({"kubeconfig": "/k", "hosts": {"workers": "w[1-3]", "control_plane": "cp1"}})
-    none: Any = None
-    fake: Any = api
-    run = RunInfo("r1", "sre.k8s.reboot-nodes", "lab", "ann@here", "why", "", 0.0, {})
-    return Cluster(
-        name="lab", config=config, api=fake, nodes=none, remote=none, silences=none, hosts={"w1": "w1"}, run=run
-    )
+    return clusters.cluster({"w1": "w1"}, api=Api(official.client(api.request)))
 
 
 def state(**facts: Any) -> m.UnitState:

@@ -4,20 +4,26 @@ import importlib
 import json
 import re
 import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from ipaddress import ip_address
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 import yaml
 from rich.console import Console
 
-from fleet.adapters.bgp import table
+from fleet.adapters.bgp import junos, table
 from fleet.adapters.bgp.errors import RouterError
 from fleet.adapters.bgp.summary import ESTABLISHED, Peer, Rib, Summary
+from fleet.adapters.k8s.client import JSON, Api
 from fleet.adapters.k8s.model import parse_node
 from fleet.config.model import BgpConfig
+from fleet.edges import SystemEdges
 from fleet.errors import FleetError
+from support import official
 from support.places import CONFIG
+from support.spicerack import Ann
 
 NAME = "sre.network.bgp-summary"
 EXAMPLE = CONFIG / "fleet.yaml"
@@ -48,6 +54,34 @@ def reading(*, but=(), taken=0.0):
 ALL_UP = {"cr1": reading(), "cr2": reading()}
 
 
+class Routers(junos.Routers):
+    """Routers that have told what they know already."""
+
+    def __init__(self, config: BgpConfig, readings: dict[str, Summary | RouterError]) -> None:
+        super().__init__(config)
+        self._readings = readings
+
+    def summaries(self) -> dict[str, Summary | RouterError]:
+        return self._readings
+
+
+class Played(SystemEdges):
+    """The edges of the cookbook: a cluster with some nodes, and routers."""
+
+    def __init__(self, nodes: Sequence[JSON], readings: dict[str, Summary | RouterError]) -> None:
+        super().__init__(Ann())
+        self._nodes, self._readings, self.closed = nodes, readings, False
+
+    def api(self, kubeconfig: Path) -> Api:
+        answer = {"metadata": {"resourceVersion": "1"}, "items": self._nodes}
+        return Api(official.client(lambda *_: official.answer(200, json.dumps(answer).encode())))
+
+    @contextmanager
+    def routers(self, config: BgpConfig) -> Iterator[Routers]:
+        yield Routers(config, self._readings)
+        self.closed = True
+
+
 @pytest.fixture
 def module(monkeypatch, request):
     """The cookbook, imported as the runner does."""
@@ -64,14 +98,10 @@ def run(module, monkeypatch, tmp_path, capsys):
         config["clusters"]["lab"]["bgp"] = bgp
         (tmp_path / "fleet.yaml").write_text(yaml.safe_dump(config))
         monkeypatch.setenv("FLEET_CONFIG", str(tmp_path / "fleet.yaml"))
-        closed = []
-        routers = SimpleNamespace(summaries=lambda: readings, close=lambda: closed.append(True))
-        monkeypatch.setattr(module, "Routers", lambda config: routers)
-        api = SimpleNamespace(list_all=lambda path, *, convert: ([convert(node) for node in nodes], "1"))
-        monkeypatch.setattr(module, "Api", SimpleNamespace(from_kubeconfig=lambda path: api))
-        cookbook = module.BgpSummary(SimpleNamespace(config_dir=tmp_path))
-        code = cookbook.get_runner(cookbook.argument_parser().parse_args(["--cluster", "lab", *arguments])).run()
-        assert closed or code == 2, "connections are left open"
+        spicerack, edges = Ann(tmp_path), Played(nodes, readings)
+        args = module.BgpSummary(spicerack).argument_parser().parse_args(["--cluster", "lab", *arguments])
+        code = module.BgpSummaryRunner(args, spicerack, edges).run()
+        assert edges.closed or code == 2, "connections are left open"
         return code, capsys.readouterr().out
 
     return run

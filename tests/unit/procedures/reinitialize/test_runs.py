@@ -2,18 +2,23 @@
 
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import urllib3
 
+from fleet.adapters.k8s.client import Api
 from fleet.engine import journal
 from fleet.engine.model import Kind, Status, Unit, UnitState
 from fleet.procedures.procedure import Refused
 from fleet.procedures.reinitialize.runs import Options
 from fleet.procedures.reinitialize.traffic import NamespaceGone
+from fleet.procedures.reinitialize.world import Store
+from fleet.procedures.reinitialize.world import World as Everything
 from fleet.session import DONE, INCOMPLETE
-from worlds.reinitialize import BY_PEOPLE, World, config
+from support import official
+from support.clusters import cluster
+from worlds.reinitialize import BY_PEOPLE, CONFIG, World, config
 from worlds.reinitialize_hosts import API, BY_HAND, CALICO, CALICO_FILE, KUBELET, NEW, OLD, PLUGIN, endpoint_of
 from worlds.reinitialize_sessions import Play
 
@@ -255,8 +260,17 @@ def test_a_question_whose_answer_is_not_known_is_no_answer(world, play):
 @pytest.mark.parametrize("name", ["others", "kube-system"])
 def test_only_managed_namespaces_are_deleted(world, name):
     deleted: list[str] = []
-    api: Any = SimpleNamespace(delete=deleted.append)
-    there: Any = SimpleNamespace(managed=["shop"], cluster=SimpleNamespace(api=api))
+
+    def request(method: str, url: str, _body: bytes | None) -> urllib3.HTTPResponse:
+        assert method == "DELETE"
+        deleted.append(url.removeprefix(official.SERVER))
+        return official.answer(200, b"{}")
+
+    section = CONFIG.reinitialize
+    assert section
+    store = Store("etcd", section.etcds["new"], ["new"])
+    seen = cluster({}, api=Api(official.client(request)))
+    there = Everything(seen, section, store, store, ["cp1"], ["w1"], "change-1", managed=["shop"], max_failed=0)
     found = NamespaceGone(there).apply([UnitState(Unit(name)), UnitState(Unit("shop"))], lambda _unit, _line: None)
     assert (found[name].kind in (Kind.FAILED, Kind.UNKNOWN), found["shop"].kind) == (True, Kind.DONE)
     assert deleted == ["/api/v1/namespaces/shop"]
