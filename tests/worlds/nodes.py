@@ -154,6 +154,7 @@ class World(Time):
         self.config = Config(state_dir=folder, clusters={"lab": lab})
         self.began = self.session_began = self.now
         self.run, self.verb = "", ""
+        self.options: Mapping[str, Any] = {}
         self.is_dead = False
         self.lost_after = 50.0
         self.held_silence = lab.alerts.held_silence
@@ -262,7 +263,7 @@ class World(Time):
         session = Session(Ann(dry_run=dry_run), self.config, runs, unattended=True, edges=edges)
         try:
             if verb == "start":
-                return session.start(Request("lab", "kernel", "T1"))
+                return session.start(Request("lab", "kernel", "T1", self.options))
             again = session.resume if verb == "resume" else session.abort
             return again(self.run, None, way_out)
         except Killed:
