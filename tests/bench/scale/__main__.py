@@ -24,7 +24,7 @@ from worlds.network import ASN
 HERE = Path(__file__).parent
 LAST = HERE.parent / "last.json"
 """The last release's."""
-AT_LEAST = 20
+AT_LEAST = 10
 """So many times the nodes at once there are at least: where a fifth of all pods leaves, only budgets set the pace."""
 PER_ROW, PODS_PER_NODE, PER_BUDGET = 50, 10, 20
 
@@ -194,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
     parser.add_argument("nodes", nargs="*", type=int, default=[100, 300, 1000])
     parser.add_argument("--at-once", type=int, default=20, help="nodes at once")
-    parser.add_argument("--rows", type=int, default=1, help="rows at once")
+    parser.add_argument("--rows", type=int, default=2, help="rows at once")
     parser.add_argument("--boot", type=float, default=10.0, help="seconds that a boot takes in the middle")
     parser.add_argument("--profile", action="store_true", help="profile the session, and print where its time goes")
     parser.add_argument("--keep", action="store_true", help="keep journals and logs")

@@ -49,15 +49,23 @@ class Api:
     def request(self, method: str, path: str, body: Json | None = None, kind: str = "application/json") -> Json:
         content = None if body is None else json.dumps(body)
         try:
+            response, answer = self._exchange(method, path, content, kind)
+        except http.client.RemoteDisconnected:  # it was closed while it was not used
+            response, answer = self._exchange(method, path, content, kind)
+        if response.status >= 400:
+            raise ApiError(response.status, str(answer.get("message")))
+        return answer
+
+    def _exchange(
+        self, method: str, path: str, content: str | None, kind: str
+    ) -> tuple[http.client.HTTPResponse, Json]:
+        try:
             self._connection.request(method, path, content, {**self._headers, "Content-Type": kind})
             response = self._connection.getresponse()
-            answer = json.loads(response.read())
+            return response, json.loads(response.read())
         except (OSError, http.client.HTTPException):
             self._connection.close()
             raise
-        if response.status >= 400:
-            raise ApiError(response.status, str(answer.get("message")))
-        return dict(answer)
 
     def patch(self, path: str, body: Json) -> Json:
         return self.request("PATCH", path, body, "application/strategic-merge-patch+json")
