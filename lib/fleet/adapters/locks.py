@@ -29,6 +29,8 @@ GROUPS = f"{KEYS_BASE_PATH}/fleet"
 """The folder of the groups' keys: below spicerack's own, for which its login has the rights."""
 _RENEWALS = 4
 """How often a key is renewed before it would expire."""
+_PATIENCE = 4.0
+"""Seconds for an answer: python-etcd asks a member four times before the next one, and each has a minute by default."""
 _DEADLINE = 2 / 3
 """The part of its life after which a holder that could not renew it starts nothing new, as with clusters."""
 
@@ -43,7 +45,7 @@ ERRORS = (SpicerackError, etcd.EtcdException)
 
 
 _BROKEN = (WmflibError, TypeError, ValueError, OSError, RuntimeError)
-"""What comes of configuration that cannot be used; the last where $USER has no home."""
+"""What comes of configuration that cannot be used, the last where $USER has no home, and of python-etcd itself."""
 
 
 class LockStoreError(FleetError):
@@ -121,6 +123,8 @@ def store(spicerack: Spicerack) -> Store | None:
         found: Store | None = getattr(spicerack.lock(), "_etcd", None)
     except (*ERRORS, *_BROKEN) as error:
         raise LockStoreError(problem(error)) from error
+    if isinstance(found, etcd.Client):
+        found._read_timeout = min(found.read_timeout, _PATIENCE)
     return found
 
 
@@ -221,7 +225,7 @@ class GroupLock:
         try:
             with _quiet("etcd", "urllib3"):
                 self._store.delete(_key(self._group), prevValue=self._value)
-        except etcd.EtcdException as error:
+        except (*ERRORS, *_BROKEN) as error:
             logger.warning("The lock of %s was not given back, it expires by itself: %s", self._group, line(error))
 
     def _seize(self, there: Store) -> None:
@@ -234,9 +238,13 @@ class GroupLock:
         try:
             with _quiet("etcd", "urllib3"):
                 there.write(_key(self._group), self._value, ttl=self._ttl, **expected)
-        except (etcd.EtcdAlreadyExist, etcd.EtcdCompareFailed, etcd.EtcdKeyNotFound) as error:
-            raise GroupTaken(f"Another run took {self._group} at the same moment.") from error
-        except ERRORS as error:
+        except (etcd.EtcdAlreadyExist, etcd.EtcdCompareFailed) as error:
+            # The client asks again where an answer is lost: then it may be this run's own.
+            if _read(there, self._group) != self._value:
+                raise GroupTaken(f"Another run took {self._group} at the same moment.") from error
+        except etcd.EtcdKeyNotFound as error:
+            raise LockStoreError(f"The lock of {self._group} expired at this moment: try again.") from error
+        except (*ERRORS, *_BROKEN) as error:
             raise LockStoreError(problem(error)) from error
         self._renewed = before
 
@@ -271,7 +279,7 @@ def _read(there: Store, group: str) -> str | None:
             return str(there.read(_key(group)).value)
     except etcd.EtcdKeyNotFound:
         return None
-    except ERRORS as error:
+    except (*ERRORS, *_BROKEN) as error:
         raise LockStoreError(problem(error)) from error
 
 

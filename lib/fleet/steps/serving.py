@@ -117,11 +117,11 @@ class HostWatch:
 
     def _ask(self) -> None:
         settled, asked = self._settled(), self._clock.monotonic()
-        self._seen = (asked, self._look(), settled)
+        self._seen, self._problem = (asked, self._look(), settled), ""
 
     def _repeat(self) -> bool:
         try:
             self._ask()
-        except execution.RemoteError as error:
-            self._problem = str(error)
+        except Exception as error:  # Whatever it is: the next look may be a good one.
+            self._problem = str(error) or repr(error)
         return True

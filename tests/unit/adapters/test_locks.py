@@ -2,8 +2,11 @@
 
 import socket
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import etcd
@@ -12,8 +15,11 @@ from spicerack.exceptions import SpicerackError
 from spicerack.locking import LockError
 
 from fleet.adapters import locks
+from fleet.engine.protocols import Holder
 from support.plain import NAME, Operator
 from support.spicerack import Ann
+from worlds.locks import Kept, LockStore
+from worlds.timeline import AtOnce, Time
 
 NO_LOCKS = "cookbook --no-locks"
 
@@ -111,3 +117,78 @@ def test_an_etcd_of_another_api(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "its etcd does not answer as etcd's API v2 does" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+HOLDER = Holder("r1", "cumin1", "ann@cumin1", "disks")
+
+
+@dataclass
+class Shaky(LockStore):
+    """An etcd whose client loses answers, gives up at something unforeseen, or is late.
+
+    Attributes:
+        loses: writes that are carried out, and then tried again by the client, as urllib3 does.
+        fails: what it raises instead of reading.
+        before_write: what happens between a look and a write.
+    """
+
+    loses: int = 0
+    fails: Exception | None = None
+    before_write: Callable[[], None] = lambda: None
+
+    def read(self, key: str) -> Kept:
+        if self.fails:
+            raise self.fails
+        return super().read(key)
+
+    def write(self, key: str, value: str, *, ttl: int, prevExist: bool = True, prevValue: str = "") -> None:  # noqa: N803
+        self.before_write()
+        for _ in range(1 + self.loses):
+            super().write(key, value, ttl=ttl, prevExist=prevExist, prevValue=prevValue)
+
+
+def group_lock(store: Shaky) -> locks.GroupLock:
+    time = store.time
+    return locks.GroupLock(store, "web", 60.0, HOLDER, lambda: None, clock=time, threads=AtOnce(time))
+
+
+def test_a_lock_whose_confirmation_was_lost_is_this_runs_own() -> None:
+    lock = group_lock(Shaky(Time(), loses=1))
+    lock.acquire()
+    assert lock.problem() == ""
+
+
+def test_what_the_client_did_not_foresee_is_no_answer_and_renewing_goes_on() -> None:
+    store = Shaky(Time())
+    lock = group_lock(store)
+    lock.acquire()
+    store.fails = ValueError("list.remove(x): x not in list")
+    store.time.advance(50.0)
+    assert "could not be renewed" in lock.problem()
+    store.fails = None
+    store.time.advance(15.0)
+    assert lock.problem() == ""
+    store.fails = ValueError("list.remove(x): x not in list")
+    lock.release()
+
+
+def test_a_lock_that_expires_while_it_is_renewed_is_not_taken_by_another_run() -> None:
+    store = Shaky(Time())
+    lock = group_lock(store)
+    lock.acquire()
+    store.before_write = store.keys.clear
+    store.time.advance(15.0)
+    assert not lock.lost
+    store.before_write = lambda: None
+    store.time.advance(15.0)
+    assert lock.problem() == ""
+
+
+def test_a_member_of_etcd_that_hangs_costs_less_than_the_lock_lasts() -> None:
+    class Spice(Ann):
+        def lock(self) -> Any:
+            return SimpleNamespace(_etcd=etcd.Client(host="127.0.0.1", port=1))
+
+    client: Any = locks.store(Spice())
+    attempts = 4  # by urllib3's defaults
+    assert attempts * client.read_timeout < 60.0 * 2 / 3 - 60.0 / 4

@@ -1,6 +1,7 @@
 """Rolling restarts and reboots of a group of hosts, with the real session, engine and steps over a world in memory."""
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -225,6 +226,24 @@ def test_hosts_that_cumin_cannot_ask_are_not_known(tmp_path: Path) -> None:
         assert watch.problem() == ""
         world.advance(HostWatch.STALE + 1)
         assert watch.problem() == "the hosts could not be looked at for 61 s: Cumin has no transport"
+
+
+def test_a_look_that_fails_in_an_unforeseen_way_does_not_end_the_looks(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    fails = [False]
+
+    def look() -> Away:
+        if fails[0]:
+            raise sqlite3.OperationalError("disk I/O error")
+        return {}
+
+    with HostWatch(look, frozenset, world, AtOnce(world)) as watch:
+        fails[0] = True
+        world.advance(HostWatch.STALE + 1)
+        assert "disk I/O error" in watch.problem()
+        fails[0] = False
+        world.advance(HostWatch.PAUSE)
+        assert watch.problem() == ""
 
 
 def test_without_an_etcd_of_locks_an_unattended_run_does_not_start(world: World) -> None:
