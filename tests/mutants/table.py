@@ -457,7 +457,13 @@ MUTANTS = (
     # Groups of hosts without Kubernetes.
     _of(
         "procedures/roll_hosts.py",
-        "problem = Capacity(_limits_of(group), (), _absent(group, others)).problem(_target(group, host))",
+        "        self._let.append(_target(group, host))\n",
+        "",
+        f"{_GROUPS}::test_hosts_that_are_to_go_at_the_same_moment_are_counted_together",
+    ),
+    _of(
+        "procedures/roll_hosts.py",
+        "problem = Capacity(_limits_of(group), self._let, _absent(group, others)).problem(_target(group, host))",
         'problem = ""',
         f"{_GROUPS}::test_all_others_are_looked_at_once_more_right_before_the_act_and_waited_for_in_service",
     ),

@@ -5,7 +5,7 @@ The world itself watches over the rules, at the moment when a host obeys an orde
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,13 +113,25 @@ class World(Time):
 
     Args:
         folder: where runs are kept, and the file of failure domains.
-        restarts: whether a unit is restarted; otherwise hosts are rebooted.
+        restarts: whether units are restarted; otherwise hosts are rebooted.
         most: how many may be unavailable.
         max_failed: how many may be held.
+        max_domains: how many rows may be worked on at once.
+        units: what is restarted; to hosts these are one.
     """
 
-    def __init__(self, folder: Path, *, restarts: bool = True, most: int = 1, max_failed: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        restarts: bool = True,
+        most: int = 1,
+        max_failed: int = 0,
+        max_domains: int = 1,
+        units: Sequence[str] = ("nginx.service",),
+    ) -> None:
         super().__init__()
+        self.max_domains, self.units = max_domains, units
         self.folder, self.restarts, self.most = folder, restarts, most
         domains = folder / "domains.yaml"
         domains.write_text("".join(f"{host}: {row}\n" for host, row in ROWS.items()), encoding="utf-8")
@@ -129,7 +141,7 @@ class World(Time):
             "domains": str(domains),
             "before": BEFORE,
             "after": AFTER,
-            "limits": {"max_unavailable": most, "max_failed": max_failed},
+            "limits": {"max_unavailable": most, "max_failed": max_failed, "max_domains": max_domains},
             "deadlines": wait,
         }
         self.config = Config.model_validate({"state_dir": str(folder / "runs"), "groups": {"web": group}})
@@ -206,8 +218,8 @@ class World(Time):
         }
         rule(f"{host} is taken while {sorted(known)} do not serve", holds=len(known | {host}) <= self.most)
         rows = {ROWS[other] for other in {*known, host}}
-        rule(f"{host} is taken while {sorted(known)} of another row do not serve", holds=len(rows) == 1)
-        rule(f"{host} is acted on twice", holds=self.machines.acts[host] == 0)
+        rule(f"{host} is taken while {sorted(known)} of another row do not serve", holds=len(rows) <= self.max_domains)
+        rule(f"{host} is acted on twice", holds=self.machines.acts[host] < (len(self.units) if self.restarts else 1))
         rule(f"{host} is not silenced", holds=not self.alertmanagers.loud(host))
         if self.restarts:
             rule(f"Puppet is not disabled on {host}", holds=self.hosts[host].puppet is not None)
@@ -250,7 +262,7 @@ class World(Time):
 
     def procedure(self) -> RollHosts:
         """Return what is done."""
-        return RestartHosts(self.selection, ["nginx.service"]) if self.restarts else RebootHosts(self.selection)
+        return RestartHosts(self.selection, self.units) if self.restarts else RebootHosts(self.selection)
 
     def _session(self, verb: str, kill: int, *, dry_run: bool = False, way_out: WayOut = NOTHING) -> int | None:
         self.is_dead, self.moments_left, self.session_began = False, kill, self.now

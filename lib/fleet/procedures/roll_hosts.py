@@ -3,6 +3,7 @@
 As with nodes, no more hosts are away at once than the limits allow, others' included, in one failure domain at a time.
 """
 
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from fleet.config.domains import read_domains
 from fleet.config.queries import queries
 from fleet.engine import journal, plan, planner
 from fleet.engine.capacity import Capacity
-from fleet.engine.declaration import Act, Bracket, Stage, Step
+from fleet.engine.declaration import Act, Bracket, Stage, Step, Verdicts
 from fleet.engine.executor import Execution, known_of
 from fleet.engine.findings import Finding, Found, ask, note, stop
 from fleet.engine.journal import Journal
@@ -29,11 +30,13 @@ from fleet.procedures.hosts import ABORT_PATIENCE, has_begun, left_on_host
 from fleet.procedures.procedure import GroupProcedure, Nothing, Proposal
 from fleet.steps import brackets, units
 from fleet.steps.alerts import Alerts
+from fleet.steps.at_most_once import AtMostOnce
+from fleet.steps.base import each
 from fleet.steps.look import Look
 from fleet.steps.reboot import Puppet, RebootHost
 from fleet.steps.scope import Group
 from fleet.steps.serving import Away, HostWatch, Succeeds, away
-from fleet.steps.units import Active, Guard, RestartUnit
+from fleet.steps.units import Active, RestartUnit
 from fleet.text import verb
 
 
@@ -72,17 +75,17 @@ class RollHosts(GroupProcedure):
         self._selection = selection
 
     @abstractmethod
-    def rounds(self, group: Group, guard: Guard) -> Mapping[str, Stage]:
+    def rounds(self, group: Group, room: "_Room") -> Mapping[str, Stage]:
         """Return what each host goes through, by what is shown in the plan.
 
         Args:
             group: the group.
-            guard: says why a host must not be taken out of service now.
+            room: says why a host must not be taken out of service now.
         """
 
     def stages(self, group: Group) -> Sequence[Stage]:
         """Return the rounds, with the run's limits; their hosts stand in the journal."""
-        return list(self.rounds(group, partial(_no_room, group)).values())
+        return list(self.rounds(group, _Room(group)).values())
 
     def propose(self, group: Group, state_dir: Path) -> Proposal | Nothing:
         """Find the hosts, and what stands in the way of their maintenance."""
@@ -152,7 +155,7 @@ class RollHosts(GroupProcedure):
         targets = planner.order(
             (_target(group, host) for host in group.hosts), first={it.domain for it in absent.values()}
         )
-        rounds = self.rounds(group, partial(_no_room, group))
+        rounds = self.rounds(group, _Room(group))
         limits = _limits_of(group)
         look = Look(group)
         checks: list[Callable[[], list[Finding]]] = [
@@ -205,7 +208,7 @@ class RestartHosts(RollHosts):
         options = {**group.run.options, "units": list(self._restarted)}
         return super().propose(replace(group, run=replace(group.run, options=options)), state_dir)
 
-    def rounds(self, group: Group, guard: Guard) -> Mapping[str, Stage]:
+    def rounds(self, group: Group, room: "_Room") -> Mapping[str, Stage]:
         """Return a round for each unit of systemd."""
         restarted: Sequence[str] = group.run.options["units"]
         return {
@@ -213,7 +216,7 @@ class RestartHosts(RollHosts):
                 group,
                 unit,
                 taken=brackets.puppet_off(group),
-                act=_Restart(group, unit, guard, patient=True),
+                act=_Restart(group, unit, room),
                 proofs=[Active(group, unit)],
             )
             for unit in restarted
@@ -225,11 +228,11 @@ class RebootHosts(RollHosts):
 
     name = "sre.hosts.roll-reboot"
 
-    def rounds(self, group: Group, guard: Guard) -> Mapping[str, Stage]:
+    def rounds(self, group: Group, room: "_Room") -> Mapping[str, Stage]:
         """Return the one round."""
         puppet = Puppet(group)
         proofs = [puppet] if puppet.wanted else []
-        return {"host": _stage(group, "hosts", taken=(), act=_Reboot(group, guard), proofs=proofs)}
+        return {"host": _stage(group, "hosts", taken=(), act=_Reboot(group, room), proofs=proofs)}
 
 
 def _stage(group: Group, key: str, *, taken: Sequence[Bracket], act: Act, proofs: Sequence[Step]) -> Stage:
@@ -251,10 +254,53 @@ def _stage(group: Group, key: str, *, taken: Sequence[Bracket], act: Act, proofs
     )
 
 
-class _Restart(RestartUnit):
-    """The restart takes the host out of service for a moment."""
+class _Room:
+    """Says why a host must not be taken out of service now, by one look at all hosts for those that are to go at once.
+
+    Args:
+        group: the group.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._gone: Away = {}
+        self._let: list[Unit] = []
+        self.lock = threading.Lock()
+
+    def look(self) -> None:
+        """Ask all hosts of the group."""
+        self._gone, self._let = _away(self._group), []
+
+    def __call__(self, host: str) -> str:
+        """Return why not; empty if it may, and then it counts for those that are asked about after it."""
+        group, others = self._group, {other: why for other, why in self._gone.items() if other != host}
+        problem = Capacity(_limits_of(group), self._let, _absent(group, others)).problem(_target(group, host))
+        if problem:
+            return f"{problem} ({'; '.join(f'{other}: {why}' for other, why in others.items())})"
+        self._let.append(_target(group, host))
+        return ""
+
+
+class _TakesRoom(AtMostOnce):
+    """The act takes the host out of service: those that are to go at the same moment are counted together."""
 
     takes_capacity = True
+    room: _Room
+
+    def guarded(self, units: Sequence[UnitState]) -> Verdicts:
+        """Look at all hosts once, and let as many go as there is room for."""
+        with self.room.lock:
+            self.room.look()
+            return each(units, self._safely)
+
+
+class _Restart(_TakesRoom, RestartUnit):
+    """The restart takes the host out of service for a moment."""
+
+    def __init__(self, group: Group, unit: str, room: _Room) -> None:
+        """Restart a unit where there is room for that."""
+        super().__init__(group, unit, room, patient=True)
+        self.room = room
 
     def preflight(self, look: Look) -> Found:
         """Look whether the unit can be started again, and what its start would run."""
@@ -267,19 +313,17 @@ class _Restart(RestartUnit):
         return Found(tuple(findings))
 
 
-class _Reboot(RebootHost):
+class _Reboot(_TakesRoom, RebootHost):
     """The reboot takes the host out of service; never ordered while there is no room for that."""
 
-    takes_capacity = True
-
-    def __init__(self, group: Group, guard: Guard) -> None:
+    def __init__(self, group: Group, room: _Room) -> None:
         """Reboot hosts, guarded up to the moment of the order."""
         super().__init__(group)
-        self._guard = guard
+        self.room = room
 
     def safe(self, state: UnitState) -> Verdict:
         """Ask the guard once more."""
-        problem = self._guard(self.scope.hosts[state.unit.name])
+        problem = self.room(self.scope.hosts[state.unit.name])
         return pending(f"not now: {problem}") if problem else done()
 
 
@@ -302,13 +346,6 @@ def _away(group: Group) -> Away:
 
 def _absent(group: Group, gone: Away) -> Mapping[str, Absent]:
     return {host: Absent(_target(group, host).domain, "", down=True, why=why) for host, why in gone.items()}
-
-
-def _no_room(group: Group, host: str) -> str:
-    """Return why a host must not be taken out of service now, by a fresh look at all others; empty if it may."""
-    others = {other: why for other, why in _away(group).items() if other != host}
-    problem = Capacity(_limits_of(group), (), _absent(group, others)).problem(_target(group, host))
-    return f"{problem} ({'; '.join(f'{other}: {why}' for other, why in others.items())})" if problem else ""
 
 
 def _of_lock(group: Group) -> list[Finding]:

@@ -118,9 +118,7 @@ class AtMostOnce(HostStep):
         however often it is given.
         """
         self.silence_again(units)
-        # At the same time, so that the first answer is not old when the last one comes.
-        checks = self.scope.threads.map(lambda state: each([state], self._safely), units, "guards", most=len(units))
-        verdicts = {name: verdict for found in checks for name, verdict in found.items()}
+        verdicts = {**self.guarded(units)}
         safe = [state for state in units if verdicts[state.unit.name].kind is Kind.DONE]
         if not safe:
             return verdicts
@@ -132,6 +130,11 @@ class AtMostOnce(HostStep):
             elif result.exit_code != 0:
                 verdicts[state.unit.name] = failed(f"the host refused: {result.output} (exit {result.exit_code})")
         return verdicts
+
+    def guarded(self, units: Sequence[UnitState]) -> Verdicts:
+        """Return which may be acted on, all asked at once: the first answer is not old when the last one comes."""
+        checks = self.scope.threads.map(lambda state: each([state], self._safely), units, "guards", most=len(units))
+        return {name: verdict for found in checks for name, verdict in found.items()}
 
     def _judge(self, units: Sequence[UnitState], judge: _Judge) -> Verdicts:
         # Before they are asked: one that is slow to answer must not make the others' lives look younger than they are,

@@ -200,6 +200,22 @@ def test_all_others_are_looked_at_once_more_right_before_the_act_and_waited_for_
     assert min(acted) > 116.0
 
 
+def test_hosts_that_are_to_go_at_the_same_moment_are_counted_together(tmp_path: Path) -> None:
+    world = World(tmp_path, most=2, max_domains=2)
+    world.selection = Selection(query="web1,web2")
+    world.hosts["web1"].is_busy = world.hosts["web2"].is_busy = True
+
+    def rest() -> None:
+        world.hosts["web1"].is_busy = world.hosts["web2"].is_busy = False
+
+    world.at(20.5, rest)
+    world.at(21.0, lambda: world.break_down("web4", seconds=100.0))  # after the looks at all hosts, before the acts
+    acted: list[float] = []
+    world.on_act = lambda: acted.append(world.now)
+    assert world.start() == DONE
+    assert len(set(acted)) == 2
+
+
 def test_what_an_older_look_said_of_a_host_that_is_proven_since_does_not_count(tmp_path: Path) -> None:
     world = World(tmp_path)
     proven: set[str] = set()
