@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fleet.engine.model import Status
+from fleet.engine.model import Kind, Status, Unit, UnitState
 from fleet.execution import Result
+from fleet.procedures.nodes import Selection
 from support import guides
 from support.places import REPOSITORY
 from worlds.machines import Machine, Machines
@@ -41,6 +43,7 @@ class Nodes(World):
         super().__init__(folder, calico=True)
         self.procedure = procedure
         self.options = {"unit": UNIT}
+        self.on_act: Callable[[], None] = lambda: None
         m = self.machines
         self.machines = self.marked = Marked(
             self, m.machines, m.moment, self.judge, m.on_down, m.on_up, lambda _host, _is_up: None
@@ -48,6 +51,7 @@ class Nodes(World):
 
     def judge(self, host: str) -> None:
         """Judge the moment at which a host obeys."""
+        self.on_act()
         rule(f"{host} is acted on twice", holds=not self.machines.acts[host])
         rule(f"{host} is not silenced", holds=not self.alertmanagers.loud(host))
         rule(f"{host} is acted on while it is NotReady", holds=host not in self.rules.down_since)
@@ -128,6 +132,30 @@ def test_a_node_that_fails_is_held_until_it_is_mended(procedure: Any, tmp_path: 
     assert world.resume() == DONE
     assert dict(world.machines.acts) == dict.fromkeys(NAMES, 1)
     world.rules.is_clean("resumed")
+
+
+def test_a_node_that_is_not_ready_is_waited_for(procedure: Any, tmp_path: Path) -> None:
+    world = Nodes(tmp_path, procedure)
+    acted: list[float] = []
+    silenced: list[set[str]] = []
+    world.at(2.5, lambda: silenced.append({silence.host for silence in world.alertmanagers.ours()}))
+    world.on_act = lambda: acted.append(world.now - world.began)
+    world.at(1.0, lambda: world.components.kubelet_begins("w2"))  # NotReady for a while; its turn comes meanwhile.
+    assert world.start() == DONE
+    assert len(acted) == len(NAMES)
+    assert max(acted) > 7.0
+    assert silenced == [set()], "something was taken from it before its gate was open"
+
+
+def test_the_guard_is_asked_at_the_moment_of_the_order(procedure: Any, tmp_path: Path) -> None:
+    world = Nodes(tmp_path, procedure)
+    scope = world.cluster("w1")
+    stage = procedure(Selection()).stage(replace(scope, run=replace(scope.run, options=world.options)))
+    state = UnitState(Unit("w1"))
+    assert stage.act.safe(state).kind is Kind.DONE
+    world.components.kubelet_begins("w1")
+    world.advance(0.5)
+    assert stage.act.safe(state).detail == "not now: w1 is NotReady: leave it to whoever repairs it"
 
 
 def test_a_host_with_the_file_stops_the_run_before_it_starts(gated: Nodes) -> None:
