@@ -101,7 +101,11 @@ def measure(nodes: int, options: argparse.Namespace) -> dict[str, Any]:
             "profile": str(folder / "profile") if options.profile else "",
         }
         session = spawn("session", settings)
-        code = session.wait(timeout=7200)
+        try:
+            code = session.wait(timeout=options.most)
+        except subprocess.TimeoutExpired:
+            session.send_signal(signal.SIGINT)  # what is in flight goes on to its end
+            code = session.wait(timeout=600)
         after, world_after = plane.use(), use_of(world.pid)
         assert code == 0, (folder / "session.log").read_text()[-3000:] + (folder / "output.log").read_text()[-3000:]
         found = json.loads((folder / "answer.json").read_text())
@@ -110,11 +114,14 @@ def measure(nodes: int, options: argparse.Namespace) -> dict[str, Any]:
             profile = pstats.Stats(settings["profile"])
             for order in ("cumulative", "tottime"):
                 profile.sort_stats(order).print_stats(50)
-        own = seen.pop("own")
+        own, row_of, reboots = seen.pop("own"), seen.pop("rows"), seen.pop("reboots")
+        if found["code"] or set(reboots.values()) != {1} or len(reboots) < nodes:
+            print(f"NOT ALL IS DONE: {len(reboots)} of {nodes} rebooted, held: {found['held']}", flush=True)
         rows: dict[str, list[float]] = {}
-        for name, row in seen.pop("rows").items():
-            rows.setdefault(row, []).append(own[name])
-        reboots = seen.pop("reboots")
+        for name in own:
+            if name in reboots:
+                rows.setdefault(row_of[name], []).append(own[name])
+        done = len(reboots)
         least = bound.least(rows, most=at_once, rows_at_once=options.rows)
         wall = found["wall"]
         return {
@@ -123,11 +130,12 @@ def measure(nodes: int, options: argparse.Namespace) -> dict[str, Any]:
             "at_once": at_once,
             "rows_at_once": options.rows,
             "bound": least,
-            "own": sum(own.values()) / nodes,
+            "own": sum(own[name] for name in reboots) / done,
             "ratio": wall / least,
             **found,
             "rebooted_once": sum(times == 1 for times in reboots.values()),
-            "requests_per_node": sum(found["requests"].values()) / nodes,
+            "requests_per_node": sum(found["requests"].values()) / done,
+            "cpu_per_node": found["cpu"] / done,
             "cores": found["cpu"] / wall,
             "load_before": load,
             "others": {
@@ -177,7 +185,7 @@ ROWS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     ("requests to the API per node", lambda result: f"{result['requests_per_node']:.0f}"),
     ("memory, MiB (under 400)", lambda result: f"{result['memory']:.0f}"),
     ("cores (under 0.25)", lambda result: f"{result['cores']:.2f}"),
-    ("CPU per node, s", lambda result: f"{result['cpu'] / result['nodes']:.2f}"),
+    ("CPU per node, s", lambda result: f"{result['cpu_per_node']:.2f}"),
     ("longest decision, ms (under 50)", lambda result: f"{result['decisions']['longest'] * 1000:.1f}"),
     ("nodes rebooted, each once", lambda result: f"{result['rebooted_once']}"),
     ("held", lambda result: f"{len(result['held'])}"),
@@ -196,11 +204,13 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=20, help="nodes at once")
     parser.add_argument("--rows", type=int, default=2, help="rows at once")
     parser.add_argument("--boot", type=float, default=10.0, help="seconds that a boot takes in the middle")
+    parser.add_argument("--most", type=float, default=7200.0, help="seconds after which no further node starts")
     parser.add_argument("--profile", action="store_true", help="profile the session, and print where its time goes")
     parser.add_argument("--keep", action="store_true", help="keep journals and logs")
     parser.add_argument("--json", type=Path, default=Path("build/bench-scale.json"), help="where the numbers go")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nothing that was started is left
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it would be ignored, by children too
     before = json.loads(LAST.read_text()) if LAST.exists() else []
     results = []
     for nodes in options.nodes:

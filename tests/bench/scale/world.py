@@ -158,11 +158,11 @@ class Routers:
         )
 
 
+@dataclass
 class Silences(Alertmanagers):
     """The Alertmanagers, which have thousands of silences that ended: each is written once."""
 
-    def __post_init__(self) -> None:
-        self._written: dict[tuple[int, bool], tuple[Kept, str]] = {}
+    written: dict[tuple[int, bool], tuple[Kept, str]] = field(default_factory=dict)
 
     def listed(self, base: str) -> str:
         """Return the JSON of a member's silences."""
@@ -170,9 +170,9 @@ class Silences(Alertmanagers):
         texts = []
         for silence in member.silences.values():
             key = (id(silence), silence.ends_at > now)
-            if key not in self._written:
-                self._written[key] = (silence, json.dumps(self._shown(silence, member)))
-            texts.append(self._written[key][1])
+            if key not in self.written:
+                self.written[key] = (silence, json.dumps(self._shown(silence, member)))
+            texts.append(self.written[key][1])
         return f"[{','.join(texts)}]"
 
 
