@@ -5,7 +5,7 @@ The world itself watches over the rules, at the moment when a host obeys an orde
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +58,17 @@ class Web(Machine):
 
 
 class WebHosts(Machines):
-    """The hosts, with the commands that a group has beside those of nodes."""
+    """The hosts, with the commands that a group has beside those of nodes.
+
+    Attributes:
+        left: those that are not in the group any more.
+    """
+
+    left: Collection[str] = ()
 
     def query(self, query: str) -> list[str]:
         """Return the hosts of a query: names with commas, or all."""
-        return sorted(self.machines) if query == "A:web" else query.split(",")
+        return sorted(set(self.machines) - set(self.left)) if query == "A:web" else query.split(",")
 
     def _run(self, machine: Machine, command: str) -> Result:
         assert isinstance(machine, Web)

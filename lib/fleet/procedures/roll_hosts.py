@@ -122,6 +122,9 @@ class RollHosts(GroupProcedure):
     @contextmanager
     def work(self, group: Group, book: Journal, lock: Lock) -> Iterator[Executable]:
         """Yield the rounds, with a look at all hosts of the group again and again beside them."""
+        # Those that left the group since the run was started must not keep it from its end.
+        everyone = sorted({*group.remote.query(group.config.hosts), *group.hosts.values()})
+        group = replace(group, run=replace(group.run, options={**group.run.options, "everyone": everyone}))
         stages = self.stages(group)
         states = partial(journal.read_states, book.folder)
         known = known_of(stages, states)

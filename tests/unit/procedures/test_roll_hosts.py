@@ -200,6 +200,20 @@ def test_all_others_are_looked_at_once_more_right_before_the_act_and_waited_for_
     assert min(acted) > 116.0
 
 
+def test_a_host_that_left_the_group_does_not_keep_a_run_from_its_end(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.selection = Selection(query="web1,web2,web3")
+    world.hosts["web2"].breaks = True
+    assert world.start() == INCOMPLETE
+    world.mend("web2")
+    world.machines.left = {"web4"}
+    world.break_down("web4", seconds=None)
+    world.most = 2  # The world still counts it.
+    world.max_domains = 2
+    assert world.resume() == DONE
+    assert dict(world.machines.acts) == {"web1": 1, "web2": 1, "web3": 1}
+
+
 def test_hosts_that_are_to_go_at_the_same_moment_are_counted_together(tmp_path: Path) -> None:
     world = World(tmp_path, most=2, max_domains=2)
     world.selection = Selection(query="web1,web2")
@@ -283,3 +297,17 @@ def test_a_run_that_is_killed_anywhere_is_resumed_or_aborted(tmp_path: Path, mom
         else:
             assert world.abort() == DONE
         assert world.left() == []
+
+
+@pytest.mark.parametrize("verb", ["resume", "abort"])
+@pytest.mark.parametrize("moment", [0, 30, 60, 75])
+def test_two_units_are_restarted_on_all_hosts_one_after_the_other(tmp_path: Path, moment: int, verb: str) -> None:
+    world = World(tmp_path, units=("nginx.service", "php-fpm.service"))
+    code = world.start(kill=moment or -1)
+    world.advance(5.0)
+    if code is None:
+        code = world.resume() if verb == "resume" else world.abort()
+    assert code == DONE
+    if verb == "resume":
+        assert dict(world.machines.acts) == dict.fromkeys(ROWS, 2)
+    assert world.left() == []
