@@ -1,19 +1,19 @@
 """Hosts in memory, for a cluster that is moved between two etcds: units of systemd, Puppet, files that name an etcd.
 
-What the library asks and orders over SSH is answered here at the level of its functions; orders take time.
+What is asked and ordered here are the real commands of the library; orders take time.
 """
 
+import base64
+import json
+import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from fleet.adapters.hosts.probe import HostState
-from fleet.adapters.hosts.puppet import PuppetResult
-from fleet.adapters.hosts.services import ServiceState
-from fleet.adapters.hosts.textfile import Missing, TextFile
-from fleet.execution import Result, Unreachable
+from fleet.adapters.hosts import probe, puppet
+from fleet.execution import Result
+from support import answers
 from worlds.hosts import Time, rule
 
 BOOT = "00000000-0000-0000-0000-000000000001"
@@ -25,6 +25,10 @@ PLUGIN = "PodSecurityPolicy"
 BY_HAND = "by hand"
 ORGANISATION = ("initialize", "components", "deploy", "check")
 """The commands of the organisation that need the API."""
+_ORDER = re.compile(
+    r"^(?: *(?P<named>\S+)\) )?(?:current && )?systemctl (?P<verb>\w+) --no-block -- (?P<units>.*?)(?: ;;)?$",
+    re.MULTILINE,
+)
 
 
 @dataclass
@@ -61,6 +65,8 @@ class Hosts(Time):
     def __init__(self, planes: int, workers: int) -> None:
         super().__init__()
         self.merged = self.going_back = self.puppet_starts = False
+        self.puppet_edits = False
+        """Whether Puppet changes nothing but the etcd in the file of flags, instead of writing it anew."""
         self.planes = [f"cp{number + 1}" for number in range(planes)]
         self.puppet_runs: set[str] = set()
         """Hosts with a run of Puppet that does not end."""
@@ -89,53 +95,97 @@ class Hosts(Time):
     # The hosts, over SSH.
 
     def run(self, hosts: Sequence[str], command: str, *, timeout: float, safe: bool) -> dict[str, Result]:
-        words = shlex.split(command)
-        if words[0] == "hostname":
-            return {host: Result(0, f"10.0.0.{10 + self.planes.index(host)} fd00::{host[2:]}\n") for host in hosts}
-        if words[0] == "command":
-            return {host: Result(0 if words[-1] in self.programs else 1, "") for host in hosts}
-        assert words[0] == "rm", command
-        self.moment()
-        for host in hosts:
-            self.hosts[host].files.pop(words[-1], None)
-        return dict.fromkeys(hosts, Result(0, ""))
+        if not safe:
+            self.moment()
+        away = Result(None, "no route to host")
+        results = {host: self._run(host, command) if self.hosts[host].reachable else away for host in hosts}
+        if not safe:
+            self.moment()
+        return results
 
-    def ask(self, hosts: Sequence[str], answer: Callable[[str], Any]) -> dict[str, Any]:
-        return {h: answer(h) if self.hosts[h].reachable else Unreachable("no route to host") for h in hosts}
+    def _run(self, host: str, command: str) -> Result:
+        known = self.hosts[host]
+        if command == probe._COMMAND:
+            boot = f"fleet-boot-id={BOOT}\nfleet-uptime=5000\nfleet-now={self.now}\nfleet-reboot-host=yes\n"
+            return Result(0, boot + _puppet(known))
+        if command == puppet._RUNNING:
+            return Result(0 if host in self.puppet_runs else 1, "")
+        if found := re.search(r"show .* -- (\S+); }", command):
+            return Result(0, self._state(known, found[1]))
+        if found := re.search(
+            r"^( *(\S+)\) )?(?:current && )?systemctl (\w+) --no-block -- (.*?)(?: ;;)?$", command, re.M
+        ):
+            return self._order(host, found[3], found[4].split(), named=found[2])
+        if found := re.search(r"property=MainPID --value -- (\S+)\)", command):
+            service = known.services[found[1]]
+            words = service.text.split('"')[1].split() if service.active else []
+            return Result(0, f"fleet-arguments={_encoded(''.join(word + chr(0) for word in words))}\n")
+        if found := re.search(r"^if \[ -e (\S+) \]", command):
+            text = known.files.get(found[1])
+            return Result(0, f"fleet-file={'absent' if text is None else _encoded(text)}\n")
+        if found := re.search(r"^file=(\S+) backup=(\S+)$", command, re.MULTILINE):
+            return _write(known.files, found[1], found[2], command)
+        return self._run_words(host, shlex.split(command.splitlines()[0]))
 
-    def probe(self, remote: Any, hosts: Sequence[str]) -> Mapping[str, HostState | Unreachable]:
-        return self.ask(
-            hosts, lambda h: HostState(BOOT, 5000, self.now, False, True, True, self.hosts[h].puppet, None, False)
+    def _run_words(self, host: str, words: Sequence[str]) -> Result:
+        known = self.hosts[host]
+        match words[0]:
+            case "hostname":
+                return Result(0, f"10.0.0.{10 + self.planes.index(host)} fd00::{host[2:]}\n")
+            case "command":
+                return Result(0 if words[-1] in self.programs else 1, "")
+            case "rm":
+                known.files.pop(words[-1], None)
+                return Result(0, "")
+            case "disable-puppet":
+                known.puppet = known.puppet or words[1]
+            case "enable-puppet":
+                self._enable(words[1], known)
+            case "run-puppet-agent":
+                self._enable(words[words.index("--enable") + 1] if "--enable" in words else None, known)
+                if known.puppet is not None:
+                    return Result(1, f"Puppet is disabled\n{_puppet(known)}")
+                self._run_puppet(host)
+            case _:
+                raise AssertionError(words)
+        return Result(0, _puppet(known))
+
+    def _enable(self, reason: str | None, known: Host) -> None:
+        if known.puppet is not None and known.puppet == reason:
+            rule("Puppet is enabled with the code of the other etcd", holds=self.merged is not self.going_back)
+            known.puppet = None
+
+    def _run_puppet(self, host: str) -> None:
+        known = self.hosts[host]
+        for path in known.files.keys() & {CALICO_FILE, DEFAULTS}:
+            if self.puppet_edits and path == DEFAULTS:
+                known.files[path] = known.files[path].replace(*((OLD, NEW) if self.merged else (NEW, OLD)))
+            else:
+                known.files[path] = self.file_of(path)
+        for unit, service in known.services.items() if self.puppet_starts else ():
+            if not service.active:
+                self.begin(host, unit)
+
+    def _state(self, known: Host, unit: str) -> str:
+        it = known.services.get(unit, Service(active=False, loaded=False))
+        return answers.of_unit(
+            boot_id=BOOT,
+            uptime=5000.0,
+            started=5000.0 - (self.now - it.started),
+            invocation=_invocation(it),
+            load="loaded" if it.loaded else "not-found",
+            active="active" if it.active else "inactive",
+            in_transition=it.jobs > 0,
         )
 
-    def state(self, remote: Any, hosts: Sequence[str], unit: str) -> Mapping[str, ServiceState | Unreachable]:
-        def answer(host: str) -> ServiceState:
-            it = self.hosts[host].services.get(unit, Service(active=False, loaded=False))
-            active, age = "active" if it.active else "inactive", self.now - it.started
-            load = "loaded" if it.loaded else "not-found"
-            return ServiceState(load, active, "success", f"{it.number:032x}", age, BOOT, it.jobs > 0)
-
-        return self.ask(hosts, answer)
-
-    def order(self, remote: Any, verb: str, units: Mapping[str, Sequence[str]], *, reload: bool) -> dict[str, Result]:
-        return self._orders({(host, unit): verb for host, its in units.items() for unit in its})
-
-    def restart(self, remote: Any, unit: str, invocations: Mapping[str, str], *, reload: bool) -> dict[str, Result]:
-        now = {host: f"{self.hosts[host].services[unit].number:032x}" for host in invocations}
-        orders = {(host, unit): "restart" for host, named in invocations.items() if now[host] == named}
-        return {**dict.fromkeys(invocations, Result(0, "")), **self._orders(orders)}
-
-    def _orders(self, orders: Mapping[tuple[str, str], str]) -> dict[str, Result]:
-        self.moment()
-        results = {}
-        for (host, unit), verb in orders.items():
-            known = self.hosts[host]
-            results[host] = Result(0, "") if known.reachable else Result(None, "no route to host")
-            if known.reachable:
-                known.services[unit].jobs += 1
-                self.at(1.0, partial(self._carry_out, host, unit, verb))
-        self.moment()
-        return results
+    def _order(self, host: str, verb: str, units: Sequence[str], *, named: str | None) -> Result:
+        known = self.hosts[host]
+        for unit in units:
+            if named and _invocation(known.services[unit]) not in named.split("|"):
+                return Result(0, "not restarted: it was started again already")
+            known.services[unit].jobs += 1
+            self.at(1.0, partial(self._carry_out, host, unit, verb))
+        return Result(0, "")
 
     def _carry_out(self, host: str, unit: str, verb: str) -> None:
         service = self.hosts[host].services[unit]
@@ -154,76 +204,29 @@ class Hosts(Time):
         if unit == API:
             self.apiserver_started()
 
-    def puppet_of(self, host: str, act: Callable[[Host], str | None]) -> PuppetResult:
-        known = self.hosts[host]
-        if not known.reachable:
-            return PuppetResult(None, "no route to host")
-        error = act(known)
-        return PuppetResult(known.puppet, error)
 
-    def disable(self, remote: Any, hosts: Sequence[str], reason: str) -> dict[str, PuppetResult]:
-        def act(known: Host) -> None:
-            known.puppet = known.puppet or reason
+def _invocation(service: Service) -> str:
+    return f"{service.number:032x}"
 
-        return self._puppet(hosts, act)
 
-    def enable(self, remote: Any, hosts: Sequence[str], reason: str) -> dict[str, PuppetResult]:
-        return self._puppet(hosts, partial(self._enable, reason))
+def _puppet(known: Host) -> str:
+    """Return what a host tells of its Puppet."""
+    reason = known.puppet
+    lock = "" if reason is None else f"fleet-puppet-lock={json.dumps({'disabled_message': reason})}\n"
+    return f"fleet-puppet=installed\n{lock}"
 
-    def _enable(self, reason: str | None, known: Host) -> None:
-        if known.puppet is not None and known.puppet == reason:
-            rule("Puppet is enabled with the code of the other etcd", holds=self.merged is not self.going_back)
-            known.puppet = None
 
-    def run_puppet(
-        self, remote: Any, hosts: Sequence[str], *, timeout: float, enable_reason: str | None
-    ) -> dict[str, PuppetResult]:
-        def act(known: Host) -> str | None:
-            self._enable(enable_reason, known)
-            if known.puppet is not None:
-                return "Puppet is disabled"
-            known.files |= {path: self.file_of(path) for path in (CALICO_FILE, DEFAULTS) if path in known.files}
-            return None
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
-        results = self._puppet(hosts, act)
-        for host in hosts if self.puppet_starts else ():
-            for unit, service in self.hosts[host].services.items():
-                if results[host].error is None and not service.active:
-                    self.begin(host, unit)
-        return results
 
-    def running_puppet(self, remote: Any, hosts: Sequence[str]) -> dict[str, bool | None]:
-        return {host: host in self.puppet_runs if self.hosts[host].reachable else None for host in hosts}
-
-    def _puppet(self, hosts: Sequence[str], act: Callable[[Host], str | None]) -> dict[str, PuppetResult]:
-        self.moment()
-        results = {host: self.puppet_of(host, act) for host in hosts}
-        self.moment()
-        return results
-
-    def read_file(self, remote: Any, hosts: Sequence[str], path: Any) -> dict[str, TextFile | Missing | Unreachable]:
-        def answer(host: str) -> TextFile | Missing:
-            files = self.hosts[host].files
-            return TextFile(files[str(path)]) if str(path) in files else Missing()
-
-        return self.ask(hosts, answer)
-
-    def replace(self, remote: Any, host: str, path: Any, *, before: str, content: str, backup: Any) -> None:
-        self.moment()
-        files = self.hosts[host].files
-        rule("a backup is overwritten", holds=files.setdefault(str(backup), files[str(path)]) == files[str(path)])
-        files[str(path)] = content
-        self.moment()
-
-    def restore(self, remote: Any, host: str, path: Any, backup: Any) -> None:
-        self.moment()
-        files = self.hosts[host].files
-        files[str(path)] = files.pop(str(backup), files[str(path)])
-        self.moment()
-
-    def arguments(self, remote: Any, hosts: Sequence[str], unit: str) -> dict[str, tuple[str, ...] | Unreachable]:
-        def answer(host: str) -> tuple[str, ...]:
-            service = self.hosts[host].services[unit]
-            return tuple(service.text.split('"')[1].split()) if service.active else ()
-
-        return self.ask(hosts, answer)
+def _write(files: dict[str, str], path: str, backup: str, command: str) -> Result:
+    """Replace a file, or restore it from its backup."""
+    if found := re.search(r"<<'fleet-end' \|\| exit\n(.*?)fleet-end$", command, re.MULTILINE | re.DOTALL):
+        content = base64.b64decode(found[1]).decode()
+        if files[path] != content:
+            rule("a backup is overwritten", holds=files.setdefault(backup, files[path]) == files[path])
+            files[path] = content
+    else:
+        files[path] = files.pop(backup, files[path])
+    return Result(0, "")

@@ -194,20 +194,6 @@ class Play:
 @contextmanager
 def _in(world: World, *, preflight: bool) -> Any:
     Book.world = world
-    of_hosts = {
-        "probe.probe": world.probe,
-        "services.state": world.state,
-        "services.order": world.order,
-        "services.restart": world.restart,
-        "puppet.disable": world.disable,
-        "puppet.enable": world.enable,
-        "puppet.run": world.run_puppet,
-        "puppet.running": world.running_puppet,
-        "textfile.read": world.read_file,
-        "textfile.replace": world.replace,
-        "textfile.restore": world.restore,
-        "processes.arguments": world.arguments,
-    }
     others = {
         "fleet.adapters.commands.run": world.organisation,
         "fleet.adapters.commands.ask": world.asked,
@@ -247,9 +233,6 @@ def _in(world: World, *, preflight: bool) -> Any:
     }
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        for name, value in {
-            **{f"fleet.adapters.hosts.{key}": value for key, value in of_hosts.items()},
-            **others,
-        }.items():
+        for name, value in others.items():
             patch.setattr(name, value)
         yield

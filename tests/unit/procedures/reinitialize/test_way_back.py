@@ -8,7 +8,7 @@ from fleet.errors import FleetError
 from fleet.procedures.reinitialize.runs import Options
 from fleet.session import DONE, INCOMPLETE
 from worlds.reinitialize import World
-from worlds.reinitialize_hosts import API, CALICO_FILE, DEFAULTS, NEW, OLD, PLUGIN, endpoint_of
+from worlds.reinitialize_hosts import API, CALICO_FILE, DEFAULTS, OLD, PLUGIN, endpoint_of
 from worlds.reinitialize_sessions import Play
 
 PRECIOUS = {"/registry/secrets/production", "/registry/deployed/shop", "/registry/deployed/search"}
@@ -116,19 +116,8 @@ def test_an_apiserver_that_was_rebooted_on_the_new_etcd_holds_the_way_back(world
     assert world.served() is world.old
 
 
-def test_a_puppet_that_edits_the_endpoints_only_has_the_last_word(world, play, monkeypatch):
-    usual = world.run_puppet
-
-    def run_puppet(remote, hosts, *, timeout, enable_reason):
-        before = {host: world.hosts[host].files.get(DEFAULTS, "") for host in hosts}
-        results = usual(remote, hosts, timeout=timeout, enable_reason=enable_reason)
-        names = (OLD, NEW) if world.merged else (NEW, OLD)
-        for host in hosts:
-            if before[host] and results[host].error is None:
-                world.hosts[host].files[DEFAULTS] = before[host].replace(*names)
-        return results
-
-    monkeypatch.setattr(world, "run_puppet", run_puppet)
+def test_a_puppet_that_edits_the_endpoints_only_has_the_last_word(world, play):
+    world.puppet_edits = True
     killed_in(world, play, 14, 3)
     assert play.abort() == DONE
     for host in world.planes:
