@@ -5,27 +5,30 @@ the running kube-apiservers has; discovery records; an organisation's commands. 
 never bend, at the moment that they count.
 """
 
+import base64
+import json
+import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from fleet.adapters.alertmanager.silence_model import Alert, Silence
 from fleet.adapters.calico import contents
 from fleet.adapters.calico.contents import Contents, Resource
-from fleet.adapters.etcd.keys import Fingerprint
 from fleet.adapters.k8s import client
 from fleet.adapters.k8s.apiserver import Health
+from fleet.adapters.k8s.client import JSON
 from fleet.adapters.k8s.errors import ApiError, ApiUnreachable
 from fleet.adapters.load_balancer.model import ServerState
 from fleet.config.certificates import Certificates
 from fleet.config.model import ClusterConfig
-from fleet.errors import FleetError
-from fleet.execution import Unreachable
+from fleet.execution import Result, Unreachable
 from worlds.hosts import rule
 from worlds.reinitialize_hosts import API, KUBELET, NEW, OLD, PLUGIN, Hosts, endpoint_of
 
@@ -180,45 +183,61 @@ class World(Hosts):
             raise ApiUnreachable("The Kubernetes API does not answer.")
         return stores[0]
 
-    def read(self, remote: Any, host: str, config: Any, key: str) -> bytes | None:
-        path = f"/registry/api/v1/namespaces/kube-system/configmaps/{key.rpartition('/')[2]}"
-        return b"{}" if self.leaks or path in self.store(config.endpoints[0]).keys else None
+    # What their members answer to etcdctl, and hosts to curl.
 
-    def some(self, remote: Any, host: str, config: Any, limit: int) -> list[str]:
-        return sorted(self.store(config.endpoints[0]).keys)[:limit]
+    def run(self, hosts: Sequence[str], command: str, *, timeout: float, safe: bool) -> dict[str, Result]:
+        if "curl --disable" in command:
+            paths = [
+                found[1] for name in ("cacert", "cert", "key") if (found := re.search(rf"--{name} (\S+)", command))
+            ]
+            self.reached_with.append((tuple(hosts), Certificates(*map(Path, paths)) if paths else None))
+        return super().run(hosts, command, timeout=timeout, safe=safe)
 
-    def member(self, store: Any) -> str:
-        """Return the member of an etcd that can be asked."""
-        if why := self.ill.get(store.config.endpoints[0]):
-            raise FleetError(f"No member of {store.name} is known to be well: {why}.")
-        return str(store.hosts[0])
+    def _answer(self, host: str, command: str) -> Result:
+        if host in ("old1", "new1"):
+            return self._etcdctl(host, self.old if host == "old1" else self.new, command)
+        if "curl --disable" in command:
+            why = self.unreached.get(host)
+            asked = re.findall(r"^check (\d+) ", command, re.MULTILINE)
+            lines = [f'fleet-etcd-{number}={{"health":"true"}}' for number in asked]
+            return Result(None, why) if why else Result(0, "\n".join(lines))
+        return super()._answer(host, command)
 
-    def exists(self, remote: Any, host: str, config: Any, folder: str) -> bool:
-        return any(key.startswith(f"{folder}/") for key in self.store(config.endpoints[0]).keys)
+    def _etcdctl(self, host: str, store: Etcd, command: str) -> Result:
+        if why := self.ill.get(store.endpoint):
+            return Result(None, why)
+        if "member list" in command:
+            return _said(
+                status=[{"Status": {"header": {"member_id": 1}, "leader": 1, "raftTerm": 1, "version": "3.5.1"}}],
+                members={"members": [{"ID": 1, "name": host}]},
+                health=[{"health": True}],
+            )
+        if "snapshot save" in command:
+            return _said(snapshot={"hash": 0, "revision": store.revision, "totalKey": len(store.keys), "totalSize": 1})
+        if "endpoint hashkv" in command:
+            header = {"cluster_id": 1, "revision": store.revision}
+            return _said(answer=[{"HashKV": {"header": header, "hash": 1, "compact_revision": -1}}])
+        if "awk" in command:
+            return _said(answer=len(store.keys))
+        if "--sort-by=MODIFY" in command:
+            return _said(answer={"kvs": [{"mod_revision": self.newest}]})
+        (asked,) = re.findall(r"^answer=\$\(ask \d+ (.*)\) \|\| exit$", command, re.MULTILINE)
+        words = shlex.split(asked)
+        if words[0] == "del":
+            return _said(answer={"deleted": self._delete(store, words[-1])})
+        if "--from-key" in words:
+            limit = next(int(word.partition("=")[2]) for word in words if word.startswith("--limit="))
+            return _said(answer={"count": len(store.keys), "kvs": _kvs(sorted(store.keys)[:limit])})
+        if "--prefix" in words:
+            return _said(answer={"kvs": _kvs(key for key in store.keys if key.startswith(words[-1]))})
+        path = f"/registry/api/v1/namespaces/kube-system/configmaps/{words[-1].rpartition('/')[2]}"
+        return _said(answer={"kvs": _kvs([words[-1]] if self.leaks or path in store.keys else [])})
 
-    def lasting(self, remote: Any, host: str, config: Any) -> int:
-        return len(self.store(config.endpoints[0]).keys)
-
-    def count(self, remote: Any, host: str, config: Any) -> int:
-        return len(self.store(config.endpoints[0]).keys)
-
-    def reachable(self, remote: Any, hosts: Sequence[str], endpoints: Any, certificates: Any) -> dict[str, str]:
-        self.reached_with.append((tuple(hosts), certificates))
-        return {host: self.unreached.get(host, "") for host in hosts}
-
-    def fingerprint(self, remote: Any, host: str, config: Any) -> Fingerprint:
-        if why := self.ill.get(config.endpoints[0]):
-            raise FleetError(f"{host} does not answer: {why}")
-        return Fingerprint(1, self.store(config.endpoints[0]).revision, 1, -1)
-
-    def delete_prefix(self, remote: Any, host: str, config: Any, prefix: str) -> int:
-        self.moment()
-        store = self.store(config.endpoints[0])
+    def _delete(self, store: Etcd, folder: str) -> int:
         rule("the old etcd is wiped", holds=store is self.new)
-        gone = {key for key in store.keys if key.startswith(f"{prefix}/")}
+        gone = {key for key in store.keys if key.startswith(folder)}
         store.keys -= gone
-        store.calico = Contents() if prefix == "/calico" else store.calico
-        self.moment()
+        store.calico = Contents() if folder == "/calico/" else store.calico
         return len(gone)
 
     def datastore(self, world: Any, *, new: bool) -> Any:
@@ -344,6 +363,19 @@ class World(Hosts):
             self.write(store, f"/registry/api/v1/namespaces/{name}")
             self.write(store, f"/registry/deployed/{name}")
         return 0
+
+
+def _said(**values: Any) -> Result:
+    """Return what a host prints of etcdctl's answers."""
+    return Result(0, "\n".join(f"fleet-etcd-{name}={json.dumps(value)}" for name, value in values.items()))
+
+
+def _kvs(keys: Iterable[str]) -> list[JSON]:
+    return [{"key": _base64(key), "value": _base64("{}")} for key in keys]
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 @dataclass

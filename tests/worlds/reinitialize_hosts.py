@@ -98,12 +98,13 @@ class Hosts(Time):
         if not safe:
             self.moment()
         away = Result(None, "no route to host")
-        results = {host: self._run(host, command) if self.hosts[host].reachable else away for host in hosts}
+        silent = {host for host, known in self.hosts.items() if not known.reachable}
+        results = {host: away if host in silent else self._answer(host, command) for host in hosts}
         if not safe:
             self.moment()
         return results
 
-    def _run(self, host: str, command: str) -> Result:
+    def _answer(self, host: str, command: str) -> Result:
         known = self.hosts[host]
         if command == probe._COMMAND:
             boot = f"fleet-boot-id={BOOT}\nfleet-uptime=5000\nfleet-now={self.now}\nfleet-reboot-host=yes\n"

@@ -12,7 +12,7 @@ from fleet.adapters.k8s.errors import ApiUnreachable
 from fleet.config.model import ClusterConfig, Config
 from fleet.engine import journal
 from fleet.engine.journal import Journal
-from fleet.engine.model import Status, done, pending
+from fleet.engine.model import Status
 from fleet.engine.report import LogView
 from fleet.procedures.reinitialize.runs import Options, ReinitializeCluster
 from fleet.session import Request, Session
@@ -52,20 +52,6 @@ class Lock:
 
     def release(self) -> None:
         """Let it expire."""
-
-
-class Kept:
-    """The snapshot of the old etcd."""
-
-    def __init__(self, etcd: Any) -> None:
-        self._done = False
-
-    def check(self, units: Any) -> Any:
-        return {state.unit.name: done() if self._done else pending("no snapshot") for state in units}
-
-    def apply(self, units: Any, tell: Any) -> Any:
-        self._done = True
-        return {state.unit.name: done() for state in units}
 
 
 class Book(Journal):
@@ -199,23 +185,9 @@ def _in(world: World, *, preflight: bool) -> Any:
         "fleet.adapters.commands.ask": world.asked,
         "fleet.adapters.commands.is_running": lambda log: world.outliving,
         "fleet.adapters.k8s.workloads.unready": lambda api, namespaces: world.unready,
-        "fleet.adapters.etcd.keys.read": world.read,
-        "fleet.adapters.etcd.keys.some": world.some,
-        "fleet.adapters.etcd.keys.fingerprint": world.fingerprint,
-        "fleet.adapters.etcd.keys.lasting": world.lasting,
-        "fleet.adapters.etcd.keys.newest": lambda *args: world.newest,
-        "fleet.adapters.etcd.keys.delete_prefix": world.delete_prefix,
-        "fleet.adapters.etcd.keys.count": world.count,
-        "fleet.adapters.etcd.keys.exists": world.exists,
-        "fleet.adapters.etcd.members.view": lambda remote, hosts, config: config.endpoints[0],
-        "fleet.adapters.etcd.health.problem": lambda endpoint: world.ill.get(endpoint, ""),
-        "fleet.adapters.etcd.health.leader": lambda endpoint: endpoint,
-        "fleet.adapters.etcd.reach.reachable": world.reachable,
         "fleet.adapters.k8s.export.export": world.export,
-        f"{_REINITIALIZE}.world.Store.asked": lambda store, cluster: world.member(store),
         f"{_REINITIALIZE}.world.World.apiservers": lambda self: world,
         f"{_REINITIALIZE}.data.datastore": world.datastore,
-        f"{_REINITIALIZE}.stages.etcd": SimpleNamespace(Etcd=lambda cluster: None, Snapshot=Kept),
         f"{_REINITIALIZE}.apiserver.Api": SimpleNamespace(
             from_kubeconfig=lambda path, server: Client(world, server.split("/")[2].split(":")[0])
         ),

@@ -20,6 +20,7 @@ from worlds.reinitialize_hosts import API, BY_HAND, CALICO, CALICO_FILE, DEFAULT
 from worlds.reinitialize_sessions import Play
 
 Change = Callable[[World], None]
+NONE = "1 of 1 members of etcd could not be asked:"
 
 
 def said(world: World, folder: Path, **options: Any) -> str:
@@ -111,8 +112,8 @@ def _all(*changes: Change) -> Change:
 @pytest.mark.parametrize(
     ("change", "finding"),
     [
-        (_attribute("ill", NEW, "etcd5 does not answer"), "new is not well: etcd5 does not answer."),
-        (_attribute("ill", OLD, "no leader"), "The old etcd is not well: no leader."),
+        (_attribute("ill", NEW, "refused"), f"new is not well: {NONE} new1 does not answer: refused."),
+        (_attribute("ill", OLD, "refused"), f"The old etcd is not well: {NONE} old1 does not answer: refused."),
         (_attribute("unreached", "cp2", "refused"), "cp2, with kube-apiserver's certificates: refused."),
         (_attribute("unreached", "w1", "refused"), "w1, with Calico's certificates: refused."),
         (_there("/registry/a"), "new is not empty: 1 key, such as /registry/a."),
@@ -212,7 +213,7 @@ def test_what_the_configuration_has_wrong_keeps_the_run_from_starting(tmp_path, 
 @pytest.mark.parametrize(
     ("change", "finding"),
     [
-        (_attribute("ill", OLD, "no leader"), "The old etcd is not well: no leader."),
+        (_attribute("ill", OLD, "refused"), f"The old etcd is not well: {NONE} old1 does not answer: refused."),
         (_file("cp2", DEFAULTS, 'DAEMON_ARGS="--etcd-servers=https://x:1"'), f"{DEFAULTS} names https://x:1."),
     ],
 )
