@@ -240,6 +240,13 @@ def test_other_hosts_reasons_and_authors_are_other_silences(world: World) -> Non
     assert len(world.silences.find(comment_contains="run 1")) == 4
 
 
+def test_silences_of_others_are_not_found(world: World) -> None:
+    world.silences.create(["w1"], comment="kernel - run 1 - w1", author="ann", duration=600)
+    world.silences.create(["w1"], comment="kernel - run 2 - w1", author="ann", duration=600)
+    (found,) = world.silences.find(comment_contains="run 1")
+    assert found.comment == "kernel - run 1 - w1"
+
+
 def test_a_silence_that_ends_earlier_at_one_member_ends_then(world: World) -> None:
     world.create(duration=900)
     world.mesh.cut = True
