@@ -400,6 +400,12 @@ MUTANTS = (
         "test_members.py::test_every_member_has_an_answer_or_a_reason",
     ),
     _of(
+        "adapters/alertmanager/silences.py",
+        'if comment_contains in data["comment"] else []',
+        "if True else []",
+        "adapters/alertmanager/test_silences.py::test_silences_of_others_are_not_found",
+    ),
+    _of(
         "adapters/alertmanager/alertmanagers.py",
         "if len(answers.given) < self._needed:",
         "if not answers.given:",
