@@ -247,7 +247,7 @@ MUTANTS = (
     ),
     _of(
         "steps/silences.py",
-        'if before.endswith(f" - run {cluster.run.id}"):',
+        'if before.endswith(f" - run {scope.run.id}"):',
         "if True:",
         f"{_STEPS}::TestSilences::test_silences_of_others_are_not_ended",
     ),
@@ -297,7 +297,7 @@ MUTANTS = (
     ),
     _of(
         "procedures/preflight.py",
-        'if record.info.cluster == cluster.name and record.status == "interrupted" and record.info.id',
+        'if record.info.cluster == scope.name and record.status == "interrupted" and record.info.id',
         'if record.status == "interrupted" and record.info.id',
         f"{_STEPS}::TestPreflight::test_a_run_that_was_interrupted_is_in_the_way_on_its_own_cluster",
     ),
