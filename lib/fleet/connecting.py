@@ -7,7 +7,6 @@ from typing import Any, cast
 
 from fleet.adapters import locks
 from fleet.adapters.etcd import health, members
-from fleet.adapters.hosts.remote import Remote
 from fleet.adapters.k8s.client import Api, KubernetesError
 from fleet.adapters.k8s.lock import ClusterLock
 from fleet.adapters.k8s.nodes import NodeView, NoNodes
@@ -16,6 +15,7 @@ from fleet.edges import Edges
 from fleet.engine.journal import RunInfo
 from fleet.engine.protocols import Holder, Lock
 from fleet.errors import FleetError
+from fleet.execution import Hosts
 from fleet.procedures.procedure import ClusterProcedure, Procedure, Refused
 from fleet.steps.cluster import Cluster
 from fleet.steps.scope import Group, Scope
@@ -143,14 +143,14 @@ class Scopes:
             follow=edges.follow,
         )
 
-    def _watch(self, api: Api, config: ClusterConfig, remote: Remote) -> AbstractContextManager[NodeView]:
+    def _watch(self, api: Api, config: ClusterConfig, remote: Hosts) -> AbstractContextManager[NodeView]:
         try:
             return self._edges.nodes(api, lambda: self._edges.events.put(None))
         except KubernetesError as error:
             raise Refused(f"{error}{_of_etcd(config, remote)}") from error
 
 
-def _of_etcd(config: ClusterConfig, remote: Remote) -> str:
+def _of_etcd(config: ClusterConfig, remote: Hosts) -> str:
     """Return what is wrong with the etcd behind an API that does not answer: the first that is looked for."""
     if config.etcd is None:
         return ""

@@ -10,7 +10,7 @@ from spicerack import Spicerack
 
 from fleet.adapters import locks
 from fleet.adapters.alertmanager.silences import Silences
-from fleet.adapters.bgp.junos import Routers
+from fleet.adapters.bgp.junos import Routers, RoutersView
 from fleet.adapters.hosts.remote import Remote
 from fleet.adapters.k8s.client import Api
 from fleet.adapters.k8s.lock import ClusterLock
@@ -22,6 +22,7 @@ from fleet.engine import report
 from fleet.engine.effects import Events
 from fleet.engine.journal import Journal
 from fleet.engine.protocols import Holder, View
+from fleet.execution import Hosts
 from fleet.steps.cluster import Cluster
 from fleet.steps.scope import Group
 
@@ -56,7 +57,7 @@ class Edges(Protocol):
     def view(self) -> AbstractContextManager[View]:
         """Return what shows a run's progress."""
 
-    def remote(self) -> Remote:
+    def remote(self) -> Hosts:
         """Return the hosts.
 
         Raises:
@@ -81,7 +82,7 @@ class Edges(Protocol):
             KubernetesError: the nodes could not be listed.
         """
 
-    def routers(self, config: BgpConfig) -> AbstractContextManager[Routers]:
+    def routers(self, config: BgpConfig) -> AbstractContextManager[RoutersView]:
         """Return a cluster's core routers."""
 
     def silences(self, config: AlertsConfig) -> Silences:

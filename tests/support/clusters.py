@@ -8,7 +8,7 @@ import urllib3
 
 from fleet.adapters.alertmanager.alertmanager import Reply
 from fleet.adapters.alertmanager.silences import Silences
-from fleet.adapters.bgp.junos import Routers
+from fleet.adapters.bgp.junos import Routers, RoutersView
 from fleet.adapters.k8s.client import Api
 from fleet.adapters.k8s.model import Node
 from fleet.clock import CLOCK, THREADS
@@ -72,7 +72,7 @@ def cluster(
     nodes: Iterable[Node] = (),
     view: Nodes | None = None,
     remote: Hosts | None = None,
-    routers: Any = None,
+    routers: RoutersView | None = None,
     api: Api | None = None,
     run: RunInfo = RUN,
     **sections: Any,
@@ -88,14 +88,13 @@ def cluster(
         run: the run.
         sections: of the configuration.
     """
-    remote_: Any = remote or NoHosts()
     known = config(**sections)
     return Cluster(
         name="lab",
         config=known,
         api=api or Api(official.client(unexpected)),
         nodes=view or Nodes({node.name: node for node in nodes}),
-        remote=remote_,
+        remote=remote or NoHosts(),
         silences=Silences(["http://alerts"], transport=no_alertmanager, clock=CLOCK, threads=THREADS),
         hosts=hosts,
         run=run,

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from fleet.adapters.alertmanager.silences import Silences
 from fleet.adapters.locks import GroupLock
 from fleet.config.model import ClusterConfig, Config
@@ -153,6 +155,7 @@ class World(Time):
         self.config = Config.model_validate({"state_dir": str(folder / "runs"), "groups": {"web": group}})
         self.clusters: dict[str, ClusterConfig] = {}
         self.selection = Selection()
+        self.console: Console = Quiet(quiet=True)
         self.began = self.session_began = self.now
         self.run = ""
         self.is_dead = False
@@ -311,7 +314,7 @@ class Edges:
         self.clock = world
         self.threads = AtOnce(world)
         self.events = _Passing(world)
-        self.console = Quiet(quiet=True)
+        self.console = world.console
         self.journal = Book
         Book.world = world
 

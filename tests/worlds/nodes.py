@@ -229,7 +229,7 @@ class World(Time):
     def cluster(self, *hosts: str) -> Cluster:
         """Return the cluster as a run over some hosts sees it, for tests of single steps."""
         self.is_dead, self.moments_left, self.run, self.verb = False, -1, "r1", "resume"
-        edges: Any = Edges(self)
+        edges = Edges(self)
         run = RunInfo("r1", self.procedure.name, "lab", "ann@here", "kernel", "T1", self.now, {})
         lab = self.config.cluster("lab")
         api = edges.api(lab.kubeconfig)

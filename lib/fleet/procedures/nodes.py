@@ -13,7 +13,6 @@ from ClusterShell.NodeSet import NodeSet, NodeSetException
 
 from fleet.adapters.hosts import probe
 from fleet.adapters.hosts.probe import HostState
-from fleet.adapters.hosts.remote import Remote
 from fleet.adapters.k8s import nodes
 from fleet.adapters.k8s.client import ApiError
 from fleet.adapters.k8s.nodes import ownership
@@ -23,6 +22,7 @@ from fleet.engine.findings import Finding, Level, note
 from fleet.engine.model import Limits, Observation, Retry, UnitState
 from fleet.engine.protocols import Lock
 from fleet.errors import FleetError
+from fleet.execution import Runner
 from fleet.names import known_as
 from fleet.procedures import inventory, preflight
 from fleet.procedures.availability import NODES, absent, unit_of
@@ -238,7 +238,7 @@ def _nodeset(text: str) -> list[str]:
         raise FleetError(f"--exclude {text!r} is no list of hosts: {error}; write worker1,worker[3-5].") from error
 
 
-def _reboot_required(remote: Remote, hosts: Mapping[str, str]) -> tuple[dict[str, str], list[Finding]]:
+def _reboot_required(remote: Runner, hosts: Mapping[str, str]) -> tuple[dict[str, str], list[Finding]]:
     answers = probe.probe(remote, list(hosts.values())) if hosts else {}
     needed, findings = {}, []
     for node, host in hosts.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 from fleet.adapters.bgp import verify
 from fleet.adapters.bgp.errors import RouterError
-from fleet.adapters.bgp.junos import Restarts, Routers
+from fleet.adapters.bgp.junos import Restarts, RoutersView
 from fleet.adapters.bgp.summary import Address
 from fleet.adapters.bgp.verify import Readings, Session
 from fleet.adapters.k8s.model import Node
@@ -287,7 +287,7 @@ def _of_graceful_restart(cluster: Cluster, sessions: Mapping[str, Sequence[Sessi
     return findings
 
 
-def configured(cluster: Cluster) -> tuple[BgpConfig, Routers]:
+def configured(cluster: Cluster) -> tuple[BgpConfig, RoutersView]:
     """Return the configuration of a cluster's routers, and the routers.
 
     Raises:

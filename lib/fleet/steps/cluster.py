@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from fleet.adapters.bgp.junos import Routers
+from fleet.adapters.bgp.junos import RoutersView
 from fleet.adapters.k8s.client import Api
 from fleet.adapters.k8s.lease import Sightings
 from fleet.adapters.k8s.nodes import Node, NodeView, Owner
@@ -35,7 +35,7 @@ class Cluster(Scope):
     config: ClusterConfig
     api: Api
     nodes: NodeView
-    routers: Routers | None = None
+    routers: RoutersView | None = None
     follow: Follow = follow
     lease_seen: Sightings = field(default_factory=Sightings)
 

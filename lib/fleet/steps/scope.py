@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fleet.adapters.alertmanager.silences import Silences
-from fleet.adapters.hosts.remote import Remote
 from fleet.adapters.locks import Store
 from fleet.clock import CLOCK, THREADS, Clock, Threads
 from fleet.config.model import ClusterConfig, GroupConfig, ScopeConfig
 from fleet.engine.journal import RunInfo
+from fleet.execution import Hosts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Scope:
 
     name: str
     config: ScopeConfig
-    remote: Remote
+    remote: Hosts
     silences: Silences
     hosts: Mapping[str, str]
     run: RunInfo

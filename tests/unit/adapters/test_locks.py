@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import etcd
 import pytest
+from spicerack import locking
 from spicerack.exceptions import SpicerackError
 from spicerack.locking import LockError
 
@@ -187,7 +187,9 @@ def test_a_lock_that_expires_while_it_is_renewed_is_not_taken_by_another_run() -
 def test_a_member_of_etcd_that_hangs_costs_less_than_the_lock_lasts() -> None:
     class Spice(Ann):
         def lock(self) -> Any:
-            return SimpleNamespace(_etcd=etcd.Client(host="127.0.0.1", port=1))
+            return locking.Lock(
+                config={"host": "127.0.0.1", "port": 1}, prefix=locking.COOKBOOKS_CUSTOM_PREFIX, owner=self.owner
+            )
 
     client: Any = locks.store(Spice())
     attempts = 4  # by urllib3's defaults

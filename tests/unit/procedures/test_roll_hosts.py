@@ -3,9 +3,11 @@
 import json
 import sqlite3
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from fleet.config.model import ClusterConfig
 from fleet.engine.model import Status
@@ -69,10 +71,10 @@ def test_what_the_group_does_not_have_is_refused(world: World, selection: Select
 
 
 def test_hosts_of_a_cluster_are_refused_with_the_cookbook_that_is_for_them(
-    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    world: World,
 ) -> None:
-    told: list[str] = []
-    monkeypatch.setattr("worlds.nodes.Quiet.print", lambda _self, *args, **_options: told.extend(map(str, args)))
+    told = StringIO()
+    world.console = Console(file=told, width=200)
     hosts = {"workers": "w1", "control_plane": "web3"}
     world.clusters = {
         "lab": ClusterConfig.model_validate(
@@ -81,7 +83,7 @@ def test_hosts_of_a_cluster_are_refused_with_the_cookbook_that_is_for_them(
     }
     assert world.start() == REFUSED
     assert not world.machines.acts
-    text = "\n".join(told)
+    text = told.getvalue()
     assert "lab has web3 among its control-plane hosts." in text
     assert "cookbook sre.k8s.restart-control-plane" in text
     assert "lab has web1 among its members of etcd." in text

@@ -3,10 +3,10 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fleet import members
 from fleet.adapters.bgp import summary
@@ -41,6 +41,20 @@ class Restarts:
 
     negotiated: frozenset[Address]
     incomplete: frozenset[Address]
+
+
+class RoutersView(Protocol):
+    """What is asked of the core routers of a cluster, all at once."""
+
+    def summaries(self) -> Mapping[str, Summary | RouterError]:
+        """Return all sessions of every router, or why a router could not be asked."""
+
+    def restarts(self, addresses: Collection[Address] | None = None) -> Mapping[str, Restarts | RouterError]:
+        """Return what every router knows of its peers' graceful restarts, or why it could not be asked.
+
+        Args:
+            addresses: the peers to ask for; all if None.
+        """
 
 
 class Routers:
