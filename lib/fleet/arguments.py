@@ -127,8 +127,8 @@ def hosts(value: str) -> tuple[str, ...]:
 
 
 def accepted(value: str) -> tuple[str, str]:
-    """Read a unit and the name of one of its proofs, such as ``worker3:alerts``, for argparse."""
-    unit, _, proof = value.partition(":")
-    if not unit.strip() or not proof.strip():
-        raise argparse.ArgumentTypeError(f"{value!r} names no unit and proof: write worker3:alerts")
-    return unit.strip(), proof.strip()
+    """Read a target and the name of one of its proofs, such as ``worker3:alerts``, for argparse."""
+    target, _, proof = value.partition(":")
+    if not target.strip() or not proof.strip():
+        raise argparse.ArgumentTypeError(f"{value!r} names no target and proof: write worker3:alerts")
+    return target.strip(), proof.strip()

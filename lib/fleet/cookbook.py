@@ -78,7 +78,7 @@ class MaintenanceCookbook(FleetCookbook):
         parser.add_argument("--unattended", action="store_true", help="Never ask; take the safe answer instead.")
         again = parser.add_mutually_exclusive_group()
         again.add_argument(
-            "--resume", type=arguments.run_id, metavar="RUN", help="Go on with a run; held units are tried again."
+            "--resume", type=arguments.run_id, metavar="RUN", help="Resume a run; held targets are tried again."
         )
         again.add_argument(
             "--abort", type=arguments.run_id, metavar="RUN", help="Give back what a run has in flight or held."
@@ -88,16 +88,16 @@ class MaintenanceCookbook(FleetCookbook):
             "--give-up",
             type=arguments.hosts,
             default=(),
-            metavar="UNITS",
-            help="Close these as they are, and say why with -r REASON: worker3,worker[5-6]. The rest goes on.",
+            metavar="TARGETS",
+            help="Close these as they are, and say why with -r REASON: worker3,worker[5-6]. The rest continues.",
         )
         closing.add_argument(
             "--accept",
             type=arguments.accepted,
             action="append",
             default=[],
-            metavar="UNIT:PROOF",
-            help="Take your word, given with -r REASON, for one proof of a unit: worker3:alerts. May be repeated.",
+            metavar="TARGET:PROOF",
+            help="Take your word, given with -r REASON, for one proof of a target: worker3:alerts. May be repeated.",
         )
         self.add_arguments(parser.add_argument_group("a new run"))
         return parser
@@ -329,7 +329,7 @@ class RunRunner(FleetRunner):
             if getattr(self._args, action.dest) != action.default and action.dest not in self._cookbook.changeable
         ]
         if given:
-            raise FleetError(f"A run is gone on with as it was begun: leave out {', '.join(given)}.")
+            raise FleetError(f"A run is resumed as it was started: leave out {', '.join(given)}.")
 
 
 def _run_id(args: argparse.Namespace) -> str | None:

@@ -27,7 +27,7 @@ from fleet.engine.declaration import Question, specs
 from fleet.engine.executor import ABORT, Execution
 from fleet.engine.findings import Level
 from fleet.engine.journal import Journal, RunInfo, RunRecord
-from fleet.engine.model import Status, UnitState
+from fleet.engine.model import Status, TargetState
 from fleet.engine.protocols import Lock, View
 from fleet.engine.protocols import Procedure as Executable
 from fleet.engine.runner import STOPPED_BY_OPERATOR, Interrupted, Runner
@@ -39,7 +39,7 @@ from fleet.steps.scope import Scope
 logger = logging.getLogger(__name__)
 
 DONE, INCOMPLETE, REFUSED, INTERRUPTED = 0, 1, 2, 3
-"""Exit codes: all done; units are held or left; nothing was touched; the run was told to leave."""
+"""Exit codes: all done; targets are held or left; nothing was touched; the run was told to leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +140,18 @@ class Session:
                 return self._written(book, scope.run.id, partial(self._carry_out, book, scope, lock))
 
     def resume(self, run_id: str, scope_name: str | None, way_out: WayOut = NOTHING) -> int:
-        """Go on with a run that was interrupted or stopped; held units are tried again.
+        """Resume a run that was interrupted or stopped; held targets are tried again.
 
         Args:
             run_id: the run.
             scope_name: the cluster or group that the operator believes it to be on, if they said so.
-            way_out: what the operator has decided about single units.
+            way_out: what the operator has decided about single targets.
 
         Returns:
             An exit code.
 
         Raises:
-            FleetError: there is no such run, or it cannot go on.
+            FleetError: there is no such run, or it cannot continue.
         """
         if self._spicerack.dry_run:
             return self._describe(run_id, "resume", scope_name, way_out)
@@ -162,12 +162,12 @@ class Session:
             return self._written(book, run_id, partial(self._carry_out, book, scope, lock, way_out))
 
     def abort(self, run_id: str, scope_name: str | None, way_out: WayOut = NOTHING) -> int:
-        """Give back what a run has in flight or held, each unit only if it is proven to be well.
+        """Give back what a run has in flight or held, each target only if it is proven to be well.
 
         Args:
             run_id: the run.
             scope_name: the cluster or group that the operator believes it to be on, if they said so.
-            way_out: what the operator has decided about single units.
+            way_out: what the operator has decided about single targets.
 
         Returns:
             An exit code.
@@ -205,33 +205,33 @@ class Session:
         except folders.JournalError:
             raise
         except Interrupted as error:
-            logger.error("Interrupted: %s. Go on with: %s", error, self._command("--abort", run_id))
+            logger.error("Interrupted: %s. Continue with: %s", error, self._command("--abort", run_id))
             return INTERRUPTED
         except FleetError as error:  # An edge that the session itself needs.
-            logger.error("The abort cannot go on: %s. Mend that, then: %s", error, self._command("--abort", run_id))
+            logger.error("The abort cannot continue: %s. Mend that, then: %s", error, self._command("--abort", run_id))
             return INTERRUPTED
         # Not those of an earlier abort: what it could not give back may have been done since.
-        now = {(stage.name, unit.name) for stage in procedure.stages for unit in stage.units}
-        units = [
+        now = {(stage.name, target.name) for stage in procedure.stages for target in stage.targets}
+        targets = [
             state
-            for stage, states in journal.read(book.folder).units.items()
+            for stage, states in journal.read(book.folder).targets.items()
             if stage.startswith(ABORT)
             for state in states
-            if (stage, state.unit.name) in now
+            if (stage, state.target.name) in now
         ]
         if incomplete == STOPPED_BY_OPERATOR:
-            logger.error("Interrupted by the operator. Go on with: %s", self._command("--abort", run_id))
+            logger.error("Interrupted by the operator. Continue with: %s", self._command("--abort", run_id))
             return INTERRUPTED
         if incomplete:
-            for state in units:
+            for state in targets:
                 if state.status is not Status.DONE:
-                    logger.error("%s stays out of service and silenced: %s", state.unit.name, state.detail)
+                    logger.error("%s stays out of service and silenced: %s", state.target.name, state.detail)
             logger.error(
                 "Not all was given back: %s. Mend that, then: %s", incomplete, self._command("--abort", run_id)
             )
             return INCOMPLETE
         book.set_status("aborted")
-        self._console.print(f"Run {run_id} is aborted; given back: {_names(units)}.")
+        self._console.print(f"Run {run_id} is aborted; given back: {_names(targets)}.")
         return DONE
 
     def _with_steps(self, scope: Scope) -> Scope:
@@ -243,18 +243,20 @@ class Session:
         return replace(scope, run=replace(scope.run, options=options))
 
     def _adapt(self, book: Journal, scope: Scope) -> None:
-        """Make the journal fit the steps of today: the configuration may have been changed since the run was begun."""
+        """Make the journal fit the steps of today: the configuration may have changed since the run was started."""
         options = book.info().options
         before = options.get("steps")
         if not isinstance(before, Mapping):
-            raise Refused(f"Run {scope.run.id} was begun by an older version, which does not say what its steps were.")
+            raise Refused(
+                f"Run {scope.run.id} was started by an older version, which does not say what its steps were."
+            )
         today = self._with_steps(scope).run.options
         now = today["steps"]
         if before == now:
             return
         if list(before) != list(now):
             raise Refused(
-                f"Run {scope.run.id} was begun with {list(before)}, and the configuration now has {list(now)}."
+                f"Run {scope.run.id} was started with {list(before)}, and the configuration now has {list(now)}."
             )
         states = {}
         for stage, steps in self._procedure.steps(scope).items():
@@ -263,18 +265,18 @@ class Session:
             lost = [name for name in before[stage] if name in owning and name not in now[stage]]
             if lost and any(state.facts for state in book.states(stage).values() if state.status is not Status.DONE):
                 raise Refused(
-                    f"Run {scope.run.id} has begun with the steps {', '.join(lost)}, which the configuration has no"
+                    f"Run {scope.run.id} has started with the steps {', '.join(lost)}, which the configuration has no"
                     " more: what it took could not be given back. Restore the configuration, then try again."
                 )
             if before[stage] != now[stage]:
                 logger.warning("The configuration has changed: the steps were %s; now %s.", before[stage], now[stage])
                 pivot = next((spec.name for spec in specs(steps) if spec.pivot), None)
-                units = book.states(stage).values()
-                states[stage] = [advance.translate(state, before[stage], now[stage], pivot) for state in units]
+                targets = book.states(stage).values()
+                states[stage] = [advance.translate(state, before[stage], now[stage], pivot) for state in targets]
         book.rewrite(states, {**options, "steps": now, "owning": today["owning"]})
 
     def _close(self, book: Journal, scope: Scope, way_out: WayOut) -> None:
-        """Record what the operator has decided about single units, and say so."""
+        """Record what the operator has decided about single targets, and say so."""
         if not way_out:
             return
         steps = {stage: specs(its) for stage, its in self._procedure.steps(scope).items()}
@@ -290,7 +292,7 @@ class Session:
         if not sys.stdout.isatty():
             raise Refused("There is no terminal to ask on; use --unattended to start without a question.")
         asked = plan.worst(proposal.plan.findings) is Level.ASK
-        names = [state.unit.name for states in proposal.states.values() for state in states]
+        names = [state.target.name for states in proposal.states.values() for state in states]
         first = next((name for name in names if name in proposal.scope.hosts), "")
         begin = f"Start with {first}" if self._procedure.needs_api else "Start"
         try:
@@ -320,7 +322,7 @@ class Session:
         except FleetError as error:  # An edge that the session itself needs.
             book.set_status("stopped")
             self._report(book)
-            logger.error("The run cannot go on: %s", error)
+            logger.error("The run cannot continue: %s", error)
             return INTERRUPTED
         book.set_status("stopped" if incomplete else "done")
         book.note("end", incomplete)
@@ -351,12 +353,10 @@ class Session:
         return Runner(procedure, book, view, scope.cancel, edges.events, clock=edges.clock, threads=edges.threads)
 
     def _decide(self, question: Question) -> str:
-        """Ask an operator in the middle of a run; return why it does not go on, nothing if it does."""
+        """Ask an operator in the middle of a run; return why it does not continue, nothing if it does."""
         self._console.print(f"\n{question.text}", markup=False, soft_wrap=True)
         if self._unattended or not sys.stdout.isatty():
-            return (
-                f"an operator has to type {question.answer!r} to go on; resume it on a terminal, without --unattended"
-            )
+            return f"an operator has to type {question.answer!r}: resume it on a terminal, without --unattended"
 
         def check(answer: str) -> None:
             if answer != question.answer:
@@ -364,7 +364,7 @@ class Session:
 
         try:
             ask_input(
-                f'Type "{question.answer}" to go on; anything else, three times, stops here',
+                f'Type "{question.answer}" to continue; anything else, three times, stops here',
                 choices=(),
                 validator=check,
             )
@@ -400,26 +400,26 @@ class Session:
         gone = set()
         if way_out:
             gone = self._describe_way_out(record, replace(way_out, operator=self._operator))
-        states = [state for _, state in record.work if state.unit.name not in gone]
+        states = [state for _, state in record.work if state.target.name not in gone]
         touched = [state for state in states if state.status in (Status.RUNNING, Status.HELD)]
         if verb == "resume":
             left = [state for state in states if state.status not in (Status.DONE, Status.GIVEN_UP)]
-            self._console.print(f"Dry run: a real run would go on with {_names(left)}.")
+            self._console.print(f"Dry run: a real run would continue with {_names(left)}.")
         else:
             self._console.print(f"Dry run: a real run would give back {_names(touched)}.")
         return DONE
 
     def _describe_way_out(self, record: RunRecord, way_out: WayOut) -> set[str]:
-        """Print what would be recorded of single units; return those that would be given up."""
+        """Print what would be recorded of single targets; return those that would be given up."""
         run = record.info
         with self._scopes.connect(run, run.options["hosts"]) as scope:
             steps = {stage: specs(its) for stage, its in self._procedure.steps(scope).items()}
-        states = {stage: {state.unit.name: state for state in record.units.get(stage, ())} for stage in steps}
+        states = {stage: {state.target.name: state for state in record.targets.get(stage, ())} for stage in steps}
         found = changes(way_out, states, steps, scope.hosts)
         for _, state in found:
             what = "be given up" if state.given_up else f"have accepted: {', '.join(state.accepted)}"
-            self._console.print(f"Dry run: {state.unit.name} would {what}.", markup=False)
-        return {state.unit.name for _, state in found if state.given_up}
+            self._console.print(f"Dry run: {state.target.name} would {what}.", markup=False)
+        return {state.target.name for _, state in found if state.given_up}
 
     def _outline(self, run_id: str, verb: str, scope_name: str | None) -> int:
         """Print what a real run would do, where that depends on how far the run has come."""
@@ -452,6 +452,6 @@ class Session:
                 yield book, scope
 
 
-def _names(states: Sequence[UnitState]) -> str:
-    """Return the names of units, each once."""
-    return ", ".join(dict.fromkeys(state.unit.name for state in states)) or "nothing"
+def _names(states: Sequence[TargetState]) -> str:
+    """Return the names of targets, each once."""
+    return ", ".join(dict.fromkeys(state.target.name for state in states)) or "nothing"

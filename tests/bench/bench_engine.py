@@ -14,10 +14,10 @@ STEPS = tuple(m.StepSpec(name, 600, pivot=name == "reboot") for name in ("cordon
 
 
 def test_one_tick_of_5000_nodes():
-    units = planner.order(m.Unit(f"node{i}", f"row-{i % 20}", f"group-{i % 3}") for i in range(NODES))
+    units = planner.order(m.Target(f"node{i}", f"row-{i % 20}", f"group-{i % 3}") for i in range(NODES))
     limits = m.Limits(max_unavailable=IN_FLIGHT, max_domains=2, groups={"group-0": 200})
     stage = m.Stage("nodes", units, STEPS, limits, renew=300)
-    states = {unit.name: m.UnitState(unit) for unit in units}
+    states = {unit.name: m.TargetState(unit) for unit in units}
     for unit in units[: IN_FLIGHT // 2]:
         states[unit.name] = a.enter(stage, states[unit.name], 1, 0.0)
     seen = m.Observation({f"node{i}": m.Absent(f"row-{i % 20}", "group-1", False, "cordoned") for i in range(0, 100)})

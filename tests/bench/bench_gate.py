@@ -27,7 +27,7 @@ def test_from_the_last_session_to_the_open_gate(lab: Lab, tmp_path):  # noqa: F8
         since = time.time() - session["peerUptimeMsec"] / 1000
         up[address] = max(up.get(address, 0.0), since)
     opened = {
-        event.unit: event.at
+        event.target: event.at
         for event in journal.read(rehearsal.folder()).events
         if (event.step, event.kind) == ("bgp", "done")
     }

@@ -190,7 +190,7 @@ def test_whatever_is_wrong_with_a_host_it_is_held_and_nothing_is_restarted_twice
     assert "in flight: cp1" in outcome.output
     assert is_drained(lab, "cp1")
     shown = rehearsal.cookbook("--dry-run", RESTART_CONTROL_PLANE, "--resume", run)
-    assert "would go on with cp1" in shown.output
+    assert "would continue with cp1" in shown.output
     other = rehearsal.start("--components", API)
     assert other.code == 2, other.output
     assert f"--resume {run}" in other.output
@@ -249,7 +249,7 @@ def test_a_run_that_is_killed_before_the_restart_gives_all_back(rehearsal, lab):
     rehearsal.change_config(lambda cluster: cluster["control_plane"].pop("load_balancer"))
     for again in (rehearsal.resume(run), rehearsal.abort(run)):
         assert again.code == 2, again.output
-        assert "has begun with the steps depool, pool, which the configuration has no more" in again.output
+        assert "has started with the steps depool, pool, which the configuration has no more" in again.output
     rehearsal.config.write_text(whole)
     aborted = rehearsal.abort(run)
     assert aborted.code == 0, aborted.output

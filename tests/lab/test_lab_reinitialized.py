@@ -1,4 +1,4 @@
-"""What a re-initialisation meets in the lab: Puppet's change, Calico's datastore, an empty etcd; and the way back."""
+"""What a re-initialisation meets in the lab: Puppet's change, Calico's datastore, an empty etcd; and the rollback."""
 
 import subprocess
 import time

@@ -1,4 +1,4 @@
-"""A whole cluster moved onto a new etcd: killed in every stage, gone back from, and with all that goes wrong."""
+"""A whole cluster moved onto a new etcd: killed in every stage, rolled back, and with all that goes wrong."""
 
 import json
 import time
@@ -19,8 +19,8 @@ from support.rehearsal import LEASE, Rehearsal, eventually
 from support.terminal import Terminal
 
 REINITIALIZE = "sre.k8s.reinitialize-cluster"
-YES = {'Type "go" to proceed': "go", 'Type "lab" to go on': "lab"}
-NO = {'Type "lab" to go on|Invalid response': "no"}
+YES = {'Type "go" to proceed': "go", 'Type "lab" to continue': "lab"}
+NO = {'Type "lab" to continue|Invalid response': "no"}
 NEW = ("--cluster", "lab", "--new-etcd", "lab-b", "--puppet-change", "etcd-b", "-r", "rehearsal")
 OLD_ETCD, NEW_ETCD = "etcd1", "etcd4"
 
@@ -215,7 +215,7 @@ def test_who_does_not_type_the_name_deletes_nothing(rehearsal, lab):
     assert rehearsal.silences()
     unattended = rehearsal.cookbook(REINITIALIZE, "--resume", run_id(rehearsal), "--unattended")
     assert unattended.code == 1, unattended.output
-    assert "an operator has to type 'lab' to go on" in unattended.output
+    assert "an operator has to type 'lab'" in unattended.output
     code, output = carry_out(rehearsal, "--abort", run_id(rehearsal))
     assert code == 0, output
     assert_served(rehearsal)

@@ -100,7 +100,7 @@ def test_a_host_that_never_comes_back_is_given_up_and_the_rest_goes_on(rehearsal
         "--dry-run", REBOOT, "--resume", held.run, "--give-up", "worker5", "-r", "its board is broken"
     )
     assert "Dry run: worker5 would be given up." in planned.output, planned.output
-    assert "would go on with worker6" in planned.output
+    assert "would continue with worker6" in planned.output
     sixth = rehearsal.boot_id("worker6")
     lab.api().request("DELETE", "/api/v1/nodes/worker5")  # As long as it is there it counts as unavailable.
     went_on = rehearsal.cookbook(REBOOT, "--resume", held.run, "--give-up", "worker5", "-r", "its board is broken")

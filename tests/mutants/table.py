@@ -70,7 +70,7 @@ MUTANTS = (
     ),
     _of(
         "steps/at_most_once.py",
-        "        self.silence_again(units)\n",
+        "        self.silence_again(targets)\n",
         "",
         f"{_STEPS}::TestTheLastGuard::test_it_silences_what_somebody_has_made_loud_again",
     ),
@@ -216,8 +216,8 @@ MUTANTS = (
     ),
     _of(
         "steps/bgp.py",
-        "return self._if_closed(self._ask(units))",
-        "return self._ask(units)",
+        "return self._if_closed(self._ask(targets))",
+        "return self._ask(targets)",
         "steps/test_bgp.py::test_a_node_that_somebody_has_opened_is_not_waited_for",
     ),
     # What is given back.
@@ -316,13 +316,13 @@ MUTANTS = (
     ),
     _of(
         "engine/capacity.py",
-        "return len(self._taken) + (unit.name not in self._taken) > self._limits.max_unavailable",
+        "return len(self._taken) + (target.name not in self._taken) > self._limits.max_unavailable",
         "return False",
         "engine/test_decide.py::test_rules_hold_in_every_history",
     ),
     _of(
         "engine/capacity.py",
-        "return len(self._domains) + (unit.domain not in self._domains) > self._limits.max_domains",
+        "return len(self._domains) + (target.domain not in self._domains) > self._limits.max_domains",
         "return False",
         "engine/test_decide.py::test_rules_hold_in_every_history",
     ),
@@ -334,7 +334,7 @@ MUTANTS = (
     ),
     _of(
         "engine/decide.py",
-        "if problem := seen.blocked or room.problem(state.unit):",
+        "if problem := seen.blocked or room.problem(state.target):",
         "if problem := seen.blocked:",
         "engine/test_decide.py::test_a_unit_is_not_closed_when_others_took_its_room_meanwhile",
     ),
@@ -444,7 +444,7 @@ MUTANTS = (
     ),
     _of(
         "engine/declaration.py",
-        "asked = [state for state in units if self.concerns(state)]",
+        "asked = [state for state in targets if self.concerns(state)]",
         "asked = []",
         "engine/test_declaration.py::test_an_abort_asks_for_proofs_of_what_it_concerns_only_and_not_for_long",
     ),

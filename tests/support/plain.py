@@ -15,7 +15,7 @@ from rich.console import Console
 
 from fleet.engine.declaration import Specified, Stage
 from fleet.engine.findings import Finding
-from fleet.engine.model import StepSpec, Unit, UnitState, Verdict, done, pending
+from fleet.engine.model import StepSpec, Target, TargetState, Verdict, done, pending
 from fleet.procedures.procedure import ClusterProcedure, Proposal
 from fleet.steps.cluster import Cluster
 from support.places import REPOSITORY
@@ -60,16 +60,16 @@ class Working:
     def __init__(self, folder: Path, seconds: float) -> None:
         self._folder, self._seconds = folder, seconds
 
-    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
-        names = [state.unit.name for state in units]
+    def check(self, targets: Sequence[TargetState]) -> Mapping[str, Verdict]:
+        names = [state.target.name for state in targets]
         return {name: done() if (self._folder / name).exists() else pending("not yet") for name in names}
 
-    def apply(self, units: Sequence[UnitState], tell: Any) -> Mapping[str, Verdict]:
-        for state in units:
-            tell(state.unit.name, "working")
+    def apply(self, targets: Sequence[TargetState], tell: Any) -> Mapping[str, Verdict]:
+        for state in targets:
+            tell(state.target.name, "working")
             time.sleep(self._seconds)
-            (self._folder / state.unit.name).write_text("")
-        return {state.unit.name: done() for state in units}
+            (self._folder / state.target.name).write_text("")
+        return {state.target.name: done() for state in targets}
 
 
 class Plain(ClusterProcedure):
@@ -85,13 +85,13 @@ class Plain(ClusterProcedure):
         names = [f"unit{number}" for number in range(cluster.run.options["units"])]
         hosts = {name: name for name in names}
         cluster = replace(cluster, run=replace(cluster.run, options={**cluster.run.options, "hosts": hosts}))
-        return Proposal(cluster, Plan(names), {"units": [UnitState(Unit(name)) for name in names]})
+        return Proposal(cluster, Plan(names), {"units": [TargetState(Target(name)) for name in names]})
 
     def stages(self, cluster: Cluster) -> Sequence[Stage]:
         working = Working(cluster.config.kubeconfig.parent, cluster.run.options["seconds"])
         return [Stage("units", list, proofs=[Specified(StepSpec("work", 60.0, poll=0.05), working)])]
 
-    def left_on(self, cluster: Cluster, state: UnitState) -> Sequence[str]:
+    def left_on(self, cluster: Cluster, state: TargetState) -> Sequence[str]:
         return ()
 
 

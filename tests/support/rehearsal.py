@@ -99,7 +99,7 @@ class Rehearsal:
         return self.cookbook(*new, *arguments, **options)
 
     def resume(self, run: str) -> Outcome:
-        """Go on with a run."""
+        """Resume a run."""
         return self.cookbook(self.procedure, "--resume", run)
 
     def abort(self, run: str) -> Outcome:
@@ -119,7 +119,7 @@ class Rehearsal:
 
     @contextmanager
     def resumed(self, run: str) -> Iterator[None]:
-        """Go on with a run beside the test, until it is killed in the end."""
+        """Resume a run beside the test, until it is killed in the end."""
         self._beside = self._begin(self.procedure, "--resume", run)
         try:
             yield
@@ -155,7 +155,7 @@ class Rehearsal:
             runs = folders.list_runs(self.state_dir) if self.state_dir.exists() else []
             with suppress(folders.JournalError):  # It may be just being created.
                 events = journal.read(runs[-1]).events if runs else []
-                if any((event.unit, event.step, event.kind) == (unit, step, kind) for event in events):
+                if any((event.target, event.step, event.kind) == (unit, step, kind) for event in events):
                     return
             if self._beside and not self._beside.is_alive:
                 break

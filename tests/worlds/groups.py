@@ -17,7 +17,7 @@ from fleet.adapters.alertmanager.silences import Silences
 from fleet.adapters.locks import GroupLock
 from fleet.config.model import ClusterConfig, Config
 from fleet.engine import journal
-from fleet.engine.model import Status, UnitState
+from fleet.engine.model import Status, TargetState
 from fleet.engine.protocols import Holder
 from fleet.errors import FleetError
 from fleet.execution import Result
@@ -255,9 +255,9 @@ class World(Time):
         """Abort the run."""
         return self._session("abort", kill, way_out=way_out)
 
-    def states(self) -> dict[str, UnitState]:
+    def states(self) -> dict[str, TargetState]:
         """Return the states of hosts, by the journal."""
-        return {state.unit.name: state for _, state in journal.read(self.folder / "runs" / self.run).work}
+        return {state.target.name: state for _, state in journal.read(self.folder / "runs" / self.run).work}
 
     def held(self) -> dict[str, str]:
         """Return the held hosts, and why."""

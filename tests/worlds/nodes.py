@@ -17,7 +17,7 @@ from fleet.adapters.k8s.lock import ClusterLock
 from fleet.config.model import ClusterConfig, Config
 from fleet.engine import journal
 from fleet.engine.journal import RunInfo
-from fleet.engine.model import Stage, Status, UnitState
+from fleet.engine.model import Stage, Status, TargetState
 from fleet.engine.protocols import Holder
 from fleet.errors import FleetError
 from fleet.procedures.nodes import NodeProcedure, Selection
@@ -85,7 +85,7 @@ class Quiet(Console):
 class Silent:
     """A view that shows nothing."""
 
-    def show(self, stage: Stage, states: Mapping[str, UnitState], blocked: str) -> None:
+    def show(self, stage: Stage, states: Mapping[str, TargetState], blocked: str) -> None:
         """Show nothing."""
 
     def tell(self, message: str, *, level: int = logging.INFO) -> None:
@@ -248,9 +248,9 @@ class World(Time):
             follow=edges.follow,
         )
 
-    def states(self) -> dict[str, UnitState]:
+    def states(self) -> dict[str, TargetState]:
         """Return the states of nodes, by the journal."""
-        return {state.unit.name: state for _, state in journal.read(self.folder / self.run).work}
+        return {state.target.name: state for _, state in journal.read(self.folder / self.run).work}
 
     def held(self) -> dict[str, str]:
         """Return the held nodes, and why."""

@@ -140,13 +140,13 @@ class World(Hosts):
     def began(self, stage: str, unfinished: Sequence[str]) -> None:
         """Take note that a unit begins a stage, while stages before it are unfinished."""
         if stage.startswith("abort "):
-            # After stage 19 there is no way back any more.
+            # After stage 19 there is no rollback any more.
             self.going_back, self.frozen = self.begun < 20, False
             loose = [name for name, host in self.hosts.items() if host.reachable and host.puppet is None]
             rule(f"Puppet may start what is stopped on {loose}", holds=stage != "abort stop" or not loose)
         elif stage[0].isdigit():
             rule(f"{stage} begins before {unfinished} are done", holds=not unfinished)
-            rule("the run goes on although it was gone back from", holds=not self.going_back)
+            rule("the run goes on although it was rolled back", holds=not self.going_back)
             self.begun = max(self.begun, int(stage.split()[0]))
             self.frozen = self.begun >= 8
             for act in self.when.pop(self.begun, ()):

@@ -71,9 +71,9 @@ class Book(Journal):
         self.world.moment()
 
     def _unfinished_before(self, stage: str) -> list[str]:
-        units = journal.read(self.folder).units
+        units = journal.read(self.folder).targets
         return [
-            f"{other}/{state.unit.name}"
+            f"{other}/{state.target.name}"
             for other, states in units.items()
             if other[0].isdigit() and stage[0].isdigit() and int(other.split()[0]) < int(stage.split()[0])
             for state in states
@@ -140,7 +140,7 @@ class Play:
         return self._session("start", kill)
 
     def resume(self, *, kill: int = -1) -> int | None:
-        """Go on with the run, which is begun anew if it was killed before there was one."""
+        """Go on with the run, which is started anew if it was killed before there was one."""
         return self._session("resume" if self.exists else "start", kill)
 
     def abort(self, *, kill: int = -1) -> int | None:
@@ -154,12 +154,12 @@ class Play:
 
     def is_done(self, stage: str) -> bool:
         """Return whether the run is through with a stage."""
-        return all(state.status is Status.DONE for state in journal.read(self.folder / RUN).units[stage])
+        return all(state.status is Status.DONE for state in journal.read(self.folder / RUN).targets[stage])
 
     def held(self) -> dict[str, list[str]]:
         """Return the units that are held, by stage."""
-        units = journal.read(self.folder / RUN).units
-        held = {stage: [s.unit.name for s in states if s.status is Status.HELD] for stage, states in units.items()}
+        units = journal.read(self.folder / RUN).targets
+        held = {stage: [s.target.name for s in states if s.status is Status.HELD] for stage, states in units.items()}
         return {stage: names for stage, names in held.items() if names}
 
     def _session(self, verb: str, kill: int) -> int | None:

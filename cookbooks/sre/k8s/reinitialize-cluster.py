@@ -1,4 +1,4 @@
-"""Re-initialise a whole Kubernetes cluster onto a new etcd, in stages that can be resumed and gone back from."""
+"""Re-initialise a whole Kubernetes cluster onto a new etcd, in stages that can be resumed and rolled back."""
 
 import argparse
 from typing import Any

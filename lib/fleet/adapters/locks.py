@@ -253,7 +253,7 @@ class GroupLock:
         return max(1, round(self._duration))
 
     def _keep(self) -> bool:
-        """Renew the key; return whether there is any use in going on."""
+        """Renew the key; return whether there is any use in continuing."""
         try:
             self._seize(self._store) if self._store else None
         except GroupTaken as error:

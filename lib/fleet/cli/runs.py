@@ -32,7 +32,7 @@ def list_runs(state_dir: Path, console: Console, *, as_json: bool) -> None:
                 "status": record.status,
                 "operator": record.info.operator,
                 "reason": record.info.reason,
-                "in_flight": [state.unit.name for state in in_flight(record)],
+                "in_flight": [state.target.name for state in in_flight(record)],
             }
             for record in records
         ]
@@ -70,7 +70,7 @@ def _row(record: RunRecord) -> tuple[str, ...]:
         datetime.fromtimestamp(record.info.created, UTC).strftime("%Y-%m-%d %H:%M"),
         record.status,
         f"{finished}/{len(states)}",
-        ", ".join(state.unit.name for state in in_flight(record)),
+        ", ".join(state.target.name for state in in_flight(record)),
         record.info.operator,
         record.info.reason,
     )
@@ -114,5 +114,5 @@ def show(state_dir: Path, run_id: str, console: Console, *, as_json: bool) -> No
     console.print("\nWhat happened:")
     for event in record.events:
         at = datetime.fromtimestamp(event.at, UTC).strftime("%H:%M:%S")
-        words = " ".join(word for word in (event.unit, event.step, event.kind) if word)
+        words = " ".join(word for word in (event.target, event.step, event.kind) if word)
         console.print(f"  {at} {words}{f': {event.detail}' if event.detail else ''}", markup=False, highlight=False)

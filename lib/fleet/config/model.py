@@ -254,7 +254,9 @@ class ClusterConfig(ScopeConfig):
         if self.control_plane.settle >= self.deadlines.ready:
             raise ValueError("control_plane.settle must be shorter than deadlines.ready: no host could settle in time")
         if self.reinitialize and (self.etcd is None or not self.etcd.endpoints):
-            raise ValueError("reinitialize needs etcd.endpoints: that of today is proven to be left, and gone back to")
+            raise ValueError(
+                "reinitialize needs etcd.endpoints: that of today is proven to be left, and rolled back to"
+            )
         if self.reinitialize and not self.puppet.enabled:
             raise ValueError("reinitialize needs puppet.enabled: it is Puppet that points the hosts at the new etcd")
         conftool = self.control_plane.load_balancer.conftool

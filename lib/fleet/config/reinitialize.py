@@ -64,7 +64,7 @@ class PuppetChangeConfig(Model):
     merge: ChangeCommand | None = None
     """Merges it; nothing where an operator does it, and is asked for it."""
     revert: ChangeCommand | None = None
-    """Reverts it, on the way back; nothing where an operator does it, and is asked for it."""
+    """Reverts it, on the rollback; nothing where an operator does it, and is asked for it."""
 
 
 class CalicoConfig(Model):

@@ -1,1 +1,1 @@
-"""The engine: runs, stages, units and steps; pure decisions, a journal and the loop that carries them out."""
+"""The engine: runs, stages, targets and steps; pure decisions, a journal and the loop that carries them out."""

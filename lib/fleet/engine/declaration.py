@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from fleet.engine.model import Limits, Retry, StepSpec, Unit, UnitState, Verdict, done
+from fleet.engine.model import Limits, Retry, StepSpec, Target, TargetState, Verdict, done
 from fleet.engine.protocols import Effects
 
 Verdicts = Mapping[str, Verdict]
 """The answers of a step, by the names of the targets that it was asked about."""
 Tell = Callable[[str, str], None]
 """Reports a target's progress within a step: its name and one line."""
-Known = Callable[[], Mapping[str, UnitState]]
+Known = Callable[[], Mapping[str, TargetState]]
 """Reads the states of a run's targets from its journal, from any thread."""
 
 
@@ -35,15 +35,15 @@ class Act(Step, Protocol):
     def settles_within(self) -> float:
         """The seconds that an order which is on its way may take to be carried out."""
 
-    def settle(self, units: Sequence[UnitState], *, over: bool) -> Verdicts:
+    def settle(self, targets: Sequence[TargetState], *, over: bool) -> Verdicts:
         """Return whether an order that may be on its way has come true, or can no longer do so.
 
         Args:
-            units: targets to which an order was given, or may have been.
+            targets: targets to which an order was given, or may have been.
             over: whether an order that has not come true by now never will.
         """
 
-    def touched(self, state: UnitState) -> bool:
+    def touched(self, state: TargetState) -> bool:
         """Return whether the act has, or may have, happened to a target, or the target was taken out of use for it."""
 
 
@@ -81,13 +81,13 @@ class Specified:
         """What brings the preflight."""
         return self.effects
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask whether the step's promise is true."""
-        return self.effects.check(units)
+        return self.effects.check(targets)
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:
         """Make it true."""
-        return self.effects.apply(units, tell)
+        return self.effects.apply(targets, tell)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Question:
     answer: str
 
 
-def never(_state: UnitState) -> bool:
+def never(_state: TargetState) -> bool:
     """Return False: of no target."""
     return False
 
@@ -125,7 +125,7 @@ class Bracket:
     back: Step | None = None
     prepare: Callable[[Seen], Step] | None = None
     cleanup: Callable[[Seen], Step | None] | None = None
-    renew: Callable[[Sequence[UnitState]], Verdicts] | None = None
+    renew: Callable[[Sequence[TargetState]], Verdicts] | None = None
     on_abort: Step | None = None
 
 
@@ -154,7 +154,7 @@ class Stage:
     """
 
     key: str
-    targets: Callable[[], Sequence[Unit]]
+    targets: Callable[[], Sequence[Target]]
     before: Sequence[Step] = ()
     holding: Sequence[Bracket | Step] = ()
     act: Act | None = None
@@ -165,8 +165,8 @@ class Stage:
     renew: float = 0.0
     abort_proofs: Sequence[Step] = ()
     patience: float = 120.0
-    concerns: Callable[[UnitState], bool] = never
-    in_flight: Callable[[UnitState], bool] = never
+    concerns: Callable[[TargetState], bool] = never
+    in_flight: Callable[[TargetState], bool] = never
     about: Sequence[str] = ()
     question: Callable[[], Question | None] | None = None
 
@@ -216,18 +216,18 @@ class _Proof:
 
     spec: StepSpec
     gate: Step
-    concerns: Callable[[UnitState], bool]
+    concerns: Callable[[TargetState], bool]
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask it of those that it concerns."""
-        asked = [state for state in units if self.concerns(state)]
-        verdicts = {state.unit.name: done("not asked: it is in service, and taken as it is") for state in units}
+        asked = [state for state in targets if self.concerns(state)]
+        verdicts = {state.target.name: done("not asked: it is in service, and taken as it is") for state in targets}
         return {**verdicts, **(self.gate.check(asked) if asked else {})}
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:
         """Do what the gate does: nothing."""
-        return self.gate.apply(units, tell)
+        return self.gate.apply(targets, tell)
 
 
-def _proof_of(gate: Step, concerns: Callable[[UnitState], bool], patience: float) -> Step:
+def _proof_of(gate: Step, concerns: Callable[[TargetState], bool], patience: float) -> Step:
     return _Proof(replace(gate.spec, timeout=min(gate.spec.timeout, patience)), gate, concerns)

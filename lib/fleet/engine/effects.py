@@ -5,12 +5,12 @@ import queue
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fleet.engine.model import Phase, UnitState, Verdict, failed, pending, unknown
+from fleet.engine.model import Phase, TargetState, Verdict, failed, pending, unknown
 from fleet.errors import FleetError
 
 logger = logging.getLogger(__name__)
 
-Call = Callable[[Sequence[UnitState]], Mapping[str, Verdict]]
+Call = Callable[[Sequence[TargetState]], Mapping[str, Verdict]]
 """Asks a step, lets it act, or renews what expires; it may raise anything."""
 
 
@@ -22,14 +22,14 @@ class Answer:
         stage: the stage's name.
         step: the step's index.
         phase: what the step was asked to do; None for a renewal.
-        asked: the units that it was asked about, as they were then.
+        asked: the targets that it was asked about, as they were then.
         verdicts: the answers, by name; empty as long as there is none.
     """
 
     stage: str
     step: int
     phase: Phase | None
-    asked: Mapping[str, UnitState]
+    asked: Mapping[str, TargetState]
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
 
 
@@ -39,7 +39,7 @@ Events = queue.SimpleQueue[Item]
 
 
 def answer(asked: Answer, call: Call) -> Answer:
-    """Carry an effect out, and return what it answered for each unit, whatever happens."""
+    """Carry an effect out, and return what it answered for each target, whatever happens."""
     verdicts: dict[str, Verdict] = {}
     problem: Verdict | None = None
     try:
@@ -50,4 +50,4 @@ def answer(asked: Answer, call: Call) -> Answer:
         logger.debug("An effect broke", exc_info=True)
         problem = failed(f"{type(error).__name__}: {error} (a defect; see the extended log)")
     missing = problem or unknown("no answer")
-    return replace(asked, verdicts={unit: verdicts.get(unit, missing) for unit in asked.asked})
+    return replace(asked, verdicts={target: verdicts.get(target, missing) for target in asked.asked})

@@ -10,8 +10,8 @@ from fleet.engine.model import (
     Observation,
     Status,
     StepSpec,
-    Unit,
-    UnitState,
+    Target,
+    TargetState,
     When,
     done,
 )
@@ -24,7 +24,7 @@ PREPARE = "prepare"
 OVER = (Status.DONE, Status.GIVEN_UP)
 """The statuses of targets for which nothing is left to do."""
 
-States = Callable[[str], Mapping[str, UnitState]]
+States = Callable[[str], Mapping[str, TargetState]]
 """Reads the states of a stage's targets in the journal, from any thread."""
 
 
@@ -67,20 +67,20 @@ class Execution:
         self._asked = None
         self._starting()
         if self._prepare:
-            yield model.Stage(PREPARE, (Unit(PREPARE),), specs(self._prepare), when=When.START)
+            yield model.Stage(PREPARE, (Target(PREPARE),), specs(self._prepare), when=When.START)
         for stage in () if self._declined else self._stages:
             known = self._states(stage.key)
             # What the run began with and is not found any more is held, and not passed over as if it were done.
-            units = {unit.name: unit for unit in stage.targets()}
-            units |= {name: state.unit for name, state in known.items()}
-            if not units:
+            targets = {target.name: target for target in stage.targets()}
+            targets |= {name: state.target for name, state in known.items()}
+            if not targets:
                 continue
             if question := self._question(stage):
                 self._asked = stage.key, question
                 return
             yield model.Stage(
                 stage.key,
-                tuple(units.values()),
+                tuple(targets.values()),
                 specs(stage.steps),
                 stage.limits,
                 renew=stage.renew,
@@ -109,7 +109,7 @@ class Execution:
         lines = []
         asked = False
         for stage in self._stages:
-            names = [unit.name for unit in stage.targets()]
+            names = [target.name for target in stage.targets()]
             if not names or (self._states(stage.key) and self._is_over(stage)):
                 continue
             if not asked and (question := self._question(stage)):
@@ -138,9 +138,9 @@ class Execution:
         """Return what the world looks like."""
         return self._observe()
 
-    def renew(self, stage: str, units: Sequence[UnitState]) -> Verdicts:
+    def renew(self, stage: str, targets: Sequence[TargetState]) -> Verdicts:
         """Extend what expires by itself on targets in flight."""
-        return _renew(next(each for each in self._stages if each.key == stage), units)
+        return _renew(next(each for each in self._stages if each.key == stage), targets)
 
 
 class Abort:
@@ -161,24 +161,24 @@ class Abort:
             own = [state for state in states(stage.key).values() if _is_open(stage, state)]
             if not own or stage.act is None:
                 continue
-            ordered = frozenset(state.unit.name for state in own if _is_ordered(stage, state))
+            ordered = frozenset(state.target.name for state in own if _is_ordered(stage, state))
             steps = self._steps[name] = stage.abort_steps(Settled(stage.act, ordered, clock))
             self.stages.append(
                 model.Stage(
                     name,
-                    tuple(state.unit for state in own),
+                    tuple(state.target for state in own),
                     specs(steps),
                     when=When.START,
                     renew=stage.renew,
-                    facts={state.unit.name: state.facts for state in own},
-                    accepted={state.unit.name: state.accepted for state in own},
+                    facts={state.target.name: state.facts for state in own},
+                    accepted={state.target.name: state.accepted for state in own},
                 )
             )
         # Not those of an earlier abort: what it could not give back may have been done since.
-        ours = [(stage.name, unit.name) for stage in self.stages for unit in stage.units]
+        ours = [(stage.name, target.name) for stage in self.stages for target in stage.targets]
         begun = known_of(stages, states)
 
-        def known() -> dict[str, UnitState]:
+        def known() -> dict[str, TargetState]:
             found = {name: states(name) for name, _ in ours}
             return {**begun(), **{target: found[name][target] for name, target in ours if target in found[name]}}
 
@@ -194,9 +194,9 @@ class Abort:
         """Return that nothing is in the way: what is given back needs no capacity."""
         return Observation()
 
-    def renew(self, stage: str, units: Sequence[UnitState]) -> Verdicts:
+    def renew(self, stage: str, targets: Sequence[TargetState]) -> Verdicts:
         """Extend what expires by itself on targets that are being given back."""
-        return _renew(self._declared[stage], units)
+        return _renew(self._declared[stage], targets)
 
 
 class Settled:
@@ -213,16 +213,16 @@ class Settled:
         self._clock = clock
         self._since = clock.monotonic()
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Compare ids; nothing to wait for where no order was given."""
-        ordered = [state for state in units if state.unit.name in self._ordered]
+        ordered = [state for state in targets if state.target.name in self._ordered]
         over = self._clock.monotonic() - self._since > self.GRACE
-        verdicts = {state.unit.name: done() for state in units}
+        verdicts = {state.target.name: done() for state in targets}
         return {**verdicts, **(self._act.settle(ordered, over=over) if ordered else {})}
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Do nothing: a gate only waits."""
-        return {state.unit.name: done() for state in units}
+        return {state.target.name: done() for state in targets}
 
 
 def effects_of(steps: Sequence[Step], name: str) -> Effects:
@@ -233,8 +233,8 @@ def effects_of(steps: Sequence[Step], name: str) -> Effects:
 def known_of(stages: Sequence[Stage], states: States) -> Known:
     """Return what reads the states of all targets; of one in several stages, that of the last it came to."""
 
-    def known() -> dict[str, UnitState]:
-        found: dict[str, UnitState] = {}
+    def known() -> dict[str, TargetState]:
+        found: dict[str, TargetState] = {}
         for stage in stages:
             for name, state in states(stage.key).items():
                 if state.status is not Status.PENDING or state.facts or name not in found:
@@ -263,25 +263,25 @@ def _cleanups(brackets: Sequence[tuple[Seen, Bracket]]) -> list[Step]:
 
 def _ending_stages(ending: Sequence[Step]) -> list[model.Stage]:
     """Return a stage for each step: one that fails does not keep the others from their work."""
-    return [model.Stage(step.spec.name, (Unit(step.spec.name),), (step.spec,), when=When.END) for step in ending]
+    return [model.Stage(step.spec.name, (Target(step.spec.name),), (step.spec,), when=When.END) for step in ending]
 
 
-def _is_open(stage: Stage, state: UnitState) -> bool:
+def _is_open(stage: Stage, state: TargetState) -> bool:
     """Return whether an abort has something to give back on a target."""
     if state.status in OVER:
         return stage.in_flight(state) and state.status is not Status.GIVEN_UP
     return state.status in (Status.RUNNING, Status.HELD) or stage.in_flight(state)
 
 
-def _is_ordered(stage: Stage, state: UnitState) -> bool:
+def _is_ordered(stage: Stage, state: TargetState) -> bool:
     """Return whether the act was ordered and is not proven."""
     compiled = model.Stage(stage.key, (), specs(stage.steps))
     return advance.awaits_pivot(compiled, state) and bool(state.facts.get("ordered", True))
 
 
-def _renew(stage: Stage, units: Sequence[UnitState]) -> Verdicts:
-    verdicts = {state.unit.name: done() for state in units}
+def _renew(stage: Stage, targets: Sequence[TargetState]) -> Verdicts:
+    verdicts = {state.target.name: done() for state in targets}
     for bracket in stage.brackets:
         if bracket.renew:
-            verdicts.update(bracket.renew(units))
+            verdicts.update(bracket.renew(targets))
     return verdicts

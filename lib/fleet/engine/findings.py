@@ -12,7 +12,7 @@ class Level(StrEnum):
     STOP = "stop"
     """The run does not start."""
     ASK = "ask"
-    """An operator may go on; an unattended run does not."""
+    """An operator may continue; an unattended run does not."""
     NOTE = "note"
     """Good to know."""
 

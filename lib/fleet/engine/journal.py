@@ -20,12 +20,12 @@ from typing import IO, Any
 
 from fleet.clock import CLOCK, Clock
 from fleet.engine import folders, schema
-from fleet.engine.model import UnitState
+from fleet.engine.model import TargetState
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A line of the journal: at a time, a unit's step had an intent or an outcome.
+    """A line of the journal: at a time, a target's step had an intent or an outcome.
 
     Times are in seconds since the epoch. Within a session their differences are durations; over sessions they are not,
     as the clock may have been set.
@@ -33,7 +33,7 @@ class Event:
 
     at: float
     stage: str
-    unit: str
+    target: str
     step: str
     kind: str
     detail: str
@@ -90,14 +90,14 @@ class Journal:
 
     @classmethod
     def create(
-        cls, state_dir: Path, info: RunInfo, states: Mapping[str, Iterable[UnitState]], clock: Clock = CLOCK
+        cls, state_dir: Path, info: RunInfo, states: Mapping[str, Iterable[TargetState]], clock: Clock = CLOCK
     ) -> "Journal":
         """Create the folder and the journal of a new run, whole or not at all.
 
         Args:
             state_dir: where runs are kept.
             info: what identifies the run.
-            states: the units of each stage that is the run's substance.
+            states: the targets of each stage that is the run's substance.
             clock: tells when something happened.
 
         Raises:
@@ -114,8 +114,8 @@ class Journal:
                     values = {**{key: getattr(info, key) for key in RunInfo.__slots__}, "status": "running"}
                     db.executemany("INSERT INTO run VALUES (?, ?)", [(k, json.dumps(v)) for k, v in values.items()])
                     _put_steps(db, info.options.get("steps", {}))
-                    for stage, units in states.items():
-                        for state in units:
+                    for stage, targets in states.items():
+                        for state in targets:
                             _put(db, stage, state)
             finally:
                 db.close()
@@ -170,18 +170,18 @@ class Journal:
             self._db.execute("INSERT OR REPLACE INTO run VALUES ('status', ?)", (json.dumps(status),))
 
     def steps(self, stage: str) -> list[str] | None:
-        """Return the names of a stage's steps as its units' states are kept with them; None if there are none yet."""
+        """Return the names of a stage's steps as its targets' states are kept with them; None if there are none yet."""
         with self._read():
             return _steps(self._db, stage)
 
-    def put(self, stage: str, states: Iterable[UnitState], steps: Sequence[str] | None = None) -> None:
-        """Write the states of units; those that the stage does not know yet go to its end.
+    def put(self, stage: str, states: Iterable[TargetState], steps: Sequence[str] | None = None) -> None:
+        """Write the states of targets; those that the stage does not know yet go to its end.
 
         Args:
             stage: the stage.
             states: the states.
-            steps: the names of the stage's steps if they are others than before; then the states of all units that the
-                journal has of the stage are to be given.
+            steps: the names of the stage's steps if they are others than before; then the states of all targets that
+                the journal has of the stage are to be given.
         """
         with self._written():
             if steps is not None:
@@ -189,20 +189,20 @@ class Journal:
             for state in states:
                 _put(self._db, stage, state)
 
-    def rewrite(self, states: Mapping[str, Iterable[UnitState]], options: Mapping[str, Any]) -> None:
-        """Write the states of stages' units and the run's options with the names of the steps: all or nothing."""
+    def rewrite(self, states: Mapping[str, Iterable[TargetState]], options: Mapping[str, Any]) -> None:
+        """Write the states of stages' targets and the run's options with the names of the steps: all or nothing."""
         with self._written():
             self._db.execute("INSERT OR REPLACE INTO run VALUES ('options', ?)", (json.dumps(dict(options)),))
             _put_steps(self._db, options.get("steps", {}))
-            for stage, units in states.items():
-                for state in units:
+            for stage, targets in states.items():
+                for state in targets:
                     _put(self._db, stage, state)
 
-    def record(self, stage: str, states: Iterable[UnitState], *, step: str, kind: str) -> None:
-        """Write the states of units together with an event for each.
+    def record(self, stage: str, states: Iterable[TargetState], *, step: str, kind: str) -> None:
+        """Write the states of targets together with an event for each.
 
         Args:
-            stage: the units' stage.
+            stage: the targets' stage.
             states: their states after the event; the event's detail is the state's.
             step: the step's name, or empty.
             kind: ``start``, ``intent``, ``done``, ``pending``, ``unknown``, ``failed``, ``held`` ….
@@ -213,7 +213,7 @@ class Journal:
                 _put(self._db, stage, state)
                 self._db.execute(
                     "INSERT INTO event (at, stage, unit, step, kind, detail) VALUES (?, ?, ?, ?, ?, ?)",
-                    (now, stage, state.unit.name, step, kind, state.detail),
+                    (now, stage, state.target.name, step, kind, state.detail),
                 )
 
     def note(self, kind: str, detail: str) -> None:
@@ -228,10 +228,10 @@ class Journal:
         """Return the time by the clock as it was when the journal was opened, and by the monotonic one since."""
         return self._epoch + self._clock.monotonic()
 
-    def states(self, stage: str) -> dict[str, UnitState]:
-        """Return the states of a stage's units, in the order of the plan."""
+    def states(self, stage: str) -> dict[str, TargetState]:
+        """Return the states of a stage's targets, in the order of the plan."""
         with self._read():
-            return {state.unit.name: state for state in _states(self._db, stage)}
+            return {state.target.name: state for state in _states(self._db, stage)}
 
     def events(self) -> list[Event]:
         """Return all events, oldest first."""
@@ -273,19 +273,19 @@ class RunRecord:
         info: what identifies it.
         status: its status; ``interrupted`` if it should be running but no process is alive, ``discarded`` if an
             operator closed it without an abort.
-        units: the states of its units, stage by stage.
+        targets: the states of its targets, stage by stage.
         events: everything that happened, oldest first.
     """
 
     info: RunInfo
     status: str
-    units: Mapping[str, list[UnitState]]
+    targets: Mapping[str, list[TargetState]]
     events: list[Event]
 
     @property
-    def work(self) -> list[tuple[str, UnitState]]:
-        """The units of the stages that are the run's substance, each with its stage."""
-        return [(stage, state) for stage in self.info.stages for state in self.units.get(stage, ())]
+    def work(self) -> list[tuple[str, TargetState]]:
+        """The targets of the stages that are the run's substance, each with its stage."""
+        return [(stage, state) for stage in self.info.stages for state in self.targets.get(stage, ())]
 
 
 def read(folder: Path) -> RunRecord:
@@ -303,10 +303,10 @@ def read(folder: Path) -> RunRecord:
         raise folders.unreadable(folder, error) from error
 
 
-def read_states(folder: Path, stage: str) -> dict[str, UnitState]:
-    """Return the states of a stage's units, from any thread."""
+def read_states(folder: Path, stage: str) -> dict[str, TargetState]:
+    """Return the states of a stage's targets, from any thread."""
     with schema.reading(folder / folders.FILE) as db:
-        return {state.unit.name: state for state in _states(db, stage)}
+        return {state.target.name: state for state in _states(db, stage)}
 
 
 def cluster_of(folder: Path) -> str | None:
@@ -358,18 +358,18 @@ def _put_steps(db: sqlite3.Connection, steps: Mapping[str, Sequence[str]]) -> No
     db.executemany("INSERT OR REPLACE INTO stage VALUES (?, ?)", rows)
 
 
-def _put(db: sqlite3.Connection, stage: str, state: UnitState) -> None:
-    """Write a unit's state; fields of it that this release does not know stay as they are."""
-    row = db.execute("SELECT state FROM unit WHERE stage = ? AND name = ?", (stage, state.unit.name)).fetchone()
+def _put(db: sqlite3.Connection, stage: str, state: TargetState) -> None:
+    """Write a target's state; fields of it that this release does not know stay as they are."""
+    row = db.execute("SELECT state FROM unit WHERE stage = ? AND name = ?", (stage, state.target.name)).fetchone()
     stored = {**(json.loads(row[0]) if row else {}), **schema.encode(state, _steps(db, stage))}
     db.execute(
         "INSERT INTO unit VALUES (?, ?, (SELECT count(*) FROM unit WHERE stage = ?), ?)"
         " ON CONFLICT (stage, name) DO UPDATE SET state = excluded.state",
-        (stage, state.unit.name, stage, json.dumps(stored)),
+        (stage, state.target.name, stage, json.dumps(stored)),
     )
 
 
-def _states(db: sqlite3.Connection, stage: str) -> Iterator[UnitState]:
+def _states(db: sqlite3.Connection, stage: str) -> Iterator[TargetState]:
     steps = _steps(db, stage)
     for name, state in db.execute("SELECT name, state FROM unit WHERE stage = ? ORDER BY position", (stage,)):
         yield schema.decode(name, json.loads(state), steps)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fleet.engine import folders, journal
-from fleet.engine.model import Phase, Stage, Status, UnitState
+from fleet.engine.model import Phase, Stage, Status, TargetState
 
 _OPEN = {Status.RUNNING: "in flight", Status.HELD: "held"}
 
@@ -13,7 +13,7 @@ class JournalLost(folders.Unwritable):
     """The journal cannot be written any more: nothing new was started.
 
     Attributes:
-        left: a line for each unit that is in flight or held: where it stands, as far as this process knows.
+        left: a line for each target that is in flight or held: where it stands, as far as this process knows.
     """
 
     def __init__(self, why: str, left: Sequence[str]) -> None:
@@ -22,8 +22,8 @@ class JournalLost(folders.Unwritable):
         self.left = tuple(left)
 
 
-def left_of(stage: Stage, state: UnitState) -> str:
-    """Return where a unit in flight or held stands, in a line."""
+def left_of(stage: Stage, state: TargetState) -> str:
+    """Return where a target in flight or held stands, in a line."""
     how = {
         Phase.CHECK: "nothing was done in this step",
         Phase.APPLY: "it was just being done" if state.busy else "it was not done, or not to its end",
@@ -32,11 +32,11 @@ def left_of(stage: Stage, state: UnitState) -> str:
     }
     step = stage.steps[state.step].name if state.step < len(stage.steps) else "the end"
     why = f" ({state.detail})" if state.detail else ""
-    return f"{state.unit.name} is {_OPEN[state.status]} at the step {step}: {how[state.phase]}{why}"
+    return f"{state.target.name} is {_OPEN[state.status]} at the step {step}: {how[state.phase]}{why}"
 
 
 def told(folder: Path, error: BaseException) -> tuple[str, list[str]]:
-    """Return why a run's journal cannot be written any more, and a line for each unit in flight or held.
+    """Return why a run's journal cannot be written any more, and a line for each target in flight or held.
 
     Args:
         folder: the run's folder.
@@ -50,7 +50,7 @@ def told(folder: Path, error: BaseException) -> tuple[str, list[str]]:
     except folders.JournalError as unreadable:
         return str(error), [f"What is in flight is not known: {unreadable}"]
     return str(error), [
-        f"{state.unit.name} is {_OPEN[state.status]} ({stage}){f': {state.detail}' if state.detail else ''}"
+        f"{state.target.name} is {_OPEN[state.status]} ({stage}){f': {state.detail}' if state.detail else ''}"
         for stage, state in record.work
         if state.status in _OPEN
     ]

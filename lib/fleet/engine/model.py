@@ -1,6 +1,6 @@
-"""The words of the engine, as plain data: runs, stages, units, steps, verdicts.
+"""The words of the engine, as plain data: runs, stages, targets, steps, verdicts.
 
-A *run* of a procedure is a list of *stages*; a stage takes each of its *units* (a node, a host, the cluster itself)
+A *run* of a procedure is a list of *stages*; a stage takes each of its *targets* (a node, a host, the cluster itself)
 through the stage's *steps* under a rolling limit. Everything here is immutable and imports no I/O.
 """
 
@@ -10,11 +10,11 @@ from enum import StrEnum
 from typing import Any
 
 Facts = Mapping[str, Any]
-"""What a run learned about a unit and changed on it; plain JSON values, kept in the journal."""
+"""What a run learned about a target and changed on it; plain JSON values, kept in the journal."""
 
 
 class Status(StrEnum):
-    """Where a unit stands."""
+    """Where a target stands."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -25,10 +25,10 @@ class Status(StrEnum):
 
 
 class Phase(StrEnum):
-    """What comes next for a running unit within its step."""
+    """What comes next for a running target within its step."""
 
     PROBE = "probe"
-    """After a crash at the pivot: has its effect happened? If not, the unit starts over."""
+    """After a crash at the pivot: has its effect happened? If not, the target starts over."""
     CHECK = "check"
     """Is there anything to do?"""
     APPLY = "apply"
@@ -48,15 +48,15 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A step's answer about one unit.
+    """A step's answer about one target.
 
     Attributes:
         kind: ``done`` (true now), ``pending`` (not yet), ``unknown`` (could not be read, which counts as not yet) or
-            ``failed`` (waiting is of no use: hold the unit).
+            ``failed`` (waiting is of no use: hold the target).
         detail: one line for the operator.
-        facts: what to remember about the unit.
+        facts: what to remember about the target.
         undone: with ``pending``: what the step did is not there, or not there any more, and has to be done again.
-        final: with ``failed``: the unit is not tried again by itself, whatever its stage allows.
+        final: with ``failed``: the target is not tried again by itself, whatever its stage allows.
     """
 
     kind: Kind
@@ -87,21 +87,21 @@ def unknown(detail: str) -> Verdict:
 
 
 def failed(detail: str, **facts: Any) -> Verdict:
-    """Return the verdict that a unit has to be held, or released where its step and its stage allow it."""
+    """Return the verdict that a target has to be held, or released where its step and its stage allow it."""
     return Verdict(Kind.FAILED, detail, facts)
 
 
 def held(detail: str, **facts: Any) -> Verdict:
-    """Return the verdict that a unit has to be held: a person has to look at it, however often it may be tried."""
+    """Return the verdict that a target has to be held: a person has to look at it, however often it may be tried."""
     return Verdict(Kind.FAILED, detail, facts, final=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Target:
     """Something that is maintained as a whole.
 
     Attributes:
-        name: the unit's name, unique in its stage.
+        name: the target's name, unique in its stage.
         domain: its failure domain (row, rack); empty when there is none.
         group: the group it shares a limit with: nodes that have the same taints.
     """
@@ -117,21 +117,21 @@ class StepSpec:
 
     Attributes:
         name: the step's name, unique in its stage, in the words of the operator.
-        timeout: seconds from the step's begin until the unit is held.
+        timeout: seconds from the step's begin until the target is held.
         poll: seconds between two checks.
-        batch: whether one call serves many units.
-        poll_together: whether units that wait are asked again as soon as one of them is due, so that they keep in
-            step: for questions that cost the same however many units they are about.
+        batch: whether one call serves many targets.
+        poll_together: whether targets that wait are asked again as soon as one of them is due, so that they keep in
+            step: for questions that cost the same however many targets they are about.
         gate: a step without an effect of its own: it only waits.
-        takes_capacity: the effect that takes the unit out of service: it needs room within the limits at that very
+        takes_capacity: the effect that takes the target out of service: it needs room within the limits at that very
             moment.
-        pivot: the effect that must happen at most once (a reboot): a unit that was interrupted before it starts over,
+        pivot: the effect that must happen at most once (a reboot): a target that was interrupted before it starts over,
             one that was interrupted after it does not.
-        releases: a unit that fails here has had nothing done to it that cannot be given back at once, so that it may be
-            tried again later, where the stage says so.
-        gives_back: the effect gives back what was taken from the unit.
+        releases: a target that fails here has had nothing done to it that cannot be given back at once, so that it may
+            be tried again later, where the stage says so.
+        gives_back: the effect gives back what was taken from the target.
         acceptable: a proof for which an operator may give their word.
-        bars: no further unit starts while one is at this step, although that one is in service already.
+        bars: no further target starts while one is at this step, although that one is in service already.
     """
 
     name: str
@@ -164,10 +164,10 @@ class Limits:
     """How much may be unavailable at once.
 
     Attributes:
-        max_unavailable: units of the cluster.
+        max_unavailable: targets of the cluster.
         max_domains: failure domains.
-        max_failed: held units that are tolerated.
-        groups: units of each group; a group that is not named is limited by ``max_unavailable`` alone.
+        max_failed: held targets that are tolerated.
+        groups: targets of each group; a group that is not named is limited by ``max_unavailable`` alone.
         blocked: seconds to wait for others to free a limit while nothing is in flight.
     """
 
@@ -180,10 +180,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How units are tried again that were released.
+    """How targets are tried again that were released.
 
     Attributes:
-        attempts: how often a unit is tried in all, until it is held.
+        attempts: how often a target is tried in all, until it is held.
         pause: seconds until the second attempt; each further pause is twice as long.
         longest: the longest pause, in seconds.
         keeps: the names of the facts that are remembered of earlier attempts.
@@ -209,21 +209,21 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A list of steps for a list of units."""
+    """A list of steps for a list of targets."""
 
     name: str
-    units: tuple[Unit, ...]
+    targets: tuple[Target, ...]
     steps: tuple[StepSpec, ...]
     limits: Limits = Limits()
     when: When = When.WORK
     renew: float = 0.0
-    """Seconds between two renewals of what expires by itself (silences) on units in flight; 0 for never."""
+    """Seconds between two renewals of what expires by itself (silences) on targets in flight; 0 for never."""
     facts: Mapping[str, Facts] = field(default_factory=dict)
-    """What is known of units from the beginning, by name."""
+    """What is known of targets from the beginning, by name."""
     retry: Retry | None = None
-    """How units are tried again whose step failed that releases them; None if they are held."""
+    """How targets are tried again whose step failed that releases them; None if they are held."""
     accepted: Mapping[str, Mapping[str, Accepted]] = field(default_factory=dict)
-    """The proofs that operators have accepted, by unit and step; of units that the journal does not know yet."""
+    """The proofs that operators have accepted, by target and step; of targets that the journal does not know yet."""
 
     def pivot(self) -> int | None:
         """Return the index of the pivot step, if there is one."""
@@ -236,7 +236,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """An operator closed a unit as it was.
+    """An operator closed a target as it was.
 
     Attributes:
         operator: who did, ``user@host``.
@@ -250,8 +250,8 @@ class GivenUp:
 
 
 @dataclass(frozen=True, slots=True)
-class UnitState:
-    """Where a unit stands in a stage. Times are seconds of the runner's monotonic clock, and are not kept.
+class TargetState:
+    """Where a target stands in a stage. Times are seconds of the runner's monotonic clock, and are not kept.
 
     Attributes:
         attempts: how often it was released and tried again.
@@ -260,7 +260,7 @@ class UnitState:
         given_up: who closed it as it was, if somebody did.
     """
 
-    unit: Unit
+    target: Target
     status: Status = Status.PENDING
     step: int = 0
     phase: Phase = Phase.CHECK
@@ -278,7 +278,7 @@ class UnitState:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """A unit that someone or something other than this run made unavailable.
+    """A target that someone or something other than this run made unavailable.
 
     Attributes:
         domain: its failure domain.
@@ -298,7 +298,7 @@ class Observation:
     """What the world looks like right now.
 
     Attributes:
-        absent: the units, by name, that others made unavailable.
+        absent: the targets, by name, that others made unavailable.
         blocked: why nothing new may start or reboot at all (the lock was lost, the cluster cannot be read); empty if
             it may.
         permanent: whether waiting is of no use while ``blocked`` says why.

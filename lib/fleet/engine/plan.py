@@ -12,7 +12,7 @@ from rich.text import Text
 from fleet.engine import folders, journal, planner
 from fleet.engine.findings import Finding, Level
 from fleet.engine.journal import RunInfo
-from fleet.engine.model import Limits, Status, Unit
+from fleet.engine.model import Limits, Status, Target
 from fleet.engine.report import duration, step_times
 from fleet.text import count
 
@@ -28,7 +28,7 @@ class NodePlan:
 
     Attributes:
         title: one line: the procedure, the cluster, the reason.
-        units: the nodes in their order.
+        targets: the nodes in their order.
         rounds: what each goes through: "node", or which round it is, and its steps.
         limits: how many at once.
         columns: what else is shown of each node, by the heading; "?" for a node that is not in it.
@@ -39,7 +39,7 @@ class NodePlan:
     """
 
     title: str
-    units: Sequence[Unit]
+    targets: Sequence[Target]
     rounds: Sequence[tuple[str, Sequence[str]]]
     limits: Limits
     columns: Mapping[str, Mapping[str, str]]
@@ -55,9 +55,9 @@ class NodePlan:
         table = Table(show_edge=False)
         for heading in ("#", self.what, "domain", *self.columns):
             table.add_column(heading, justify="left" if heading in (self.what, "domain") else "right", no_wrap=True)
-        for number, unit in enumerate(self.units, 1):
-            more = [Text(cells.get(unit.name, "?")) for cells in self.columns.values()]
-            table.add_row(str(number), Text(unit.name), Text(unit.domain or "-"), *more)
+        for number, target in enumerate(self.targets, 1):
+            more = [Text(cells.get(target.name, "?")) for cells in self.columns.values()]
+            table.add_row(str(number), Text(target.name), Text(target.domain or "-"), *more)
         console.print(table)
         for who, steps in self.rounds:
             console.print(f"Each {who}: {' → '.join(steps)}", markup=False)
@@ -67,7 +67,7 @@ class NodePlan:
             f" no new {self.what} once more than {limits.max_failed} failed."
         )
         each = self.unit_seconds or self.guess
-        seconds = len(self.rounds) * planner.estimate(self.units, limits, each)
+        seconds = len(self.rounds) * planner.estimate(self.targets, limits, each)
         source = "as in earlier runs" if self.unit_seconds else "a guess: there is no earlier run to go by"
         console.print(f"About {duration(seconds)}, at {duration(each)} a {self.what} ({source}).")
         render_findings(self.findings, console)
@@ -126,13 +126,13 @@ def title(run: RunInfo) -> str:
 
 
 def unit_seconds(state_dir: Path, procedure: str, cluster: str, stage: str, *, last: int = 5) -> float | None:
-    """Return how long a unit took in the last runs of a procedure on a cluster: the median, in seconds.
+    """Return how long a target took in the last runs of a procedure on a cluster: the median, in seconds.
 
     Args:
         state_dir: where runs are kept.
         procedure: the cookbook.
         cluster: the cluster.
-        stage: the stage that the unit goes through.
+        stage: the stage that the target goes through.
         last: how many runs to look at.
     """
     totals: list[float] = []
@@ -144,7 +144,7 @@ def unit_seconds(state_dir: Path, procedure: str, cluster: str, stage: str, *, l
             continue
         if (record.info.procedure, record.info.cluster) != (procedure, cluster):
             continue
-        finished = {s.unit.name for s in record.units.get(stage, []) if s.status is Status.DONE}
+        finished = {s.target.name for s in record.targets.get(stage, []) if s.status is Status.DONE}
         times = step_times(record.events, stage)
         totals += [sum(times[name].values()) for name in finished if name in times]
         looked += 1

@@ -1,11 +1,11 @@
-"""Plans: which units, in which order, how many at once, and about how long. Pure functions over plain data."""
+"""Plans: which targets, in which order, how many at once, and about how long. Pure functions over plain data."""
 
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from fleet.engine.model import Limits, Unit
+from fleet.engine.model import Limits, Target
 
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:
@@ -13,31 +13,33 @@ def natural(name: str) -> tuple[tuple[int, str], ...]:
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name))
 
 
-def order(units: Iterable[Unit], *, first: Iterable[str] = ()) -> tuple[Unit, ...]:
-    """Put units in the order in which they are maintained: domain by domain, by name within a domain.
+def order(targets: Iterable[Target], *, first: Iterable[str] = ()) -> tuple[Target, ...]:
+    """Put targets in the order in which they are maintained: domain by domain, by name within a domain.
 
     Args:
-        units: the units.
+        targets: the targets.
         first: domains to begin with: those that are degraded already.
     """
     degraded = frozenset(first)
     return tuple(
-        sorted(units, key=lambda unit: (unit.domain not in degraded, natural(unit.domain), natural(unit.name)))
+        sorted(
+            targets, key=lambda target: (target.domain not in degraded, natural(target.domain), natural(target.name))
+        )
     )
 
 
 def resolve(amount: int | str, total: int) -> int:
-    """Turn a number or percentage of units into a number.
+    """Turn a number or percentage of targets into a number.
 
     Args:
         amount: ``2`` or ``"10%"``, as the configuration's ``Amount``.
-        total: how many units there are.
+        total: how many targets there are.
 
     Returns:
         The number, rounded down: never more than was allowed.
 
     Raises:
-        ValueError: the percentage is less than one unit.
+        ValueError: the percentage is less than one target.
     """
     if isinstance(amount, int):
         return amount
@@ -49,13 +51,13 @@ def resolve(amount: int | str, total: int) -> int:
 
 
 def group_limits(groups: Iterable[str], amount: int | str) -> Mapping[str, int]:
-    """Return how many units of each taint group may be unavailable at once.
+    """Return how many targets of each taint group may be unavailable at once.
 
     A group has the limit of the whole, applied to the group: a percentage of its members, but at least one, so that a
     small group can be maintained at all.
 
     Args:
-        groups: the group of each unit of the cluster.
+        groups: the group of each target of the cluster.
         amount: the limit as configured.
     """
     if isinstance(amount, int):
@@ -64,16 +66,16 @@ def group_limits(groups: Iterable[str], amount: int | str) -> Mapping[str, int]:
     return {group: max(1, size * share // 100) for group, size in Counter(groups).items()}
 
 
-def estimate(units: Sequence[Unit], limits: Limits, seconds: float) -> float:
-    """Return about how long a stage takes, in seconds, when every unit takes the given time.
+def estimate(targets: Sequence[Target], limits: Limits, seconds: float) -> float:
+    """Return about how long a stage takes, in seconds, when every target takes the given time.
 
     Args:
-        units: the units.
+        targets: the targets.
         limits: how many at once.
-        seconds: the time of one unit.
+        seconds: the time of one target.
     """
-    sizes = sorted(Counter(unit.domain for unit in units).values(), reverse=True)
+    sizes = sorted(Counter(target.domain for target in targets).values(), reverse=True)
     if limits.max_domains == 1:
         return sum(math.ceil(size / limits.max_unavailable) for size in sizes) * seconds
-    rounds = math.ceil(len(units) / min(limits.max_unavailable, len(units) or 1))
+    rounds = math.ceil(len(targets) / min(limits.max_unavailable, len(targets) or 1))
     return rounds * seconds

@@ -5,21 +5,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from fleet.engine.model import Observation, Stage, UnitState, Verdict
+from fleet.engine.model import Observation, Stage, TargetState, Verdict
 
 
 class Effects(Protocol):
-    """What a step does. Both calls may come from any thread, and answer for each unit by name.
+    """What a step does. Both calls may come from any thread, and answer for each target by name.
 
     Raising a :class:`~fleet.errors.FleetError` means that the question could not be answered, or the act not done: it
     is tried again until the step's deadline.
     """
 
-    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
+    def check(self, targets: Sequence[TargetState]) -> Mapping[str, Verdict]:
         """Say, without changing anything, whether the step's promise is true."""
 
-    def apply(self, units: Sequence[UnitState], tell: Callable[[str, str], None]) -> Mapping[str, Verdict]:
-        """Make it true, or set in motion what will; ``tell(unit, line)`` reports progress meanwhile."""
+    def apply(self, targets: Sequence[TargetState], tell: Callable[[str, str], None]) -> Mapping[str, Verdict]:
+        """Make it true, or set in motion what will; ``tell(target, line)`` reports progress meanwhile."""
 
 
 class Procedure(Protocol):
@@ -35,8 +35,8 @@ class Procedure(Protocol):
     def observe(self) -> Observation:
         """Say what the world looks like, at once and without I/O: from what watches have brought."""
 
-    def renew(self, stage: str, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
-        """Extend what expires by itself on units in flight."""
+    def renew(self, stage: str, targets: Sequence[TargetState]) -> Mapping[str, Verdict]:
+        """Extend what expires by itself on targets in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,8 @@ class Lock(Protocol):
 class View(Protocol):
     """Shows a run to the operator."""
 
-    def show(self, stage: Stage, states: Mapping[str, UnitState], blocked: str) -> None:
-        """Show where the units stand, and why nothing can start if so. Called often."""
+    def show(self, stage: Stage, states: Mapping[str, TargetState], blocked: str) -> None:
+        """Show where the targets stand, and why nothing can start if so. Called often."""
 
     def tell(self, message: str, *, level: int = logging.INFO) -> None:
         """Tell the operator one thing that happened."""

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from fleet.engine.folders import OVER
 from fleet.engine.journal import Event, RunRecord
-from fleet.engine.model import Stage, Status, UnitState
+from fleet.engine.model import Stage, Status, TargetState
 from fleet.engine.runner import STOPPED_BY_OPERATOR
 from fleet.text import count
 
@@ -50,7 +50,7 @@ def duration(seconds: float) -> str:
 class LogView:
     """Shows a run as log lines: for output that is no terminal, and for logs."""
 
-    def show(self, stage: Stage, states: Mapping[str, UnitState], blocked: str) -> None:
+    def show(self, stage: Stage, states: Mapping[str, TargetState], blocked: str) -> None:
         """Show nothing: the lines that :meth:`tell` writes say it all."""
 
     def tell(self, message: str, *, level: int = logging.INFO) -> None:
@@ -66,19 +66,19 @@ class LiveView(LogView):
         self._live = live
         self._since: dict[str, tuple[int, Status, float]] = {}
 
-    def show(self, stage: Stage, states: Mapping[str, UnitState], blocked: str) -> None:
+    def show(self, stage: Stage, states: Mapping[str, TargetState], blocked: str) -> None:
         """Draw the table."""
         table = Table(title=Text(_title(stage, states, blocked)), title_justify="left", expand=True)
         for column in ("unit", "domain", "step", "since", "what"):
             table.add_column(column, no_wrap=column != "what", ratio=1 if column == "what" else None)
         for state in _most_telling(states):
-            key = self._since.get(state.unit.name)
+            key = self._since.get(state.target.name)
             if key is None or key[:2] != (state.step, state.status):
-                key = self._since[state.unit.name] = (state.step, state.status, time.monotonic())
+                key = self._since[state.target.name] = (state.step, state.status, time.monotonic())
             in_flight = state.status is Status.RUNNING
             table.add_row(
-                Text(state.unit.name),
-                Text(state.unit.domain),
+                Text(state.target.name),
+                Text(state.target.domain),
                 stage.steps[state.step].name if in_flight else state.status.value,
                 duration(time.monotonic() - key[2]) if in_flight else "",
                 Text(state.detail),  # Text, as rich takes what stands in brackets in a string for its markup
@@ -88,7 +88,7 @@ class LiveView(LogView):
             self._live.update(table)
 
 
-def _title(stage: Stage, states: Mapping[str, UnitState], blocked: str) -> str:
+def _title(stage: Stage, states: Mapping[str, TargetState], blocked: str) -> str:
     counts = ", ".join(
         f"{sum(state.status is status for state in states.values())} {status.value}"
         for status in (Status.DONE, Status.RUNNING, Status.PENDING, Status.HELD)
@@ -96,12 +96,12 @@ def _title(stage: Stage, states: Mapping[str, UnitState], blocked: str) -> str:
     return f"{stage.name}: {counts}{f' (waiting: {blocked})' if blocked else ''}"
 
 
-def _most_telling(states: Mapping[str, UnitState]) -> list[UnitState]:
+def _most_telling(states: Mapping[str, TargetState]) -> list[TargetState]:
     if len(states) <= _MOST_ROWS:
         return list(states.values())
     order = [Status.HELD, Status.RUNNING, Status.PENDING, Status.GIVEN_UP, Status.DONE]
     chosen = sorted(states.values(), key=lambda state: order.index(state.status))[:_MOST_ROWS]
-    names = {state.unit.name for state in chosen}
+    names = {state.target.name for state in chosen}
     return [state for name, state in states.items() if name in names]
 
 
@@ -151,11 +151,11 @@ WATCHDOG = "watchdog"
 
 
 _ENDS = ("done", "held", "releasing", "released")
-"""The kinds of events with which a unit leaves a step."""
+"""The kinds of events with which a target leaves a step."""
 
 
 def step_times(events: Sequence[Event], stage: str) -> dict[str, dict[str, float]]:
-    """Return how long each unit of a stage spent in each step, in seconds, over all sessions of a run.
+    """Return how long each target of a stage spent in each step, in seconds, over all sessions of a run.
 
     Args:
         events: the events of the run, oldest first.
@@ -169,11 +169,11 @@ def step_times(events: Sequence[Event], stage: str) -> dict[str, dict[str, float
         if event.stage != stage:
             continue
         if event.kind in _ENDS and event.step:
-            steps = times.setdefault(event.unit, {})
-            spent = max(0.0, event.at - since.get(event.unit, event.at))  # older journals have times that jumped
+            steps = times.setdefault(event.target, {})
+            spent = max(0.0, event.at - since.get(event.target, event.at))  # older journals have times that jumped
             steps[event.step] = steps.get(event.step, 0.0) + spent
         if event.kind in ("start", *_ENDS):
-            since[event.unit] = event.at
+            since[event.target] = event.at
     return times
 
 
@@ -183,14 +183,14 @@ def next_commands(record: RunRecord) -> dict[str, str]:
         return {}
     again = shlex.join(["cookbook", record.info.procedure])
     ended = next((event.detail for event in reversed(record.events) if event.kind in ("end", "session")), "")
-    held = ",".join(dict.fromkeys(state.unit.name for _, state in record.work if state.status is Status.HELD))
+    held = ",".join(dict.fromkeys(state.target.name for _, state in record.work if state.status is Status.HELD))
     give_up = shlex.join(["--resume", record.info.id, "--give-up", held, "-r", "REASON"])
     wrong = bool(held) or (record.status == "stopped" and ended != STOPPED_BY_OPERATOR)
-    go_on = "Go on, once what is wrong is mended" if wrong else "Go on"
+    go_on = "Resume, once what is wrong is mended" if wrong else "Resume"
     return {
         go_on: f"{again} --resume {record.info.id}",
         "Or give back what is in flight and held": f"{again} --abort {record.info.id}",
-        **({"Or close what is held as it is, and go on with the rest": f"{again} {give_up}"} if held else {}),
+        **({"Or close what is held as it is, and continue with the rest": f"{again} {give_up}"} if held else {}),
     }
 
 
@@ -203,17 +203,17 @@ def summary(record: RunRecord, commands: Mapping[str, str]) -> dict[str, Any]:
     """
     all_times = {stage: step_times(record.events, stage) for stage in record.info.stages}
     at = [event.at for event in record.events]
-    units = [
+    targets = [
         {
             "stage": stage,
-            "unit": state.unit.name,
-            "domain": state.unit.domain,
+            "unit": state.target.name,
+            "domain": state.target.domain,
             "status": state.status.value,
             "detail": state.detail,
             "accepted": {gate: f"{word.operator}: {word.reason}" for gate, word in state.accepted.items()},
             "left": list(state.given_up.left) if state.given_up else [],
-            "steps": {step: round(seconds, 3) for step, seconds in times.get(state.unit.name, {}).items()},
-            "seconds": round(sum(times.get(state.unit.name, {}).values()), 3),
+            "steps": {step: round(seconds, 3) for step, seconds in times.get(state.target.name, {}).items()},
+            "seconds": round(sum(times.get(state.target.name, {}).values()), 3),
             "facts": dict(state.facts),
         }
         for stage, state in record.work
@@ -224,7 +224,7 @@ def summary(record: RunRecord, commands: Mapping[str, str]) -> dict[str, Any]:
         "status": record.status,
         "started": datetime.fromtimestamp(record.info.created, UTC).isoformat(),
         "seconds": round(max([record.info.created, *at]) - record.info.created, 3),
-        "units": units,
+        "units": targets,
         "watchdog": [json.loads(event.detail) for event in record.events if event.kind == WATCHDOG],
         "next": dict(commands),
     }
@@ -244,22 +244,24 @@ def write_json(folder: Path, data: Mapping[str, Any]) -> Path:
 
 
 def render(data: Mapping[str, Any], console: Console) -> None:
-    """Print a report: a table of units and steps with their times, then what is held and what to do next.
+    """Print a report: a table of targets and steps with their times, then what is held and what to do next.
 
     Args:
         data: what :func:`summary` returned.
         console: where to print.
     """
-    units = data["units"]
+    targets = data["units"]
     run = data["run"]
     ran = f"{data['status']} after {duration(data['seconds'])}"
     console.print(f"\nRun {run['id']} on {run['cluster']}: {ran}", markup=False, soft_wrap=True)
-    names = list(dict.fromkeys(step for unit in units for step in unit["steps"]))
-    # Where there is but one stage, or no unit has a domain, a column would say nothing.
-    several, placed = len({unit["stage"] for unit in units}) > 1, any(unit["domain"] for unit in units)
+    names = list(dict.fromkeys(step for target in targets for step in target["steps"]))
+    # Where there is but one stage, or no target has a domain, a column would say nothing.
+    several, placed = len({target["stage"] for target in targets}) > 1, any(target["domain"] for target in targets)
     facts = [*(("stage",) if several else ()), "unit", *(("domain",) if placed else ())]
     room = (
-        console.width - _BESIDE_FACTS - sum(max((len(unit[name]) for unit in units), default=0) + 3 for name in facts)
+        console.width
+        - _BESIDE_FACTS
+        - sum(max((len(target[name]) for target in targets), default=0) + 3 for name in facts)
     )
     # A narrow terminal has no room for a column a step, a narrower one for none of them; what and how it is stays.
     columns = [[name] for name in names] if sum(len(name) + 3 for name in names) + 50 <= console.width else [names]
@@ -275,25 +277,27 @@ def render(data: Mapping[str, Any], console: Console) -> None:
             overflow="fold",
         )
     table.add_column("total", justify="right", no_wrap=True)
-    for unit in units:
-        status = Status(unit["status"])
-        cells = [_times(unit["steps"], column) for column in columns]
-        total = duration(unit["seconds"]) if unit["steps"] else ""
-        table.add_row(*(Text(unit[name]) for name in facts), status.value, *cells, total, style=_STYLES[status])
+    for target in targets:
+        status = Status(target["status"])
+        cells = [_times(target["steps"], column) for column in columns]
+        total = duration(target["seconds"]) if target["steps"] else ""
+        table.add_row(*(Text(target[name]) for name in facts), status.value, *cells, total, style=_STYLES[status])
     console.print(table)
     for seen in data["watchdog"]:
         console.print(watchdog_line(seen), markup=False)
-    for unit in units if data["status"] not in OVER else ():
-        if unit["status"] in (Status.HELD, Status.RUNNING):
-            where = "held" if unit["status"] == Status.HELD else "in flight"
-            why = f": {unit['detail']}" if unit["detail"] else "."
-            console.print(f"{unit['unit']} is {where}{why}", style="bold red", markup=False)
-    for unit in units:
-        if unit["status"] == Status.GIVEN_UP:
-            left = ", ".join(unit["left"]) or "nothing"
-            console.print(f"{unit['unit']}: {unit['detail']}; left on it: {left}.", style="red", markup=False)
-        for gate, word in unit["accepted"].items():
-            console.print(f"{unit['unit']}: {gate} was not proven, but accepted by {word}.", style="red", markup=False)
+    for target in targets if data["status"] not in OVER else ():
+        if target["status"] in (Status.HELD, Status.RUNNING):
+            where = "held" if target["status"] == Status.HELD else "in flight"
+            why = f": {target['detail']}" if target["detail"] else "."
+            console.print(f"{target['unit']} is {where}{why}", style="bold red", markup=False)
+    for target in targets:
+        if target["status"] == Status.GIVEN_UP:
+            left = ", ".join(target["left"]) or "nothing"
+            console.print(f"{target['unit']}: {target['detail']}; left on it: {left}.", style="red", markup=False)
+        for gate, word in target["accepted"].items():
+            console.print(
+                f"{target['unit']}: {gate} was not proven, but accepted by {word}.", style="red", markup=False
+            )
     for what, command in data["next"].items():
         console.print(f"{what}:\n  {command}", markup=False, soft_wrap=True)
 

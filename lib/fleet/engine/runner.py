@@ -1,7 +1,7 @@
 """The loop that carries a run out: observe, decide, write the intent, act, write the outcome.
 
 The loop lives in the main thread and never blocks on an effect: effects run in threads of their own and report back
-through a queue, so no unit waits for another's. Only the main thread touches the journal and the states.
+through a queue, so no target waits for another's. Only the main thread touches the journal and the states.
 """
 
 import logging
@@ -20,7 +20,7 @@ from fleet.engine.effects import Answer, Call, Events, Item, answer
 from fleet.engine.folders import Unwritable
 from fleet.engine.journal import Journal
 from fleet.engine.lost import JournalLost, left_of
-from fleet.engine.model import Kind, Phase, Stage, Status, UnitState, Verdict, When
+from fleet.engine.model import Kind, Phase, Stage, Status, TargetState, Verdict, When
 from fleet.engine.protocols import Procedure, View
 from fleet.errors import FleetError
 
@@ -31,7 +31,7 @@ LEAVE_GRACE = 15.0
 STOPPED_BY_OPERATOR = "interrupted by the operator"
 """Why a run is not complete after the first ^C."""
 WAITING_TOLD = 30.0
-"""Seconds after which it is told once more why a unit waits."""
+"""Seconds after which it is told once more why a target waits."""
 SHORTEST_WAIT = 0.05
 LONGEST_WAIT = 5.0
 """Seconds between two looks at the world when nothing happens."""
@@ -76,16 +76,16 @@ class Runner:
         self._items: deque[Item] = deque()
         self._current: Stage | None = None
         self._is_lost = False
-        self._states: dict[str, UnitState] = {}
+        self._states: dict[str, TargetState] = {}
         self._stopping = ""
         self._stop_told = False
         self._leaving = ""
         self._told_at: dict[str, float] = {}
         self._renewing: set[str] = set()
-        self._ordered: dict[str, int] = {}  # the step of each unit whose intent is written
+        self._ordered: dict[str, int] = {}  # the step of each target whose intent is written
 
     def stop(self, reason: str) -> None:
-        """Start nothing new; what is in flight goes on to its end."""
+        """Start nothing new; what is in flight continues to its end."""
         self._stopping = self._stopping or reason
         self._queue.put(None)
 
@@ -139,7 +139,7 @@ class Runner:
             if self._stopping and not self._stop_told:
                 self._stop_told = True
                 self._view.tell(
-                    f"{self._stopping}: nothing new is started, what is in flight goes on; ^C again leaves at once",
+                    f"{self._stopping}: nothing new is started, what is in flight continues; ^C again leaves at once",
                     level=logging.WARNING,
                 )
             if finish is not None:
@@ -165,11 +165,11 @@ class Runner:
             kept = {name: advance.translate(state, before, names, at) for name, state in kept.items()}
         known = kept if stage.when is When.WORK else {}
         fresh = (
-            UnitState(unit, facts=stage.facts.get(unit.name, {}), accepted=stage.accepted.get(unit.name, {}))
-            for unit in stage.units
+            TargetState(target, facts=stage.facts.get(target.name, {}), accepted=stage.accepted.get(target.name, {}))
+            for target in stage.targets
         )
-        states = (known.get(state.unit.name, state) for state in fresh)
-        self._states = {state.unit.name: advance.resume(stage, state, now) for state in states}
+        states = (known.get(state.target.name, state) for state in fresh)
+        self._states = {state.target.name: advance.resume(stage, state, now) for state in states}
         self._told_at = dict.fromkeys(self._states, now)
         self._renewing.clear()
         self._ordered.clear()
@@ -185,64 +185,64 @@ class Runner:
         finish = None
         for action in decision.actions:
             match action:
-                case decisions.Start(unit):
-                    self._set(stage, [advance.enter(stage, self._states[unit], 0, now)], kind="start")
-                case decisions.Hold(unit, reason):
-                    held = replace(self._states[unit], status=Status.HELD, busy=False, detail=reason)
+                case decisions.Start(target):
+                    self._set(stage, [advance.enter(stage, self._states[target], 0, now)], kind="start")
+                case decisions.Hold(target, reason):
+                    held = replace(self._states[target], status=Status.HELD, busy=False, detail=reason)
                     self._set(stage, [held], kind="held", step=stage.steps[held.step].name)
                     self._tell_held(held)
-                case decisions.Release(unit, reason):
-                    before = self._states[unit]
+                case decisions.Release(target, reason):
+                    before = self._states[target]
                     self._release(stage, before, advance.release(stage, replace(before, detail=reason), now), reason)
-                case decisions.Wait(unit):
-                    state = self._states[unit]
-                    self._states[unit] = replace(state, deadline=now + stage.steps[state.step].timeout)
-                case decisions.Withdraw(unit, reason):
-                    state = self._states[unit]
+                case decisions.Wait(target):
+                    state = self._states[target]
+                    self._states[target] = replace(state, deadline=now + stage.steps[state.step].timeout)
+                case decisions.Withdraw(target, reason):
+                    state = self._states[target]
                     back = replace(state, status=Status.PENDING, step=0, phase=Phase.CHECK, detail=reason, due=0.0)
                     self._set(stage, [back], kind="withdrawn")
-                    self._view.tell(f"{unit}: waits, it is still in service: {reason}", level=logging.WARNING)
-                case decisions.Run(step, phase, units):
-                    self._submit(stage, step, phase, units)
-                case decisions.Renew(units):
-                    for unit in units:
-                        self._states[unit] = replace(self._states[unit], renew_at=now + stage.renew)
-                        self._renewing.add(unit)
-                    asked = {unit: self._states[unit] for unit in units}
+                    self._view.tell(f"{target}: waits, it is still in service: {reason}", level=logging.WARNING)
+                case decisions.Run(step, phase, targets):
+                    self._submit(stage, step, phase, targets)
+                case decisions.Renew(targets):
+                    for target in targets:
+                        self._states[target] = replace(self._states[target], renew_at=now + stage.renew)
+                        self._renewing.add(target)
+                    asked = {target: self._states[target] for target in targets}
                     renew = partial(self._procedure.renew, stage.name)
                     self._spawn(Answer(stage.name, 0, None, asked), renew)
                 case decisions.Finish():
                     finish = action
         return finish
 
-    def _submit(self, stage: Stage, step: int, phase: Phase, units: Sequence[str]) -> None:
+    def _submit(self, stage: Stage, step: int, phase: Phase, targets: Sequence[str]) -> None:
         spec = stage.steps[step]
-        for unit in units:
-            self._states[unit] = replace(self._states[unit], busy=True)
-        asked = {unit: self._states[unit] for unit in units}
+        for target in targets:
+            self._states[target] = replace(self._states[target], busy=True)
+        asked = {target: self._states[target] for target in targets}
         effects = self._procedure.effects(stage.name, spec.name)
         if phase is Phase.APPLY:
             # Once a step, where doing it again is no other act: a drain asks for evictions as long as a budget wants.
-            new = [state for unit, state in asked.items() if spec.pivot or self._ordered.get(unit) != step]
-            self._ordered |= dict.fromkeys(units, step)
+            new = [state for target, state in asked.items() if spec.pivot or self._ordered.get(target) != step]
+            self._ordered |= dict.fromkeys(targets, step)
             try:
                 self._journal.record(stage.name, new, step=spec.name, kind="intent")
             except Unwritable:  # Then it is not done.
-                self._states |= {unit: replace(state, busy=False) for unit, state in asked.items()}
+                self._states |= {target: replace(state, busy=False) for target, state in asked.items()}
                 raise
-            self._spawn(Answer(stage.name, step, phase, asked), lambda units: effects.apply(units, self._report))
+            self._spawn(Answer(stage.name, step, phase, asked), lambda targets: effects.apply(targets, self._report))
         else:
             self._spawn(Answer(stage.name, step, phase, asked), effects.check)
 
-    def _report(self, unit: str, line: str) -> None:
+    def _report(self, target: str, line: str) -> None:
         """Take a line of progress from an effect's thread."""
-        self._queue.put((unit, line))
+        self._queue.put((target, line))
 
     def _spawn(self, asked: Answer, call: Call) -> None:
         """Run an effect in a thread of its own.
 
         A daemon thread, so that an effect that hangs cannot keep the process from ending; there are few: one for each
-        step that is under way, or one for each unit where a step takes its units one by one.
+        step that is under way, or one for each target where a step takes its targets one by one.
         """
         self._in_progress += 1
         self._threads.start(lambda: self._queue.put(answer(asked, call)), f"effect-{asked.stage}-{asked.step}")
@@ -263,62 +263,62 @@ class Runner:
                 case Answer():
                     self._in_progress -= 1
                     self._outcome(stage, item)
-                case (unit, line) if unit in self._states:
-                    self._told(stage, self._states[unit], line, level=logging.INFO)
+                case (target, line) if target in self._states:
+                    self._told(stage, self._states[target], line, level=logging.INFO)
         if self._leaving:
             self._leave(stage)
 
     def _outcome(self, stage: Stage, result: Answer) -> None:
         now = self._clock.monotonic()
-        for unit, verdict in result.verdicts.items():
-            before = self._states.get(unit)
+        for target, verdict in result.verdicts.items():
+            before = self._states.get(target)
             if result.stage != stage.name or before is None:
                 continue
             if result.phase is None:
-                self._renewing.discard(unit)
+                self._renewing.discard(target)
                 self._renewed(stage, before, verdict, now)
                 continue
             if (before.status, before.step, before.phase) != (Status.RUNNING, result.step, result.phase):
-                continue  # The unit was held meanwhile, because this answer took too long.
+                continue  # The target was held meanwhile, because this answer took too long.
             after = advance.advance(stage, before, result.phase, verdict, now)
             self._moved(stage, before, after, verdict)
 
-    def _moved(self, stage: Stage, before: UnitState, after: UnitState, verdict: Verdict) -> None:
+    def _moved(self, stage: Stage, before: TargetState, after: TargetState, verdict: Verdict) -> None:
         step = stage.steps[before.step].name
         self._tell_accepted(stage, before, after)
         if after.released and not before.released:
             self._release(stage, before, after, f"{step}: {verdict.detail}")
         elif after.status is Status.PENDING:
             self._set(stage, [after], kind="released", step=step)
-            self._view.tell(f"{after.unit.name}: {after.detail}", level=logging.WARNING)
+            self._view.tell(f"{after.target.name}: {after.detail}", level=logging.WARNING)
         elif after.status is Status.HELD:
             self._set(stage, [replace(after, detail=f"{step}: {after.detail}")], kind="held", step=step)
-            self._tell_held(self._states[after.unit.name])
+            self._tell_held(self._states[after.target.name])
         elif before.phase is Phase.PROBE and after.step < before.step:
             self._set(stage, [after], kind="over", step=step)
-            self._view.tell(f"{after.unit.name}: {step}: {verdict.detail}: starting over")
-            self._told_at[after.unit.name] = self._clock.monotonic()
+            self._view.tell(f"{after.target.name}: {step}: {verdict.detail}: starting over")
+            self._told_at[after.target.name] = self._clock.monotonic()
         elif (after.step, after.status) != (before.step, before.status):
-            self._ordered.pop(after.unit.name, None)
+            self._ordered.pop(after.target.name, None)
             self._set(stage, [after], kind="done", step=step)
-            self._told_at[after.unit.name] = self._clock.monotonic()
+            self._told_at[after.target.name] = self._clock.monotonic()
             ended = "all done" if after.status is Status.DONE else f"{step}: done"
-            self._view.tell(f"{after.unit.name}: {ended}{f' ({verdict.detail})' if verdict.detail else ''}")
+            self._view.tell(f"{after.target.name}: {ended}{f' ({verdict.detail})' if verdict.detail else ''}")
         else:
-            # Why a unit waits, for those who have no table before them: now and then.
-            quiet = self._clock.monotonic() - self._told_at[after.unit.name] < WAITING_TOLD
+            # Why a target waits, for those who have no table before them: now and then.
+            quiet = self._clock.monotonic() - self._told_at[after.target.name] < WAITING_TOLD
             self._told(stage, after, after.detail, level=logging.DEBUG if quiet else logging.INFO)
-            again = self._ordered.get(after.unit.name) == before.step and not stage.steps[before.step].pivot
+            again = self._ordered.get(after.target.name) == before.step and not stage.steps[before.step].pivot
             if after.facts != before.facts or (after.phase is not before.phase and not again):
                 kind = "applied" if before.phase is Phase.APPLY and verdict.kind is Kind.DONE else verdict.kind.value
                 self._set(stage, [after], kind=kind, step=step)
 
-    def _release(self, stage: Stage, before: UnitState, after: UnitState, reason: str) -> None:
+    def _release(self, stage: Stage, before: TargetState, after: TargetState, reason: str) -> None:
         self._set(stage, [replace(after, detail=reason)], kind="releasing", step=stage.steps[before.step].name)
-        self._told_at[after.unit.name] = self._clock.monotonic()
-        self._view.tell(f"{after.unit.name}: {reason}: given back, and tried again later", level=logging.WARNING)
+        self._told_at[after.target.name] = self._clock.monotonic()
+        self._view.tell(f"{after.target.name}: {reason}: given back, and tried again later", level=logging.WARNING)
 
-    def _tell_accepted(self, stage: Stage, before: UnitState, after: UnitState) -> None:
+    def _tell_accepted(self, stage: Stage, before: TargetState, after: TargetState) -> None:
         """Tell which proofs are passed over, as an operator has given their word for them."""
         passed = range(before.step + 1, after.step) if after.status in (Status.RUNNING, Status.DONE) else ()
         for index in passed:
@@ -327,35 +327,35 @@ class Runner:
                 word = after.accepted[name]
                 line = f"accepted by {word.operator}: {word.reason}"
                 self._journal.record(stage.name, [replace(after, detail=line)], step=name, kind="accepted")
-                self._view.tell(f"{after.unit.name}: {name}: {line}", level=logging.WARNING)
+                self._view.tell(f"{after.target.name}: {name}: {line}", level=logging.WARNING)
 
-    def _told(self, stage: Stage, state: UnitState, line: str, *, level: int) -> None:
-        if line and (level > logging.DEBUG or line != self._states[state.unit.name].detail):
-            self._view.tell(f"{state.unit.name}: {stage.steps[state.step].name}: {line}", level=level)
+    def _told(self, stage: Stage, state: TargetState, line: str, *, level: int) -> None:
+        if line and (level > logging.DEBUG or line != self._states[state.target.name].detail):
+            self._view.tell(f"{state.target.name}: {stage.steps[state.step].name}: {line}", level=level)
         if level > logging.DEBUG:
-            self._told_at[state.unit.name] = self._clock.monotonic()
-        self._states[state.unit.name] = replace(state, detail=line)
+            self._told_at[state.target.name] = self._clock.monotonic()
+        self._states[state.target.name] = replace(state, detail=line)
 
-    def _renewed(self, stage: Stage, state: UnitState, verdict: Verdict, now: float) -> None:
+    def _renewed(self, stage: Stage, state: TargetState, verdict: Verdict, now: float) -> None:
         if verdict.kind is not Kind.DONE:
-            self._view.tell(f"{state.unit.name}: not renewed: {verdict.detail}", level=logging.WARNING)
-            self._states[state.unit.name] = replace(state, renew_at=now + decisions.RENEW_RETRY)
+            self._view.tell(f"{state.target.name}: not renewed: {verdict.detail}", level=logging.WARNING)
+            self._states[state.target.name] = replace(state, renew_at=now + decisions.RENEW_RETRY)
         elif verdict.facts:
-            self._states[state.unit.name] = replace(state, facts={**state.facts, **verdict.facts})
+            self._states[state.target.name] = replace(state, facts={**state.facts, **verdict.facts})
             if not self._is_lost:
-                self._journal.put(stage.name, [self._states[state.unit.name]])
+                self._journal.put(stage.name, [self._states[state.target.name]])
 
-    def _set(self, stage: Stage, states: Sequence[UnitState], *, kind: str, step: str = "") -> None:
+    def _set(self, stage: Stage, states: Sequence[TargetState], *, kind: str, step: str = "") -> None:
         for state in states:
-            self._states[state.unit.name] = state
+            self._states[state.target.name] = state
         if not self._is_lost:
             self._journal.record(stage.name, states, step=step, kind=kind)
         if kind == "start":
-            self._told_at |= dict.fromkeys((state.unit.name for state in states), self._clock.monotonic())
-            self._view.tell(f"{', '.join(state.unit.name for state in states)}: started")
+            self._told_at |= dict.fromkeys((state.target.name for state in states), self._clock.monotonic())
+            self._view.tell(f"{', '.join(state.target.name for state in states)}: started")
 
-    def _tell_held(self, state: UnitState) -> None:
-        self._view.tell(f"{state.unit.name}: HELD: {state.detail}", level=logging.ERROR)
+    def _tell_held(self, state: TargetState) -> None:
+        self._view.tell(f"{state.target.name}: HELD: {state.detail}", level=logging.ERROR)
 
     def _interrupt(self) -> None:
         """Stop orderly; the second time leave at once."""

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fleet.engine.model import Accepted, GivenUp, Phase, Status, Unit, UnitState
+from fleet.engine.model import Accepted, GivenUp, Phase, Status, Target, TargetState
 
 VERSION = 2
 """The version that this release writes. Version 1 had a column for each field of a unit, and no ``user_version``."""
@@ -139,7 +139,7 @@ def migrate(db: sqlite3.Connection) -> None:
         db.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def encode(state: UnitState, steps: Sequence[str] | None) -> dict[str, Any]:
+def encode(state: TargetState, steps: Sequence[str] | None) -> dict[str, Any]:
     """Return what is stored of a unit's state.
 
     Args:
@@ -151,8 +151,8 @@ def encode(state: UnitState, steps: Sequence[str] | None) -> dict[str, Any]:
         step = steps[state.step] if state.step < len(steps) else None
     given_up = state.given_up
     return {
-        "domain": state.unit.domain,
-        "group": state.unit.group,
+        "domain": state.target.domain,
+        "group": state.target.group,
         "status": state.status.value,
         "step": step,
         "phase": state.phase.value,
@@ -166,7 +166,7 @@ def encode(state: UnitState, steps: Sequence[str] | None) -> dict[str, Any]:
     }
 
 
-def decode(name: str, stored: Mapping[str, Any], steps: Sequence[str] | None) -> UnitState:
+def decode(name: str, stored: Mapping[str, Any], steps: Sequence[str] | None) -> TargetState:
     """Return a unit's state from what is stored of it.
 
     Args:
@@ -187,8 +187,8 @@ def decode(name: str, stored: Mapping[str, Any], steps: Sequence[str] | None) ->
         step = list(steps or ()).index(step)
     accepted = stored.get("accepted") or {}
     given_up = stored.get("given_up")
-    return UnitState(
-        Unit(name, stored.get("domain", ""), stored.get("group", "")),
+    return TargetState(
+        Target(name, stored.get("domain", ""), stored.get("group", "")),
         Status(stored["status"]),
         int(step),
         Phase(stored.get("phase", Phase.CHECK)),
@@ -226,7 +226,7 @@ def _from_version_1(db: sqlite3.Connection) -> None:
     db.execute("INSERT INTO event SELECT * FROM old_event")
     db.executemany("INSERT INTO stage VALUES (?, ?)", [(name, json.dumps(names)) for name, names in steps.items()])
     for stage, name, position, domain, group, status, step, phase, detail, facts in units:
-        state = UnitState(Unit(name, domain, group), Status(status), step, Phase(phase), detail, json.loads(facts))
+        state = TargetState(Target(name, domain, group), Status(status), step, Phase(phase), detail, json.loads(facts))
         stored = json.dumps(encode(state, steps.get(stage)))
         db.execute("INSERT INTO unit VALUES (?, ?, ?, ?)", (stage, name, position, stored))
     for table in ("run", "unit", "event"):

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from fleet.engine import folders, journal
 from fleet.engine.journal import RunRecord
-from fleet.engine.model import Status, UnitState
+from fleet.engine.model import Status, TargetState
 
 OPEN = ("running", "interrupted", "stopped")
 """The statuses of runs that may have something in flight or held."""
 
 
-def in_flight(record: RunRecord) -> list[UnitState]:
-    """Return the units that a run has in flight or held."""
+def in_flight(record: RunRecord) -> list[TargetState]:
+    """Return the targets that a run has in flight or held."""
     if record.status not in OPEN:
         return []
     return [state for _, state in record.work if state.status in (Status.RUNNING, Status.HELD)]
@@ -52,8 +52,8 @@ def survey(state_dir: Path) -> tuple[list[RunRecord], list[Unreadable]]:
     return records, unreadable
 
 
-def open_runs(state_dir: Path) -> list[tuple[RunRecord, list[UnitState]]]:
-    """Return the runs that are not over, each with the units it has in flight or held.
+def open_runs(state_dir: Path) -> list[tuple[RunRecord, list[TargetState]]]:
+    """Return the runs that are not over, each with the targets it has in flight or held.
 
     Those that cannot be read are not among them: see :func:`in_doubt`.
     """

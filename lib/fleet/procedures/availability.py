@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from fleet.adapters.k8s import nodes
 from fleet.adapters.k8s.nodes import Node
-from fleet.engine.model import Absent, Unit
+from fleet.engine.model import Absent, Target
 
 NODES = "nodes"
 """The stage in which the nodes are done; its states in the journal are the run's substance."""
@@ -20,9 +20,9 @@ def group_of(node: Node) -> str:
     return ",".join(sorted(taints))
 
 
-def unit_of(node: Node, domain_label: str) -> Unit:
+def unit_of(node: Node, domain_label: str) -> Target:
     """Return a node as the engine sees it."""
-    return Unit(node.name, node.labels.get(domain_label, ""), group_of(node))
+    return Target(node.name, node.labels.get(domain_label, ""), group_of(node))
 
 
 def absent(all_nodes: Mapping[str, Node], domain_label: str) -> dict[str, Absent]:

@@ -13,7 +13,7 @@ from typing import Any
 from fleet.engine import plan
 from fleet.engine.declaration import Act, Bracket, Stage, Step, Verdicts
 from fleet.engine.findings import Finding
-from fleet.engine.model import Limits, Status, Unit, UnitState, Verdict, done, pending
+from fleet.engine.model import Limits, Status, Target, TargetState, Verdict, done, pending
 from fleet.errors import FleetError
 from fleet.procedures import preflight
 from fleet.procedures.procedure import ClusterProcedure, Proposal
@@ -40,14 +40,14 @@ class OthersHealthy(NodeStep):
         super().__init__(cluster)
         self._guard = guard
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask the guard now."""
 
-        def judge(state: UnitState) -> Verdict:
-            problem = self._guard(self.cluster.hosts[state.unit.name])
+        def judge(state: TargetState) -> Verdict:
+            problem = self._guard(self.cluster.hosts[state.target.name])
             return pending(problem) if problem else done()
 
-        return each(units, judge)
+        return each(targets, judge)
 
 
 def stage_of(
@@ -78,7 +78,7 @@ def stage_of(
     active = Active(cluster, unit)
     return Stage(
         key,
-        targets=lambda: [Unit(name) for name in order()],
+        targets=lambda: [Target(name) for name in order()],
         before=[OthersHealthy(cluster, guard)],
         holding=[
             brackets.silenced(cluster, needs=lambda state: "silence" in state.facts),
@@ -96,12 +96,12 @@ def stage_of(
     )
 
 
-def has_begun(state: UnitState) -> bool:
+def has_begun(state: TargetState) -> bool:
     """Return whether a host that was sent back to waiting has something that is to be given back."""
     return state.status is Status.PENDING and bool(state.facts)
 
 
-def left_on_host(state: UnitState) -> Sequence[str]:
+def left_on_host(state: TargetState) -> Sequence[str]:
     """Return what is left on a host, by what the run remembers of it."""
     left = {
         "puppet_off": "Puppet disabled (enable-puppet with its reason)",
@@ -162,12 +162,16 @@ class HostProcedure(ClusterProcedure):
             findings=preflight.worst_first(findings),
             seconds=_seconds(state_dir, cluster, orders),
         )
-        return Proposal(cluster, shown, {name: [UnitState(Unit(u)) for u in order] for name, order in orders.items()})
+        return Proposal(
+            cluster, shown, {name: [TargetState(Target(u)) for u in order] for name, order in orders.items()}
+        )
 
-    def left_on(self, cluster: Cluster, state: UnitState) -> Sequence[str]:
+    def left_on(self, cluster: Cluster, state: TargetState) -> Sequence[str]:
         """Return what is left on a host, by what the run remembers of it."""
-        if state.unit.name not in cluster.hosts:
-            raise FleetError(f"{state.unit.name} is no host: what is done there is needed by all that comes after it.")
+        if state.target.name not in cluster.hosts:
+            raise FleetError(
+                f"{state.target.name} is no host: what is done there is needed by all that comes after it."
+            )
         return left_on_host(state)
 
     def _examine(self, cluster: Cluster, stages: Sequence[Stage], state_dir: Path) -> list[Finding]:

@@ -19,7 +19,7 @@ from fleet.adapters.k8s.nodes import ownership
 from fleet.engine import plan, planner
 from fleet.engine.declaration import Act, Bracket, Stage, Step
 from fleet.engine.findings import Finding, Level, note
-from fleet.engine.model import Limits, Observation, Retry, UnitState
+from fleet.engine.model import Limits, Observation, Retry, TargetState
 from fleet.engine.protocols import Lock
 from fleet.errors import FleetError
 from fleet.execution import Runner
@@ -107,9 +107,9 @@ class NodeProcedure(ClusterProcedure):
         cluster = replace(cluster, hosts=hosts, run=replace(cluster.run, options=options))
         return self._plan(cluster, limits, findings, state_dir)
 
-    def left_on(self, cluster: Cluster, state: UnitState) -> Sequence[str]:
+    def left_on(self, cluster: Cluster, state: TargetState) -> Sequence[str]:
         """Note on a node that it is given up, and return what is left on it."""
-        name = state.unit.name
+        name = state.target.name
         left = []
         try:
             if nodes.give_up(cluster.api, name, cluster.run.id):
@@ -135,14 +135,14 @@ class NodeProcedure(ClusterProcedure):
         found = preflight.examine(cluster, units, limits, state_dir, steps)
         shown = plan.NodePlan(
             title=plan.title(cluster.run),
-            units=units,
+            targets=units,
             rounds=[("node", [step.spec.name for step in steps])],
             limits=limits,
             columns=found.columns,
             findings=preflight.worst_first([*findings, *found.findings]),
             unit_seconds=plan.unit_seconds(state_dir, self.name, cluster.name, NODES),
         )
-        states = [UnitState(unit, facts=found.facts.get(unit.name, {})) for unit in units]
+        states = [TargetState(unit, facts=found.facts.get(unit.name, {})) for unit in units]
         return Proposal(cluster, shown, {NODES: states})
 
     def _limits(self, cluster: Cluster, workers: Collection[str]) -> Limits:
@@ -189,7 +189,7 @@ def stage_of(
         targets=list,
         before=_wanted(before),
         holding=[
-            brackets.silenced(cluster, needs=lambda state: is_closed(cluster, state.unit.name)),
+            brackets.silenced(cluster, needs=lambda state: is_closed(cluster, state.target.name)),
             brackets.preferring_others(cluster),
             brackets.cordoned(cluster),
             *(leaving if drains else ()),
@@ -211,14 +211,14 @@ def _wanted(those: Sequence[HostStep]) -> list[Step]:
     return [step for step in those if step.wanted]
 
 
-def _is_closed_now(cluster: Cluster, state: UnitState) -> bool:
+def _is_closed_now(cluster: Cluster, state: TargetState) -> bool:
     cluster.check_current()
-    return is_closed(cluster, state.unit.name)
+    return is_closed(cluster, state.target.name)
 
 
-def _is_ours(cluster: Cluster, state: UnitState) -> bool:
+def _is_ours(cluster: Cluster, state: TargetState) -> bool:
     """Return whether it stands on a node that this run has it."""
-    node = cluster.nodes.snapshot().get(state.unit.name)
+    node = cluster.nodes.snapshot().get(state.target.name)
     owner = ownership(node) if node else None
     return owner is not None and owner.run == cluster.run.id
 

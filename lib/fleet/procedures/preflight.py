@@ -21,7 +21,7 @@ from fleet.adapters.k8s.model import Node
 from fleet.clock import Threads
 from fleet.engine import decide, folders
 from fleet.engine.findings import Finding, Found, Level, ask, merged, note, stop, unread
-from fleet.engine.model import Absent, Limits, Observation, Stage, Unit, UnitState
+from fleet.engine.model import Absent, Limits, Observation, Stage, Target, TargetState
 from fleet.engine.survey import in_doubt, open_runs
 from fleet.errors import FleetError
 from fleet.execution import Unreachable
@@ -40,7 +40,9 @@ Check = Callable[[], list[Finding]]
 """A look at one thing."""
 
 
-def examine(cluster: Cluster, units: Sequence[Unit], limits: Limits, state_dir: Path, steps: Sequence[object]) -> Found:
+def examine(
+    cluster: Cluster, units: Sequence[Target], limits: Limits, state_dir: Path, steps: Sequence[object]
+) -> Found:
     """Look at everything that a maintenance of nodes will need, at the same time.
 
     Args:
@@ -160,7 +162,7 @@ def of_rights(cluster: Cluster, needed: Iterable[Right]) -> list[Finding]:
         what = f"The user of {cluster.config.kubeconfig} may not {purpose}."
         todo = f"Add to its {'; '.join(access.rules(those))} (config/kubernetes-rbac.yaml has it)."
         is_vital = any(right.vital for right in those)
-        findings.append(stop(what, todo) if is_vital else ask(what, f"{todo} If you go on, that is not looked at."))
+        findings.append(stop(what, todo) if is_vital else ask(what, f"{todo} If you continue, that is not looked at."))
     return findings
 
 
@@ -169,7 +171,7 @@ def worst_first(findings: Sequence[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: list(Level).index(finding.level))
 
 
-def of_nodes(known: Mapping[str, Node], units: Sequence[Unit], domain_label: str, run: str) -> list[Finding]:
+def of_nodes(known: Mapping[str, Node], units: Sequence[Target], domain_label: str, run: str) -> list[Finding]:
     """Look at the state of all nodes of the cluster."""
     findings = []
     targets = {unit.name for unit in units}
@@ -217,10 +219,10 @@ def of_nodes(known: Mapping[str, Node], units: Sequence[Unit], domain_label: str
     return findings
 
 
-def of_limits(units: Sequence[Unit], limits: Limits, gone: Mapping[str, Absent]) -> list[Finding]:
+def of_limits(units: Sequence[Target], limits: Limits, gone: Mapping[str, Absent]) -> list[Finding]:
     """Find out whether anything could start at all, by asking the engine itself."""
     stage = Stage(NODES, tuple(units), (), limits)
-    progress = decide.Progress({unit.name: UnitState(unit) for unit in units})
+    progress = decide.Progress({unit.name: TargetState(unit) for unit in units})
     decision = decide.decide(stage, progress, Observation(gone), 0.0)
     if not units or any(isinstance(action, decide.Start) for action in decision.actions):
         return []
@@ -263,7 +265,7 @@ def of_runs(scope: Scope, state_dir: Path, *, has_api: bool = True) -> list[Find
         )
     for record, left in runs:
         if record.info.cluster == scope.name and record.status == "interrupted" and record.info.id != scope.run.id:
-            names = ", ".join(state.unit.name for state in left) or "nothing"
+            names = ", ".join(state.target.name for state in left) or "nothing"
             again = f"cookbook {record.info.procedure}"
             findings.append(
                 stop(
@@ -290,7 +292,7 @@ def of_held(scope: Scope, state_dir: Path) -> list[Finding]:
     """Look for runs that have ended, and have left hosts of this one held; nodes say so themselves."""
     findings = []
     for record, left in open_runs(state_dir):
-        names = ", ".join(state.unit.name for state in left if state.unit.name in scope.hosts)
+        names = ", ".join(state.target.name for state in left if state.target.name in scope.hosts)
         if names and record.info.cluster == scope.name and record.status == "stopped":
             again = f"cookbook {record.info.procedure}"
             findings.append(
@@ -352,7 +354,7 @@ def of_alerts(scope: Scope) -> list[Finding]:
     return [
         ask(
             f"The alert {name} is firing for {', '.join(sorted(set(hosts)))}.",
-            "Look into it first; if you go on, it is not waited for.",
+            "Look into it first; if you continue, it is not waited for.",
         )
         for name, hosts in sorted(firing.items())
     ]

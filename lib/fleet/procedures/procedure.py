@@ -16,7 +16,7 @@ from fleet.engine.declaration import Stage, Step
 from fleet.engine.executor import Abort, Execution
 from fleet.engine.findings import Finding
 from fleet.engine.journal import Journal
-from fleet.engine.model import Observation, UnitState
+from fleet.engine.model import Observation, TargetState
 from fleet.engine.protocols import Lock
 from fleet.engine.protocols import Procedure as Executable
 from fleet.errors import FleetError
@@ -57,7 +57,7 @@ class Proposal:
 
     scope: Scope
     plan: Plan
-    states: Mapping[str, Sequence[UnitState]]
+    states: Mapping[str, Sequence[TargetState]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Procedure(ABC, Generic[S]):
         """Return the stages, as the configuration and the run's options want them; nothing is asked for that."""
 
     @abstractmethod
-    def left_on(self, scope: S, state: UnitState) -> Sequence[str]:
+    def left_on(self, scope: S, state: TargetState) -> Sequence[str]:
         """Note on a target that it is given up, where that can be noted, and return what is left on it, in lines.
 
         Raises:

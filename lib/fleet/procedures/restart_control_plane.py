@@ -196,7 +196,7 @@ def of_spared(plane: ControlPlane, components: Sequence[str]) -> list[Finding]:
                 continue
             if set(plane.cluster.hosts) == {host}:
                 findings[problem] = ask(
-                    f"{problem}.", "If you go on it is restarted; what is out of the load balancer stays out."
+                    f"{problem}.", "If you continue it is restarted; what is out of the load balancer stays out."
                 )
             else:
                 findings[problem] = stop(f"{problem}.", "Repair it first: no other host is touched before.")
@@ -214,7 +214,7 @@ def of_targets(plane: ControlPlane, components: Sequence[str]) -> list[Finding]:
             todo = "Correct its unit in control_plane.components, or leave the component out."
             found = units.of_definition(plane.cluster, host, unit, answer, todo)
             if not found and (why := answer.trouble()):
-                found = [ask(f"{unit} on {host} {why}.", "If you go on, it is started.")]
+                found = [ask(f"{unit} on {host} {why}.", "If you continue, it is started.")]
             findings += found
     return findings
 

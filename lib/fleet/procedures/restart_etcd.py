@@ -18,7 +18,7 @@ from fleet.engine.declaration import Bracket, Stage, Step
 from fleet.engine.executor import Execution
 from fleet.engine.findings import Finding, note, stop
 from fleet.engine.journal import Journal
-from fleet.engine.model import Unit
+from fleet.engine.model import Target
 from fleet.engine.protocols import Lock
 from fleet.engine.protocols import Procedure as Executable
 from fleet.errors import FleetError
@@ -106,7 +106,7 @@ class RestartEtcd(HostProcedure):
         )
         serving = [step for step in opening if not isinstance(step, Bracket)]
         return (
-            Stage(SNAPSHOT, lambda: [Unit(DATABASE)], proofs=[Snapshot(etcd)]),
+            Stage(SNAPSHOT, lambda: [Target(DATABASE)], proofs=[Snapshot(etcd)]),
             hosts.stage_of(
                 cluster,
                 MEMBERS,

@@ -21,7 +21,7 @@ from fleet.engine.declaration import Act, Bracket, Stage, Step, Verdicts
 from fleet.engine.executor import Execution, known_of
 from fleet.engine.findings import Finding, Found, ask, note, stop
 from fleet.engine.journal import Journal
-from fleet.engine.model import Absent, Limits, Observation, Status, Unit, UnitState, Verdict, done, pending
+from fleet.engine.model import Absent, Limits, Observation, Status, Target, TargetState, Verdict, done, pending
 from fleet.engine.protocols import Lock
 from fleet.engine.protocols import Procedure as Executable
 from fleet.errors import FleetError
@@ -115,7 +115,7 @@ class RollHosts(GroupProcedure):
         group = replace(group, hosts=hosts, run=replace(group.run, options=options))
         return self._plan(group, state_dir)
 
-    def left_on(self, group: Group, state: UnitState) -> Sequence[str]:  # noqa: ARG002
+    def left_on(self, group: Group, state: TargetState) -> Sequence[str]:  # noqa: ARG002
         """Return what is left on a host, by what the run remembers of it."""
         return left_on_host(state)
 
@@ -177,7 +177,7 @@ class RollHosts(GroupProcedure):
         known_seconds = [one for one in seconds if one is not None]
         shown = plan.NodePlan(
             title=plan.title(group.run),
-            units=targets,
+            targets=targets,
             rounds=[(who, [step.spec.name for step in stage.steps]) for who, stage in rounds.items()],
             limits=limits,
             columns=found.columns,
@@ -186,7 +186,7 @@ class RollHosts(GroupProcedure):
             what="host",
             guess=self.guess,
         )
-        return Proposal(group, shown, {stage.key: [UnitState(unit) for unit in targets] for stage in rounds.values()})
+        return Proposal(group, shown, {stage.key: [TargetState(unit) for unit in targets] for stage in rounds.values()})
 
 
 class RestartHosts(RollHosts):
@@ -267,7 +267,7 @@ class _Room:
     def __init__(self, group: Group) -> None:
         self._group = group
         self._gone: Away = {}
-        self._let: list[Unit] = []
+        self._let: list[Target] = []
         self.lock = threading.Lock()
 
     def look(self) -> None:
@@ -290,11 +290,11 @@ class _TakesRoom(AtMostOnce):
     takes_capacity = True
     room: _Room
 
-    def guarded(self, units: Sequence[UnitState]) -> Verdicts:
+    def guarded(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look at all hosts once, and let as many go as there is room for."""
         with self.room.lock:
             self.room.look()
-            return each(units, self._safely)
+            return each(targets, self._safely)
 
 
 class _Restart(_TakesRoom, RestartUnit):
@@ -324,9 +324,9 @@ class _Reboot(_TakesRoom, RebootHost):
         super().__init__(group)
         self.room = room
 
-    def safe(self, state: UnitState) -> Verdict:
+    def safe(self, state: TargetState) -> Verdict:
         """Ask the guard once more."""
-        problem = self.room(self.scope.hosts[state.unit.name])
+        problem = self.room(self.scope.hosts[state.target.name])
         return pending(f"not now: {problem}") if problem else done()
 
 
@@ -338,8 +338,8 @@ def _domains(group: Group) -> Mapping[str, str]:
     return read_domains(group.config.domains) if group.config.domains else {}
 
 
-def _target(group: Group, host: str) -> Unit:
-    return Unit(host, group.run.options["domains"].get(host, ""))
+def _target(group: Group, host: str) -> Target:
+    return Target(host, group.run.options["domains"].get(host, ""))
 
 
 def _away(group: Group) -> Away:

@@ -12,7 +12,7 @@ from fleet.adapters.k8s import drain, nodes
 from fleet.adapters.k8s.nodes import Node
 from fleet.clock import Clock, Moment
 from fleet.engine.declaration import Tell, Verdicts
-from fleet.engine.model import Facts, Kind, Phase, UnitState, Verdict, done, failed, pending, unknown
+from fleet.engine.model import Facts, Kind, Phase, TargetState, Verdict, done, failed, pending, unknown
 from fleet.execution import Result, Unreachable
 from fleet.steps.base import HostStep, each, each_host
 from fleet.steps.cluster import Cluster
@@ -34,7 +34,7 @@ class Incarnation:
         age: seconds since it began.
         transitioning: whether it is about to be another one, so that it is not known yet what came of an order.
         facts: what to remember of it once it is the new one, beside its id and :data:`REPLACED`.
-        trouble: what is wrong with it, such as that it has ended and no other one has begun; empty if nothing is known.
+        trouble: what is wrong with it, such as that it has ended and no other one has started; empty if none is known.
         outdated: in what it does not run what is on disk; empty if it does.
     """
 
@@ -47,11 +47,11 @@ class Incarnation:
     outdated: str = ""
 
 
-_Judge = Callable[[UnitState, Incarnation], Verdict]
+_Judge = Callable[[TargetState, Incarnation], Verdict]
 
 
 class AtMostOnce(HostStep):
-    """Something on the host was ended, and has begun anew."""
+    """Something on the host was ended, and has started anew."""
 
     pivot = True
 
@@ -65,7 +65,7 @@ class AtMostOnce(HostStep):
         """The seconds that an order which is on its way may take to be carried out."""
         return 5.0
 
-    def touched(self, state: UnitState) -> bool:
+    def touched(self, state: TargetState) -> bool:
         """Return whether the act has, or may have, happened, or the target was taken out of use for it."""
         return any(state.facts.get(fact) for fact in ("pooled_at", "ordered", f"new_{self.fact}"))
 
@@ -78,75 +78,75 @@ class AtMostOnce(HostStep):
         """Order the end of what has these ids, by host; nothing happens where something else runs."""
 
     @abstractmethod
-    def safe(self, state: UnitState) -> Verdict:
-        """Say whether a unit may be acted on at this very moment: ``done`` if so. Otherwise nothing is ordered."""
+    def safe(self, state: TargetState) -> Verdict:
+        """Say whether a target may be acted on at this very moment: ``done`` if so. Otherwise nothing is ordered."""
 
-    def problem(self, state: UnitState, found: Incarnation) -> str:  # noqa: ARG002
-        """Return why a unit cannot be acted on at all, judged when the run first looks at it; empty if it can."""
+    def problem(self, state: TargetState, found: Incarnation) -> str:  # noqa: ARG002
+        """Return why a target cannot be acted on at all, judged when the run first looks at it; empty if it can."""
         return ""
 
-    def noted(self, state: UnitState) -> Facts:  # noqa: ARG002
-        """Return what to remember of a unit before the act, beside the id of what is to end."""
+    def noted(self, state: TargetState) -> Facts:  # noqa: ARG002
+        """Return what to remember of a target before the act, beside the id of what is to end."""
         return {}
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Compare ids; the first look notes the old one."""
-        return self._judge(units, self._compare)
+        return self._judge(targets, self._compare)
 
-    def settle(self, units: Sequence[UnitState], *, over: bool) -> Verdicts:
+    def settle(self, targets: Sequence[TargetState], *, over: bool) -> Verdicts:
         """Say whether an order that may be on its way has come true, or can no longer do so.
 
         Args:
-            units: units to which an order was given, or may have been.
+            targets: targets to which an order was given, or may have been.
             over: whether an order that has not come true by now never will.
         """
         act, _ = self.messages
 
-        def judge(state: UnitState, found: Incarnation) -> Verdict:
+        def judge(state: TargetState, found: Incarnation) -> Verdict:
             if found.id != state.facts[self.fact]:
                 return replace(self._proven(found), detail=f"it was {act}")
             if over and not found.transitioning:
                 return done(f"it was not {act}")
             return pending("the order may still be on its way")
 
-        return self._judge(units, judge)
+        return self._judge(targets, judge)
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
-        """Give the order, for units for which it is safe at this moment.
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
+        """Give the order, for targets for which it is safe at this moment.
 
         The order carries the old id, and nothing happens where another one runs: it is carried out at most once,
         however often it is given.
         """
-        self.silence_again(units)
-        verdicts = {**self.guarded(units)}
-        safe = [state for state in units if verdicts[state.unit.name].kind is Kind.DONE]
+        self.silence_again(targets)
+        verdicts = {**self.guarded(targets)}
+        safe = [state for state in targets if verdicts[state.target.name].kind is Kind.DONE]
         if not safe:
             return verdicts
-        results = self.order({self.scope.hosts[state.unit.name]: str(state.facts[self.fact]) for state in safe})
+        results = self.order({self.scope.hosts[state.target.name]: str(state.facts[self.fact]) for state in safe})
         for state in safe:
-            result = results[self.scope.hosts[state.unit.name]]
+            result = results[self.scope.hosts[state.target.name]]
             if result.exit_code is None:
-                verdicts[state.unit.name] = pending(f"the order was not confirmed: {result.output}", unconfirmed=True)
+                verdicts[state.target.name] = pending(f"the order was not confirmed: {result.output}", unconfirmed=True)
             elif result.exit_code != 0:
-                verdicts[state.unit.name] = failed(f"the host refused: {result.output} (exit {result.exit_code})")
+                verdicts[state.target.name] = failed(f"the host refused: {result.output} (exit {result.exit_code})")
         return verdicts
 
-    def guarded(self, units: Sequence[UnitState]) -> Verdicts:
+    def guarded(self, targets: Sequence[TargetState]) -> Verdicts:
         """Return which may be acted on, all asked at once: the first answer is not old when the last one comes."""
-        checks = self.scope.threads.map(lambda state: each([state], self._safely), units, "guards", most=len(units))
+        checks = self.scope.threads.map(lambda state: each([state], self._safely), targets, "guards", most=len(targets))
         return {name: verdict for found in checks for name, verdict in found.items()}
 
-    def _judge(self, units: Sequence[UnitState], judge: _Judge) -> Verdicts:
+    def _judge(self, targets: Sequence[TargetState], judge: _Judge) -> Verdicts:
         # Before they are asked: one that is slow to answer must not make the others' lives look younger than they are,
         # or what came after them would seem to have been there before.
         asked = Moment.now(self.scope.clock)
 
-        def one(state: UnitState, found: Incarnation) -> Verdict:
+        def one(state: TargetState, found: Incarnation) -> Verdict:
             return judge(state, replace(found, facts={REPLACED: asked.minus(found.age).stored(), **found.facts}))
 
-        return each_host(self.scope, units, self.current(self.hosts(units)), one)
+        return each_host(self.scope, targets, self.current(self.hosts(targets)), one)
 
-    def _compare(self, state: UnitState, found: Incarnation) -> Verdict:
+    def _compare(self, state: TargetState, found: Incarnation) -> Verdict:
         before = state.facts.get(self.fact)
         act, still = self.messages
         if before is None:
@@ -167,14 +167,14 @@ class AtMostOnce(HostStep):
     def _proven(self, found: Incarnation) -> Verdict:
         return done(**{f"new_{self.fact}": found.id}, **found.facts)
 
-    def silence_again(self, units: Sequence[UnitState]) -> None:
+    def silence_again(self, targets: Sequence[TargetState]) -> None:
         """Make sure that no alert pages for what is ordered now: somebody may have removed the silence."""
         active = silences_of(self.scope)
-        for state in units:
-            if state.unit.name not in active or active[state.unit.name][0].lacking:
-                silence_node(self.scope, state.unit.name, self.scope.config.alerts.silence)
+        for state in targets:
+            if state.target.name not in active or active[state.target.name][0].lacking:
+                silence_node(self.scope, state.target.name, self.scope.config.alerts.silence)
 
-    def _safely(self, state: UnitState) -> Verdict:
+    def _safely(self, state: TargetState) -> Verdict:
         verdict = self.safe(state)
         # An earlier order that was not confirmed may still be on its way.
         ordered = verdict.kind is Kind.DONE or bool(state.facts.get("unconfirmed"))
@@ -185,7 +185,7 @@ def began(facts: Facts, clock: Clock, name: str = REPLACED) -> tuple[float | Non
     """Return when what was replaced began anew, and whether that is certain.
 
     Args:
-        facts: what is remembered of a unit.
+        facts: what is remembered of a target.
         clock: the time.
         name: the name under which the moment is remembered.
 
@@ -210,13 +210,13 @@ class NodeAtMostOnce(AtMostOnce):
         self.cluster = cluster
         self._drained = drained
 
-    def problem(self, state: UnitState, found: Incarnation) -> str:
+    def problem(self, state: TargetState, found: Incarnation) -> str:
         """Say whether the host is another machine than the node."""
-        return other_machine(self.cluster.node(state.unit.name), found.boot_id)
+        return other_machine(self.cluster.node(state.target.name), found.boot_id)
 
-    def safe(self, state: UnitState) -> Verdict:
+    def safe(self, state: TargetState) -> Verdict:
         """Look whether the node is closed and empty."""
-        name = state.unit.name
+        name = state.target.name
         node = nodes.read_node(self.cluster.api, name)
         owner = nodes.ownership(node)
         if not node.unschedulable or owner is None or owner.run != self.cluster.run.id:

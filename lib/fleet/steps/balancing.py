@@ -9,7 +9,7 @@ from fleet.clock import Moment
 from fleet.engine import advance
 from fleet.engine.declaration import Seen, Tell, Verdicts
 from fleet.engine.journal import Journal
-from fleet.engine.model import Stage, Status, UnitState, Verdict, done, failed, pending
+from fleet.engine.model import Stage, Status, TargetState, Verdict, done, failed, pending
 from fleet.steps.base import CHANGE_DEADLINE, POLL, each
 from fleet.steps.control_plane_health import API, ControlPlane, PlaneStep
 
@@ -34,31 +34,31 @@ class Depool(_BalancerStep):
     poll = POLL
     takes_capacity = True
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask the load balancer; who sends connections here is noted before it is told otherwise."""
-        states = self._balancer.states(self.hosts(units))
+        states = self._balancer.states(self.hosts(targets))
 
-        def judge(state: UnitState) -> Verdict:
-            server = states[self.cluster.hosts[state.unit.name]]
+        def judge(state: TargetState) -> Verdict:
+            server = states[self.cluster.hosts[state.target.name]]
             at = state.facts.get("pooled_at", list(server.pooled_at))
             if server.out:
                 return done(server.detail, pooled_at=at)
             # It may have been out before, and be back: then connections get their time again.
             return pending(server.detail, pooled_at=at, draining_since=None)
 
-        return each(units, judge)
+        return each(targets, judge)
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Tell it, if the others are still well."""
 
-        def depool(state: UnitState) -> Verdict:
-            host = self.cluster.hosts[state.unit.name]
+        def depool(state: TargetState) -> Verdict:
+            host = self.cluster.hosts[state.target.name]
             if problem := self._plane.problem(API, host):
                 return pending(f"not now: {problem}")
             self._balancer.depool(host, state.facts["pooled_at"])
             return done()
 
-        return each(units, depool)
+        return each(targets, depool)
 
 
 class Connections(_BalancerStep):
@@ -73,18 +73,18 @@ class Connections(_BalancerStep):
         """The seconds that connections are given, and some more."""
         return self.cluster.config.control_plane.load_balancer.drain + CHANGE_DEADLINE
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Count connections; watches stay until the apiserver ends them itself, as it does when it is stopped.
 
         Others that are not well meanwhile end it: nobody may serve while this host is out.
         """
-        states = self._balancer.states(self.hosts(units))
+        states = self._balancer.states(self.hosts(targets))
         clock = self.cluster.clock
 
-        def judge(state: UnitState) -> Verdict:
-            if problem := self._plane.problem(API, self.cluster.hosts[state.unit.name]):
-                return failed(f"not gone on with: {problem}")
-            open_ones = states[self.cluster.hosts[state.unit.name]].connections
+        def judge(state: TargetState) -> Verdict:
+            if problem := self._plane.problem(API, self.cluster.hosts[state.target.name]):
+                return failed(f"not continued: {problem}")
+            open_ones = states[self.cluster.hosts[state.target.name]].connections
             since = Moment.parse(state.facts.get("draining_since"))
             if since is None or not since.is_certain:
                 since = Moment.now(clock)
@@ -95,7 +95,7 @@ class Connections(_BalancerStep):
                 return done(f"left for the apiserver to end: {counted}")
             return pending(f"still open: {counted}", draining_since=since.stored())
 
-        return each(units, judge)
+        return each(targets, judge)
 
 
 class Pool(_BalancerStep):
@@ -105,27 +105,27 @@ class Pool(_BalancerStep):
     deadline = "ready"
     poll = POLL
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask the load balancer whether it uses the host."""
-        states = self._balancer.states(self.hosts(units))
+        states = self._balancer.states(self.hosts(targets))
 
-        def judge(state: UnitState) -> Verdict:
-            server = states[self.cluster.hosts[state.unit.name]]
+        def judge(state: TargetState) -> Verdict:
+            server = states[self.cluster.hosts[state.target.name]]
             before = set(state.facts.get("pooled_at", ()))
             if not before:
                 return done("left out of the load balancer, as it was found")
             return done(server.detail) if server.up and before <= set(server.pooled_at) else pending(server.detail)
 
-        return each(units, judge)
+        return each(targets, judge)
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Tell it to those that were told to depool it."""
 
-        def pool(state: UnitState) -> Verdict:
-            self._balancer.pool(self.cluster.hosts[state.unit.name], state.facts["pooled_at"])
+        def pool(state: TargetState) -> Verdict:
+            self._balancer.pool(self.cluster.hosts[state.target.name], state.facts["pooled_at"])
             return done()
 
-        return each(units, pool)
+        return each(targets, pool)
 
 
 class Watched(_BalancerStep):
@@ -133,19 +133,19 @@ class Watched(_BalancerStep):
 
     name = "watched"
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look whether it was told so."""
-        return {s.unit.name: done() if s.facts.get("watched") else pending("not told yet") for s in units}
+        return {s.target.name: done() if s.facts.get("watched") else pending("not told yet") for s in targets}
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Tell it."""
 
-        def watch(state: UnitState) -> Verdict:
+        def watch(state: TargetState) -> Verdict:
             if state.facts.get("pooled_at"):  # Otherwise its checks are as others want them.
-                self._balancer.watch_again(self.cluster.hosts[state.unit.name])
+                self._balancer.watch_again(self.cluster.hosts[state.target.name])
             return done(watched=True)
 
-        return each(units, watch)
+        return each(targets, watch)
 
 
 class Repool(_BalancerStep):
@@ -164,31 +164,31 @@ class Repool(_BalancerStep):
         self._told: set[str] = set()
         self._back: list[str] = []
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look for hosts of which the load balancer was not told yet."""
-        left = ", ".join(sorted(state.unit.name for state in self._left()))
-        return {state.unit.name: pending(f"for {left}") if left else done() for state in units}
+        left = ", ".join(sorted(state.target.name for state in self._left()))
+        return {state.target.name: pending(f"for {left}") if left else done() for state in targets}
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Tell it; whom it got back is noted for :func:`forget_put_back`."""
         for left in self._left():
-            host = self.cluster.hosts[left.unit.name]
+            host = self.cluster.hosts[left.target.name]
             if self._is_as_before(left):
                 self._balancer.pool(host, left.facts["pooled_at"])
-                self._back.append(left.unit.name)
+                self._back.append(left.target.name)
                 logger.warning("%s was not restarted, and is back in the load balancer.", host)
             else:
                 self._balancer.watch_again(host)
-            self._told.add(left.unit.name)
-        return {state.unit.name: done(back=self._back) for state in units}
+            self._told.add(left.target.name)
+        return {state.target.name: done(back=self._back) for state in targets}
 
-    def _is_as_before(self, state: UnitState) -> bool:
+    def _is_as_before(self, state: TargetState) -> bool:
         """Say whether no restart of a host was ordered."""
         if state.status is Status.PENDING:
             return True
         return advance.before_pivot(self._stage, state) and not state.facts.get("unconfirmed")
 
-    def _left(self) -> list[UnitState]:
+    def _left(self) -> list[TargetState]:
         return [
             state
             for name, state in self._known().items()

@@ -11,7 +11,7 @@ from fleet.adapters.k8s.access import Right
 from fleet.adapters.k8s.client import ApiError
 from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.findings import Found
-from fleet.engine.model import StepSpec, UnitState, Verdict, done, held, unknown
+from fleet.engine.model import StepSpec, TargetState, Verdict, done, held, unknown
 from fleet.errors import FleetError
 from fleet.execution import Unreachable
 from fleet.steps.cluster import Cluster, NodeGone
@@ -21,38 +21,38 @@ from fleet.steps.scope import Scope
 T = TypeVar("T")
 
 
-def each(units: Sequence[UnitState], judge: Callable[[UnitState], Verdict]) -> Verdicts:
-    """Judge units one by one; one that cannot be read does not keep the others from an answer."""
+def each(targets: Sequence[TargetState], judge: Callable[[TargetState], Verdict]) -> Verdicts:
+    """Judge targets one by one; one that cannot be read does not keep the others from an answer."""
     verdicts = {}
-    for state in units:
+    for state in targets:
         try:
-            verdicts[state.unit.name] = judge(state)
+            verdicts[state.target.name] = judge(state)
         except NodeGone as error:
-            verdicts[state.unit.name] = held(str(error))
+            verdicts[state.target.name] = held(str(error))
         except ApiError as error:
-            gone = error.status == 404 and f"/api/v1/nodes/{state.unit.name} " in str(error)
-            verdicts[state.unit.name] = held("Kubernetes does not know it any more") if gone else unknown(str(error))
+            gone = error.status == 404 and f"/api/v1/nodes/{state.target.name} " in str(error)
+            verdicts[state.target.name] = held("Kubernetes does not know it any more") if gone else unknown(str(error))
         except FleetError as error:
-            verdicts[state.unit.name] = unknown(str(error))
+            verdicts[state.target.name] = unknown(str(error))
     return verdicts
 
 
 def each_host(
     scope: Scope,
-    units: Sequence[UnitState],
+    targets: Sequence[TargetState],
     answers: Mapping[str, T | Unreachable],
-    judge: Callable[[UnitState, T], Verdict],
+    judge: Callable[[TargetState, T], Verdict],
 ) -> Verdicts:
-    """Judge units by what their hosts answered; of one that did not answer nothing is known."""
+    """Judge targets by what their hosts answered; of one that did not answer nothing is known."""
 
-    def one(state: UnitState) -> Verdict:
-        host = scope.hosts[state.unit.name]
+    def one(state: TargetState) -> Verdict:
+        host = scope.hosts[state.target.name]
         answer = answers[host]
         if isinstance(answer, Unreachable):
             return unknown(f"{host} does not answer: {answer.reason}")
         return judge(state, answer)
 
-    return each(units, one)
+    return each(targets, one)
 
 
 CHANGE_DEADLINE = 120.0
@@ -122,17 +122,17 @@ class HostStep:
         """Look, without changing anything, whether something will stand in the step's way."""
         return Found()
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Say, without changing anything, whether the step's promise is true."""
         raise NotImplementedError
 
-    def hosts(self, units: Sequence[UnitState]) -> list[str]:
+    def hosts(self, targets: Sequence[TargetState]) -> list[str]:
         """Return the hosts of targets."""
-        return [self.scope.hosts[state.unit.name] for state in units]
+        return [self.scope.hosts[state.target.name] for state in targets]
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002 (gates have no effect)
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002 (gates have no effect)
         """Do nothing: a gate only waits."""
-        return {state.unit.name: done() for state in units}
+        return {state.target.name: done() for state in targets}
 
 
 class NodeStep(HostStep):

@@ -14,7 +14,7 @@ from fleet.adapters.k8s.model import Node
 from fleet.config.model import BgpConfig
 from fleet.engine.declaration import Verdicts
 from fleet.engine.findings import Finding, Found, Level, ask, note, stop
-from fleet.engine.model import Kind, UnitState, Verdict, done, failed, pending
+from fleet.engine.model import Kind, TargetState, Verdict, done, failed, pending
 from fleet.errors import FleetError
 from fleet.steps.at_most_once import began
 from fleet.steps.base import NodeStep, each
@@ -43,13 +43,13 @@ class _RouterStep(NodeStep):
         """Whether the configuration has routers."""
         return self.cluster.config.bgp is not None
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask the routers, and judge what they say of each node."""
         config, readings = _ask(self.cluster)
-        return each(units, lambda state: self.judge(state, config, readings))
+        return each(targets, lambda state: self.judge(state, config, readings))
 
     @abstractmethod
-    def judge(self, state: UnitState, config: BgpConfig, readings: Readings) -> Verdict:
+    def judge(self, state: TargetState, config: BgpConfig, readings: Readings) -> Verdict:
         """Judge what the routers say of a node."""
 
 
@@ -73,11 +73,13 @@ class Baseline(_RouterStep):
         findings, facts = examine(self.cluster, self.cluster.nodes.snapshot(), graceful=self._graceful)
         return Found(tuple(findings), facts)
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask the routers, also for graceful restart where it is relied on."""
-        verdicts = dict(super().check(units))
+        verdicts = dict(super().check(targets))
         good = {
-            state.unit.name: self._sessions(state) for state in units if verdicts[state.unit.name].kind is Kind.DONE
+            state.target.name: self._sessions(state)
+            for state in targets
+            if verdicts[state.target.name].kind is Kind.DONE
         }
         if self._graceful and good:
             _, routers = configured(self.cluster)
@@ -88,7 +90,7 @@ class Baseline(_RouterStep):
                     verdicts[name] = pending("; ".join(why))
         return verdicts
 
-    def judge(self, state: UnitState, config: BgpConfig, readings: Readings) -> Verdict:
+    def judge(self, state: TargetState, config: BgpConfig, readings: Readings) -> Verdict:
         """Remember it, once no session is down but those that were when the run began.
 
         With a router that cannot be asked the gate could never open. And a session that went down since the plan was
@@ -109,9 +111,9 @@ class Baseline(_RouterStep):
             return pending(_join(fresh))
         return Verdict(Kind.DONE, facts={FACT: verify.baseline(sessions, readings, config.asn)})
 
-    def _sessions(self, state: UnitState) -> tuple[Session, ...]:
+    def _sessions(self, state: TargetState) -> tuple[Session, ...]:
         config, _ = configured(self.cluster)
-        return sessions_of(self.cluster.node(state.unit.name), config)
+        return sessions_of(self.cluster.node(state.target.name), config)
 
 
 class Routes(_RouterStep):
@@ -122,7 +124,7 @@ class Routes(_RouterStep):
 
     name = "bgp routes"
 
-    def judge(self, state: UnitState, config: BgpConfig, readings: Readings) -> Verdict:
+    def judge(self, state: TargetState, config: BgpConfig, readings: Readings) -> Verdict:
         """Lower the baseline to what is there now."""
         if unread := _unread(readings):
             return pending("; ".join(unread))
@@ -139,28 +141,28 @@ class Proven(_RouterStep):
 
     name = "bgp"
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask the routers, and look whether the nodes that are not proven are still closed."""
         self.cluster.check_current()
-        return self._if_closed(self._ask(units))
+        return self._if_closed(self._ask(targets))
 
-    def _ask(self, units: Sequence[UnitState]) -> Verdicts:
+    def _ask(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask the routers; where all is well, ask whether they count prefixes that they merely kept, and once more.
 
         Once more, as what was kept may have been counted right before it was dropped.
         """
-        verdicts = dict(super().check(units))
-        well = [state for state in units if verdicts[state.unit.name].kind is Kind.DONE]
+        verdicts = dict(super().check(targets))
+        well = [state for state in targets if verdicts[state.target.name].kind is Kind.DONE]
         if not well:
             return verdicts
         _, routers = configured(self.cluster)
-        sessions = {state.unit.name: self._sessions(state) for state in well}
+        sessions = {state.target.name: self._sessions(state) for state in well}
         restarts = routers.restarts(_addresses(sessions.values()))
         for name, own in sessions.items():
             waits = [f"{s}: has not sent all its routes (End-of-RIB)" for s in own if _is_incomplete(s, restarts)]
             if why := [*_unread(restarts), *waits]:
                 verdicts[name] = pending("; ".join(why))
-        complete = [state for state in well if verdicts[state.unit.name].kind is Kind.DONE]
+        complete = [state for state in well if verdicts[state.target.name].kind is Kind.DONE]
         return {**verdicts, **(super().check(complete) if complete else {})}
 
     def _if_closed(self, verdicts: Mapping[str, Verdict]) -> Verdicts:
@@ -173,7 +175,7 @@ class Proven(_RouterStep):
             for name, verdict in verdicts.items()
         }
 
-    def judge(self, state: UnitState, config: BgpConfig, readings: Readings) -> Verdict:
+    def judge(self, state: TargetState, config: BgpConfig, readings: Readings) -> Verdict:
         """Compare with the baseline."""
         if not self._sessions(state):
             return pending(_NO_SESSION)
@@ -183,17 +185,17 @@ class Proven(_RouterStep):
         left += [f"{session} {why}" for session, why in verify.missing(new, readings, config.asn)]
         return pending("; ".join(left)) if left else done()
 
-    def _split(self, state: UnitState) -> tuple[dict[str, Any], list[Session]]:
+    def _split(self, state: TargetState) -> tuple[dict[str, Any], list[Session]]:
         """Return the baseline at the routers of today, and the sessions at those that it does not know."""
         config, _ = configured(self.cluster)
         baseline = state.facts.get(FACT, {})
         known = {router: sessions for router, sessions in baseline.items() if router in config.routers}
         if set(known) == set(config.routers):
             return known, []
-        expected = sessions_of(self.cluster.node(state.unit.name), config)
+        expected = sessions_of(self.cluster.node(state.target.name), config)
         return known, [session for session in expected if session.router not in known]
 
-    def _sessions(self, state: UnitState) -> list[Session]:
+    def _sessions(self, state: TargetState) -> list[Session]:
         """Return the sessions that must be up."""
         known, new = self._split(state)
         had = [
@@ -251,7 +253,7 @@ def examine(
             what = f"{name} has no BGP session with any router" + (f": {_join(missing)}." if missing else ".")
             findings.append(stop(what, f"Repair it, correct bgp.addresses in the configuration, or --exclude {name}."))
         elif missing:
-            todo = "Repair it first; if you go on, it is not waited for."
+            todo = "Repair it first; if you continue, it is not waited for."
             findings.append(ask(f"{name} has BGP sessions that are down: {_join(missing)}.", todo))
             facts[name] = {DOWN: [str(session) for session, _ in missing]}
     if strangers := sorted(set(config.addresses) - set(known)):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from fleet.adapters.load_balancer.model import LoadBalancer
 from fleet.engine.declaration import Bracket, Step, Verdicts
-from fleet.engine.model import Status, UnitState
+from fleet.engine.model import Status, TargetState
 from fleet.steps.balancing import Depool, Pool, Repool, Watched
 from fleet.steps.cleanup import EndSilences, TaintPending, Untaint
 from fleet.steps.cluster import Cluster
@@ -16,7 +16,7 @@ from fleet.steps.scope import Scope
 from fleet.steps.silences import SilenceNode, Unsilence, extend
 
 
-def silenced(scope: Scope, *, needs: Callable[[UnitState], bool] = lambda _state: True) -> Bracket:
+def silenced(scope: Scope, *, needs: Callable[[TargetState], bool] = lambda _state: True) -> Bracket:
     """Return the bracket of a target's alerts.
 
     Args:
@@ -24,11 +24,11 @@ def silenced(scope: Scope, *, needs: Callable[[UnitState], bool] = lambda _state
         needs: whether a target that is held needs its silence still.
     """
 
-    def is_held(state: UnitState) -> bool:
+    def is_held(state: TargetState) -> bool:
         return state.status is Status.HELD and needs(state)
 
-    def renew(units: Sequence[UnitState]) -> Verdicts:
-        return extend(scope, units, scope.config.alerts.silence)
+    def renew(targets: Sequence[TargetState]) -> Verdicts:
+        return extend(scope, targets, scope.config.alerts.silence)
 
     return Bracket(
         take=SilenceNode(scope),

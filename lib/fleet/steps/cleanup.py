@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from fleet.adapters.alertmanager.silences import Silence
 from fleet.adapters.k8s import nodes
 from fleet.engine.declaration import Known, Tell, Verdicts
-from fleet.engine.model import Status, UnitState, done, undone
+from fleet.engine.model import Status, TargetState, done, undone
 from fleet.steps.base import HostStep, NodeStep
 from fleet.steps.cluster import Cluster
 from fleet.steps.cordon import has_taint
@@ -24,19 +24,19 @@ class TaintPending(NodeStep):
         super().__init__(cluster)
         self._known = known
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look for nodes without the taint."""
         self.cluster.check_current()
         missing = [name for name in self._pending() if not _has_taint(self.cluster, name)]
         # Set once more if it goes: Kubernetes' own controllers write a node's taints whole, by a copy that may be old.
         verdict = undone(f"no taint on {', '.join(missing)}") if missing else done()
-        return {state.unit.name: verdict for state in units}
+        return {state.target.name: verdict for state in targets}
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Set it."""
         cluster = self.cluster
         nodes.set_pending_taint(cluster.api, self._pending(), cluster.run.id, threads=cluster.threads)
-        return {state.unit.name: done() for state in units}
+        return {state.target.name: done() for state in targets}
 
     def _pending(self) -> list[str]:
         there = self.cluster.nodes.snapshot()
@@ -52,46 +52,46 @@ class Untaint(NodeStep):
 
     name = "untaint"
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look for the taint."""
         self.cluster.check_current()
         tainted = self._tainted()
         return {
-            s.unit.name: undone(f"{count(tainted, 'node')} {verb(tainted, 'has', 'have')} the taint")
+            s.target.name: undone(f"{count(tainted, 'node')} {verb(tainted, 'has', 'have')} the taint")
             if tainted
             else done()
-            for s in units
+            for s in targets
         }
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Remove it."""
         cluster = self.cluster
         nodes.clear_pending_taint(cluster.api, self._tainted(), cluster.run.id, threads=cluster.threads)
-        return {state.unit.name: done() for state in units}
+        return {state.target.name: done() for state in targets}
 
     def _tainted(self) -> list[str]:
         return [name for name in self.cluster.nodes.snapshot() if _has_taint(self.cluster, name)]
 
 
 class EndSilences(HostStep):
-    """No silence of this run is left but those of held units, which last until someone comes."""
+    """No silence of this run is left but those of held targets, which last until someone comes."""
 
     name = "end silences"
 
-    def __init__(self, scope: Scope, known: Known, is_held: Callable[[UnitState], bool]) -> None:
+    def __init__(self, scope: Scope, known: Known, is_held: Callable[[TargetState], bool]) -> None:
         """Keep the silences of those among ``known`` that are held."""
         super().__init__(scope)
         self._known = known
         self._is_held = is_held
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look for silences to end and to extend."""
         stray, short, bare = self._find()
         what = f"{count(stray, 'silence')} to end, {len(short)} to extend, {len(bare)} to create"
         verdict = undone(what) if stray or short or bare else done()
-        return {state.unit.name: verdict for state in units}
+        return {state.target.name: verdict for state in targets}
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """End them, extend them, and create those that somebody has removed."""
         stray, short, bare = self._find()
         for silence in stray:
@@ -100,7 +100,7 @@ class EndSilences(HostStep):
             self.scope.silences.extend(silence.id, self.scope.config.alerts.held_silence)
         for name in bare:
             silence_node(self.scope, name, self.scope.config.alerts.held_silence)
-        return {state.unit.name: done() for state in units}
+        return {state.target.name: done() for state in targets}
 
     def _find(self) -> tuple[list[Silence], list[Silence], list[str]]:
         until = self.scope.clock.time() + self.scope.config.alerts.held_silence * 0.9

@@ -7,7 +7,7 @@ from fleet.adapters.hosts.services import ServiceState
 from fleet.adapters.k8s import leader, watchdog
 from fleet.adapters.k8s.leader import Election
 from fleet.engine.declaration import Tell, Verdicts
-from fleet.engine.model import Phase, UnitState, Verdict, done, pending
+from fleet.engine.model import Phase, TargetState, Verdict, done, pending
 from fleet.errors import FleetError
 from fleet.steps.base import POLL, NodeStep, each, each_host
 from fleet.steps.control_plane_health import API, ControlPlane, PlaneStep, of_health
@@ -21,16 +21,16 @@ class Serving(PlaneStep):
     poll = POLL
     gate = True
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask /readyz."""
-        found = self._plane.apiservers.examine(self.hosts(units))
+        found = self._plane.apiservers.examine(self.hosts(targets))
 
-        def judge(state: UnitState) -> Verdict:
-            host = self.cluster.hosts[state.unit.name]
+        def judge(state: TargetState) -> Verdict:
+            host = self.cluster.hosts[state.target.name]
             problem = of_health(host, found[host])
             return pending(problem) if problem else done()
 
-        return each(units, judge)
+        return each(targets, judge)
 
 
 class Calm(PlaneStep):
@@ -41,10 +41,10 @@ class Calm(PlaneStep):
     poll = POLL
     gate = True
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look at everything; whatever is wrong makes the while begin anew."""
         # Those that the run found out of the load balancer stay so.
-        left_out = {self.cluster.hosts[s.unit.name] for s in units if not s.facts.get("pooled_at")}
+        left_out = {self.cluster.hosts[s.target.name] for s in targets if not s.facts.get("pooled_at")}
         try:
             problems = list(filter(None, self._plane.ailing(API, self._plane.hosts, left_out).values()))
         except FleetError as error:
@@ -52,7 +52,7 @@ class Calm(PlaneStep):
         settle = self.cluster.config.control_plane.settle
         now = self.cluster.clock.monotonic()
 
-        def judge(state: UnitState) -> Verdict:
+        def judge(state: TargetState) -> Verdict:
             if problems:
                 return pending("; ".join(problems), calm_since=now)
             # What an earlier session has seen proves nothing now.
@@ -63,7 +63,7 @@ class Calm(PlaneStep):
                 calm = min(calm, self._plane.watchdog.clean_for())
             return done() if calm >= settle else pending(f"for {settle - calm:.0f} s more", calm_since=since)
 
-        return each(units, judge)
+        return each(targets, judge)
 
 
 class Elected(PlaneStep):
@@ -81,12 +81,12 @@ class Elected(PlaneStep):
         super().__init__(plane)
         self._component = component
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Read the Lease, and compare with the last reading; what was restarted need not be what leads."""
         seen = leader.read(self.cluster.api, self._component)
         unit = self._plane.unit(self._component)
 
-        def judge(state: UnitState, service: ServiceState) -> Verdict:
+        def judge(state: TargetState, service: ServiceState) -> Verdict:
             # What an earlier session has seen proves nothing now.
             before = None if state.phase is Phase.CHECK else state.facts.get("election")
             found = leader.judge(seen, before, self.cluster.clock.monotonic())
@@ -98,7 +98,7 @@ class Elected(PlaneStep):
                 return pending(f"{unit} {told}, started {service.age:.0f} s ago", election=facts)
             return done(found.detail, election=facts)
 
-        return each_host(self.cluster, units, services.state(self.cluster.remote, self.hosts(units), unit), judge)
+        return each_host(self.cluster, targets, services.state(self.cluster.remote, self.hosts(targets), unit), judge)
 
 
 class Checked(PlaneStep):
@@ -114,15 +114,15 @@ class Checked(PlaneStep):
         super().__init__(plane)
         self._check = check
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Run it on all hosts at once."""
-        problems = self._plane.run_check(self.hosts(units), self._check)
+        problems = self._plane.run_check(self.hosts(targets), self._check)
 
-        def judge(state: UnitState) -> Verdict:
-            problem = problems[self.cluster.hosts[state.unit.name]]
+        def judge(state: TargetState) -> Verdict:
+            problem = problems[self.cluster.hosts[state.target.name]]
             return pending(problem) if problem else done()
 
-        return each(units, judge)
+        return each(targets, judge)
 
 
 class Forget(NodeStep):
@@ -130,16 +130,16 @@ class Forget(NodeStep):
 
     name = "forget watchdog"
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look for its ConfigMap."""
         left = watchdog.left_behind(self.cluster.api, self.cluster.config.lease.namespace, self.cluster.run.id)
-        return {s.unit.name: pending("its ConfigMap is there", uid=left) if left else done() for s in units}
+        return {s.target.name: pending("its ConfigMap is there", uid=left) if left else done() for s in targets}
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Remove it."""
 
-        def remove(state: UnitState) -> Verdict:
+        def remove(state: TargetState) -> Verdict:
             watchdog.remove(self.cluster.api, self.cluster.config.lease.namespace, state.facts["uid"])
             return done()
 
-        return each(units, remove)
+        return each(targets, remove)

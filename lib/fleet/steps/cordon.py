@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fleet.adapters.k8s import nodes, rights
 from fleet.adapters.k8s.nodes import CordonOutcome, Node
 from fleet.engine.declaration import Tell, Verdicts
-from fleet.engine.model import UnitState, Verdict, done, failed, pending, undone
+from fleet.engine.model import TargetState, Verdict, done, failed, pending, undone
 from fleet.steps.base import FAST, NodeStep, each
 from fleet.steps.cluster import Cluster
 
@@ -18,28 +18,28 @@ class Cordon(NodeStep):
     poll = FAST
     takes_capacity = True
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look whether the node is cordoned and annotated by this run."""
 
-        def judge(state: UnitState) -> Verdict:
-            node = self.cluster.node(state.unit.name)
+        def judge(state: TargetState) -> Verdict:
+            node = self.cluster.node(state.target.name)
             owner = nodes.ownership(node)
             if node.unschedulable and owner and owner.run == self.cluster.run.id:
                 return done("was cordoned before" if owner.was_cordoned else "", was_cordoned=owner.was_cordoned)
             return pending("not cordoned by this run")
 
-        return each(units, judge)
+        return each(targets, judge)
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Cordon; a node that another run holds is left alone and held."""
 
-        def cordon(state: UnitState) -> Verdict:
-            outcome = nodes.cordon(self.cluster.api, state.unit.name, self.cluster.owner)
+        def cordon(state: TargetState) -> Verdict:
+            outcome = nodes.cordon(self.cluster.api, state.target.name, self.cluster.owner)
             if outcome is CordonOutcome.OTHER_RUN:
-                return failed(_other_run(self.cluster, state.unit.name))
+                return failed(_other_run(self.cluster, state.target.name))
             return done()
 
-        return each(units, cordon)
+        return each(targets, cordon)
 
 
 def _other_run(cluster: Cluster, node: str) -> str:
@@ -71,13 +71,13 @@ class Uncordon(NodeStep):
     poll = FAST
     gives_back = True
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look for this run's annotation and taint."""
         self.cluster.check_current()
         known = self.cluster.nodes.snapshot()
 
-        def judge(state: UnitState) -> Verdict:
-            node = known.get(state.unit.name)
+        def judge(state: TargetState) -> Verdict:
+            node = known.get(state.target.name)
             if node is None:
                 return done("Kubernetes does not know it any more")
             owner = nodes.ownership(node)
@@ -88,16 +88,16 @@ class Uncordon(NodeStep):
                 return undone("still has this run's taint")
             return done("left cordoned, as it was found" if node.unschedulable else "")
 
-        return each(units, judge)
+        return each(targets, judge)
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Remove the taint, then the cordon, each only if it is this run's."""
         # One that is tried again is still to be done: evicted pods rather go elsewhere.
-        names = [state.unit.name for state in units if not state.released]
+        names = [state.target.name for state in targets if not state.released]
         nodes.clear_pending_taint(self.cluster.api, names, self.cluster.run.id, threads=self.cluster.threads)
 
-        def uncordon(state: UnitState) -> Verdict:
-            nodes.uncordon(self.cluster.api, state.unit.name, self.cluster.run.id)
+        def uncordon(state: TargetState) -> Verdict:
+            nodes.uncordon(self.cluster.api, state.target.name, self.cluster.run.id)
             return done()
 
-        return each(units, uncordon)
+        return each(targets, uncordon)

@@ -7,7 +7,7 @@ from fleet.adapters.k8s import drain, rights
 from fleet.adapters.k8s.drain import NodeDrain
 from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.findings import Found, unread
-from fleet.engine.model import Kind, Phase, UnitState, Verdict, done, failed, held, pending, undone
+from fleet.engine.model import Kind, Phase, TargetState, Verdict, done, failed, held, pending, undone
 from fleet.errors import FleetError
 from fleet.steps import drain_risks
 from fleet.steps.base import FAST, NodeStep, each
@@ -47,11 +47,11 @@ class Drain(NodeStep):
         evictions = {node: str(number) for node, number in found.evictions.items()}
         return Found(tuple(drain_risks.of_risk(risk) for risk in found.risks), columns={EVICTIONS: evictions})
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look at the pods that are still there; a drain that begins lists them freshly and by node name."""
 
-        def judge(state: UnitState) -> Verdict:
-            name = state.unit.name
+        def judge(state: TargetState) -> Verdict:
+            name = state.target.name
             if state.phase is Phase.CHECK:
                 self._end_stray(name)
                 left = drain.pods_left(self.cluster.api, name, self.policy)
@@ -62,13 +62,13 @@ class Drain(NodeStep):
                 return held(UNCORDONED)
             return self._of(name, self._drain(name).look())
 
-        return each(units, judge)
+        return each(targets, judge)
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:
         """Evict the pods that may go now."""
 
-        def one(state: UnitState) -> Verdict:
-            name = state.unit.name
+        def one(state: TargetState) -> Verdict:
+            name = state.target.name
             node = self.cluster.node(name)
             if not node.unschedulable:
                 return held(UNCORDONED)
@@ -80,7 +80,7 @@ class Drain(NodeStep):
             verdict = self._of(name, result)
             return replace(verdict if verdict.kind is Kind.FAILED else done(verdict.detail), facts={"evicted": evicted})
 
-        return each(units, one)
+        return each(targets, one)
 
     def _drain(self, name: str) -> NodeDrain:
         if name not in self._drains:

@@ -12,7 +12,7 @@ from fleet.adapters.etcd.health import View
 from fleet.adapters.etcd.members import EtcdError
 from fleet.config.model import EtcdConfig
 from fleet.engine.declaration import Tell, Verdicts
-from fleet.engine.model import UnitState, Verdict, done, failed, pending, unknown
+from fleet.engine.model import TargetState, Verdict, done, failed, pending, unknown
 from fleet.errors import FleetError
 from fleet.steps.base import POLL, NodeStep, each
 from fleet.steps.cluster import Cluster
@@ -22,7 +22,7 @@ MEMBERS, SNAPSHOT = "etcd", "snapshot"
 """The stages: the members, and before them a snapshot of what they hold."""
 
 DATABASE = "database"
-"""The one unit of the snapshot's stage."""
+"""The one target of the snapshot's stage."""
 
 logger = logging.getLogger(__name__)
 
@@ -102,24 +102,24 @@ class Snapshot(_Step):
         """The seconds of two attempts."""
         return 2 * members.SNAPSHOT_TIMEOUT
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look whether it was taken in this run."""
-        return {s.unit.name: done() if "snapshot" in s.facts else pending("no snapshot yet") for s in units}
+        return {s.target.name: done() if "snapshot" in s.facts else pending("no snapshot yet") for s in targets}
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Take it on a member that is well: a follower if there is one, which has less to do."""
         host = health.spokesman(self._etcd.view())
         if not host:
-            return {state.unit.name: pending("no member is known to be well") for state in units}
+            return {state.target.name: pending("no member is known to be well") for state in targets}
         try:
             found = members.snapshot(self.cluster.remote, host, self._etcd.config, f"{self.cluster.run.id}.db")
         except EtcdError as error:  # A full disk is no better in a second.
-            return {state.unit.name: failed(str(error)) for state in units}
+            return {state.target.name: failed(str(error)) for state in targets}
         if found is None:
             return {}
         line = f"{found.path} on {host}: revision {found.revision}, {count(found.keys, 'key')}, hash {found.hash:x}"
         logger.info("Snapshot of etcd: %s.", line)
-        return {state.unit.name: done(line, snapshot=line) for state in units}
+        return {state.target.name: done(line, snapshot=line) for state in targets}
 
 
 class HandOver(_Step):
@@ -127,30 +127,32 @@ class HandOver(_Step):
 
     name = "hand over"
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask all members; how far the log has come is noted."""
         view = self._etcd.view()
         leads = health.leader(view)
 
-        def judge(state: UnitState) -> Verdict:
+        def judge(state: TargetState) -> Verdict:
             if not leads:
                 return unknown("no leader is known")
             index = max(health.index(view), state.facts.get("index", 0))
-            return pending("it leads", index=index) if leads == state.unit.name else done(f"{leads} leads", index=index)
+            return (
+                pending("it leads", index=index) if leads == state.target.name else done(f"{leads} leads", index=index)
+            )
 
-        return each(units, judge)
+        return each(targets, judge)
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Let it hand leadership over to the member that is most up to date."""
 
-        def hand_over(state: UnitState) -> Verdict:
+        def hand_over(state: TargetState) -> Verdict:
             view = self._etcd.view()
-            if health.leader(view) != state.unit.name:
+            if health.leader(view) != state.target.name:
                 return done()
-            problem = self._etcd.hand_over(view, state.unit.name)
+            problem = self._etcd.hand_over(view, state.target.name)
             return pending(problem) if problem else done()
 
-        return each(units, hand_over)
+        return each(targets, hand_over)
 
 
 class CaughtUp(_Step):
@@ -166,14 +168,14 @@ class CaughtUp(_Step):
         super().__init__(etcd)
         self._alone = alone
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask all members."""
         view = self._etcd.view()
 
-        def judge(state: UnitState) -> Verdict:
-            name = state.unit.name
+        def judge(state: TargetState) -> Verdict:
+            name = state.target.name
             seen = {name: view[name]} if self._alone else view
             problem = health.caught_up(seen, name, state.facts.get("index", 0))
             return pending(problem) if problem else done()
 
-        return each(units, judge)
+        return each(targets, judge)

@@ -9,7 +9,7 @@ from fleet.adapters.k8s.daemons import all_daemonsets, existing_daemonsets
 from fleet.adapters.k8s.owners import Standing, Workload
 from fleet.adapters.k8s.pods import STAYING, PodClass, classify, parse_pod
 from fleet.engine.declaration import Verdicts
-from fleet.engine.model import UnitState, Verdict, done, pending
+from fleet.engine.model import TargetState, Verdict, done, pending
 from fleet.steps.base import NodeStep, each
 from fleet.steps.cluster import Cluster
 from fleet.steps.ready import NEW_BOOT
@@ -45,7 +45,7 @@ def _split(cluster: Cluster, pods: Sequence[JSON], existing: Collection[str]) ->
     return stay, leave
 
 
-def with_containers_of_now(cluster: Cluster, state: UnitState) -> dict[str, Any]:
+def with_containers_of_now(cluster: Cluster, state: TargetState) -> dict[str, Any]:
     """Return what has to be Ready again on a node, with the containers that run right before it is rebooted.
 
     Raises:
@@ -54,7 +54,7 @@ def with_containers_of_now(cluster: Cluster, state: UnitState) -> dict[str, Any]
     wanted = state.facts.get(DAEMONS)
     if not wanted:
         return {}
-    return {DAEMONS: staying.renewed(wanted, map(staying.parse, _on(cluster, state.unit.name)))}
+    return {DAEMONS: staying.renewed(wanted, map(staying.parse, _on(cluster, state.target.name)))}
 
 
 class Baseline(NodeStep):
@@ -80,26 +80,26 @@ class Baseline(NodeStep):
         self._above: dict[Workload, Workload] = {}
         """What has made a ReplicaSet, or itself: that never changes."""
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Remember it once: what a resumed run has taken away already is no baseline."""
-        new = [state.unit.name for state in units if DAEMONS not in state.facts]
+        new = [state.target.name for state in targets if DAEMONS not in state.facts]
         lists = self.cluster.threads.map(lambda name: _on(self.cluster, name), new, "baseline")
         pods = dict(zip(new, lists, strict=True))
         everything = [parse_pod(item) for found in lists for item in found]
         existing = all_daemonsets(self.cluster.api, everything).uids if new else frozenset()
         known: dict[Workload, JSON | None] = {}
 
-        def judge(state: UnitState) -> Verdict:
-            if state.unit.name not in pods:
+        def judge(state: TargetState) -> Verdict:
+            if state.target.name not in pods:
                 return done()
-            stay, leave = _split(self.cluster, pods[state.unit.name], existing)
+            stay, leave = _split(self.cluster, pods[state.target.name], existing)
             ignored = self.cluster.config.gates.ignore
             facts: dict[str, Any] = {DAEMONS: staying.baseline(map(staying.parse, stay), ignored)}
             if self._workloads:
                 facts[WORKLOADS] = self._ready(leave, known)
             return done(**facts)
 
-        return each(units, judge)
+        return each(targets, judge)
 
     def _ready(self, leaving: Sequence[JSON], known: dict[Workload, JSON | None]) -> dict[str, int]:
         """Return how many pods of each workload are Ready whose pods will have to leave."""
@@ -143,21 +143,21 @@ class DaemonsReady(NodeStep):
         """Whether it is asked for."""
         return self.cluster.config.gates.daemons
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """List the pods of each node."""
 
-        def judge(state: UnitState) -> Verdict:
+        def judge(state: TargetState) -> Verdict:
             wanted = state.facts.get(DAEMONS) or {}
             if not wanted:
                 return done("nothing stays there that was Ready")
             # All of them: what had a pod there before is known, and what others are needs no further questions.
-            pods = [staying.parse(item) for item in _on(self.cluster, state.unit.name)]
+            pods = [staying.parse(item) for item in _on(self.cluster, state.target.name)]
             there = {pod.key for pod in pods}
             wanted = {key: ids for key, ids in wanted.items() if key in there or not self._is_gone(key)}
             lines = staying.missing(wanted, pods, restarted=NEW_BOOT in state.facts)
             return pending("; ".join(lines)) if lines else done()
 
-        return each(units, judge)
+        return each(targets, judge)
 
     def _is_gone(self, key: str) -> bool:
         """Return whether what had a pod on the node is a DaemonSet that does not exist any more."""
@@ -189,9 +189,9 @@ class VolumesDetached(NodeStep):
         """Whether it is asked for."""
         return self.cluster.config.gates.volumes
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look at what the kubelet and the attach controller say."""
-        return each(units, lambda state: self.judge(state.unit.name))
+        return each(targets, lambda state: self.judge(state.target.name))
 
     def judge(self, node: str) -> Verdict:
         """Judge one node."""
@@ -215,23 +215,23 @@ class WorkloadsBack(NodeStep):
         """Whether it is asked for."""
         return self.cluster.config.gates.workloads
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Read each workload once, whatever number of nodes its pods had to leave."""
-        wanted = {text for state in units for text in self._baseline(state)}
+        wanted = {text for state in targets for text in self._baseline(state)}
         now: dict[str, Standing | None] = {}
         for text in sorted(wanted):
             item = _read(self.cluster, owners.parse(text))
             now[text] = None if item is None else owners.standing(item)
 
-        def judge(state: UnitState) -> Verdict:
+        def judge(state: TargetState) -> Verdict:
             lines = owners.missing(self._baseline(state), now)
             if not lines:
                 return done()
             return pending("; ".join([*lines, *self._unplaced(lines)][:6]))
 
-        return each(units, judge)
+        return each(targets, judge)
 
-    def _baseline(self, state: UnitState) -> Mapping[str, int]:
+    def _baseline(self, state: TargetState) -> Mapping[str, int]:
         return state.facts.get(WORKLOADS) or {}
 
     def _unplaced(self, lines: Sequence[str]) -> list[str]:

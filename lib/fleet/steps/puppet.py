@@ -6,7 +6,7 @@ from fleet.adapters.hosts import probe, puppet
 from fleet.adapters.hosts.probe import HostState
 from fleet.engine.declaration import Known, Tell, Verdicts
 from fleet.engine.findings import Finding, Found, ask, stop
-from fleet.engine.model import Status, UnitState, Verdict, done, pending
+from fleet.engine.model import Status, TargetState, Verdict, done, pending
 from fleet.execution import Unreachable
 from fleet.steps.base import HostStep, each_host
 from fleet.steps.look import Look
@@ -35,7 +35,7 @@ def of_puppet(answers: Mapping[str, HostState | Unreachable]) -> list[Finding]:
             findings.append(no_puppet(host))
         elif answer.puppet_disabled is not None:
             what = f"Puppet is disabled on {host}: {answer.puppet_disabled!r}"
-            findings.append(ask(what, "Somebody may be at work there. If you go on, it stays disabled."))
+            findings.append(ask(what, "Somebody may be at work there. If you continue, it stays disabled."))
     return findings
 
 
@@ -48,22 +48,22 @@ class PuppetOff(HostStep):
         """Look whether it is there, and enabled."""
         return Found(tuple(of_puppet(look.hosts())))
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look at Puppet's lock on all hosts at once."""
         reason = puppet_reason(self.scope)
 
-        def judge(_state: UnitState, host: HostState) -> Verdict:
+        def judge(_state: TargetState, host: HostState) -> Verdict:
             if host.puppet_disabled is None:
                 return pending("Puppet is enabled", puppet_off=True)
             if host.puppet_disabled == reason:
                 return done(puppet_off=True)
             return done(f"was disabled before, and stays so: {host.puppet_disabled}", puppet_off=False)
 
-        return each_host(self.scope, units, probe.probe(self.scope.remote, self.hosts(units)), judge)
+        return each_host(self.scope, targets, probe.probe(self.scope.remote, self.hosts(targets)), judge)
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Disable it with the run's reason."""
-        results = puppet.disable(self.scope.remote, self.hosts(units), puppet_reason(self.scope))
+        results = puppet.disable(self.scope.remote, self.hosts(targets), puppet_reason(self.scope))
         return _of_puppet(self.scope, results)
 
 
@@ -72,21 +72,21 @@ class PuppetOn(HostStep):
 
     name = "puppet on"
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look at Puppet's lock on all hosts at once."""
         reason = puppet_reason(self.scope)
 
-        def judge(_state: UnitState, host: HostState) -> Verdict:
+        def judge(_state: TargetState, host: HostState) -> Verdict:
             if host.puppet_disabled == reason:
                 return pending("Puppet is disabled by this run")
             left = "" if host.puppet_disabled is None else f"left disabled, by others: {host.puppet_disabled}"
             return done(left, puppet_off=False)
 
-        return each_host(self.scope, units, probe.probe(self.scope.remote, self.hosts(units)), judge)
+        return each_host(self.scope, targets, probe.probe(self.scope.remote, self.hosts(targets)), judge)
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Enable it where the run's reason is in force."""
-        results = puppet.enable(self.scope.remote, self.hosts(units), puppet_reason(self.scope))
+        results = puppet.enable(self.scope.remote, self.hosts(targets), puppet_reason(self.scope))
         return _of_puppet(self.scope, results)
 
 
@@ -108,19 +108,19 @@ class EnablePuppet(HostStep):
         self._known = known
         self._on = PuppetOn(scope)
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look at the hosts that went back to waiting after Puppet was disabled there."""
-        left = [state for state in self._left() if self._on.check([state])[state.unit.name].kind != "done"]
-        names = ", ".join(state.unit.name for state in left)
-        return {unit.unit.name: pending(f"Puppet is disabled on {names}") if left else done() for unit in units}
+        left = [state for state in self._left() if self._on.check([state])[state.target.name].kind != "done"]
+        names = ", ".join(state.target.name for state in left)
+        return {target.target.name: pending(f"Puppet is disabled on {names}") if left else done() for target in targets}
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:
         """Enable it there."""
         left = self._left()
         problems = [v.detail for v in self._on.apply(left, tell).values() if v.kind != "done"] if left else []
-        return {state.unit.name: pending("; ".join(problems)) if problems else done() for state in units}
+        return {state.target.name: pending("; ".join(problems)) if problems else done() for state in targets}
 
-    def _left(self) -> list[UnitState]:
+    def _left(self) -> list[TargetState]:
         return [
             state
             for state in self._known().values()

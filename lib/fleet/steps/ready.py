@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fleet.adapters.hosts import probe
 from fleet.adapters.k8s.nodes import Node
 from fleet.engine.declaration import Verdicts
-from fleet.engine.model import UnitState, Verdict, done, pending, unknown
+from fleet.engine.model import TargetState, Verdict, done, pending, unknown
 from fleet.execution import Unreachable
 from fleet.steps.base import FAST, NodeStep, each
 
@@ -35,11 +35,11 @@ class Ready(NodeStep):
     gate = True
     acceptable = True
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look at the node as the watch brought it."""
 
-        def judge(state: UnitState) -> Verdict:
-            node = self.cluster.node(state.unit.name)
+        def judge(state: TargetState) -> Verdict:
+            node = self.cluster.node(state.target.name)
             if not node.ready:
                 return pending("NotReady")
             if NEW_BOOT not in state.facts:
@@ -52,7 +52,7 @@ class Ready(NodeStep):
                 return done()
             return self._booted_again(node)
 
-        return each(units, judge)
+        return each(targets, judge)
 
     def _booted_again(self, node: Node) -> Verdict:
         """Judge a node in a boot that was not seen yet: whoever repaired its host may have booted it once more."""

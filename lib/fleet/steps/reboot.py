@@ -6,7 +6,7 @@ from fleet.adapters.hosts import probe, puppet, reboot
 from fleet.adapters.hosts.probe import HostState
 from fleet.engine.declaration import Tell, Verdicts
 from fleet.engine.findings import Found, stop
-from fleet.engine.model import Facts, Kind, UnitState, Verdict, done, failed, pending
+from fleet.engine.model import Facts, Kind, TargetState, Verdict, done, failed, pending
 from fleet.execution import Result, Unreachable
 from fleet.steps import gates
 from fleet.steps.at_most_once import AtMostOnce, Incarnation, NodeAtMostOnce
@@ -44,17 +44,17 @@ class RebootHost(AtMostOnce):
 class Reboot(NodeAtMostOnce, RebootHost):
     """The same of a node, which must be closed and empty."""
 
-    def noted(self, state: UnitState) -> Facts:
+    def noted(self, state: TargetState) -> Facts:
         """Remember the node's last heartbeat, and the containers, of the boot that is to end."""
         containers = gates.with_containers_of_now(self.cluster, state)
-        return {HEARTBEAT: heartbeat(self.cluster.node(state.unit.name)), **containers}
+        return {HEARTBEAT: heartbeat(self.cluster.node(state.target.name)), **containers}
 
-    def safe(self, state: UnitState) -> Verdict:
+    def safe(self, state: TargetState) -> Verdict:
         """Look whether the node is closed, empty, and has no volume any more."""
         verdict = super().safe(state)
         if verdict.kind is not Kind.DONE or not self.cluster.config.gates.volumes or "volumes" in state.accepted:
             return verdict
-        volumes = gates.VolumesDetached(self.cluster).judge(state.unit.name)
+        volumes = gates.VolumesDetached(self.cluster).judge(state.target.name)
         return volumes if volumes.kind is Kind.DONE else failed(f"{volumes.detail}; it was not {self.messages[0]}")
 
 
@@ -101,10 +101,10 @@ class Puppet(HostStep):
             findings.append(stop(what, f"Enable it there, or --exclude {names}."))
         return Found(tuple(findings))
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look at Puppet's last run and lock on all hosts at once."""
 
-        def judge(state: UnitState, host: HostState) -> Verdict:
+        def judge(state: TargetState, host: HostState) -> Verdict:
             if host.puppet_disabled is not None:
                 return failed(f"Puppet is disabled: {host.puppet_disabled!r}; enable it, then resume")
             last, at_boot = host.puppet_last_success, state.facts.get(_RUN_AT_BOOT, host.puppet_last_success)
@@ -112,12 +112,12 @@ class Puppet(HostStep):
                 return done()
             return pending("no successful Puppet run since the boot")
 
-        answers = probe.probe(self.scope.remote, self.hosts(units))
-        return each_host(self.scope, units, answers, judge)
+        answers = probe.probe(self.scope.remote, self.hosts(targets))
+        return each_host(self.scope, targets, answers, judge)
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Run Puppet; a run that the boot started is waited for."""
-        hosts = self.scope.by_host(state.unit.name for state in units)
+        hosts = self.scope.by_host(state.target.name for state in targets)
         results = puppet.run(self.scope.remote, list(hosts), timeout=self.scope.config.deadlines.puppet)
         return {
             node: pending(f"Puppet: {results[host].error}")

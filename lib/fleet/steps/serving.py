@@ -6,7 +6,7 @@ from types import TracebackType
 from fleet import execution
 from fleet.clock import Clock, Repeating, Threads
 from fleet.engine.declaration import Verdicts
-from fleet.engine.model import UnitState, Verdict, done, pending
+from fleet.engine.model import TargetState, Verdict, done, pending
 from fleet.execution import Runner
 from fleet.steps.base import HostStep, each
 from fleet.steps.scope import Scope
@@ -50,15 +50,15 @@ class Succeeds(HostStep):
         self.deadline = deadline
         self.acceptable = acceptable
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Run it on all hosts at once."""
-        problems = away(self.scope.remote, self.hosts(units), self._command)
+        problems = away(self.scope.remote, self.hosts(targets), self._command)
 
-        def judge(state: UnitState) -> Verdict:
-            problem = problems.get(self.scope.hosts[state.unit.name])
+        def judge(state: TargetState) -> Verdict:
+            problem = problems.get(self.scope.hosts[state.target.name])
             return pending(problem) if problem else done()
 
-        return each(units, judge)
+        return each(targets, judge)
 
 
 class HostWatch:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fleet.adapters.alertmanager.silences import NoSuchSilenceError, Silence
 from fleet.config.matchers import parse_matcher
 from fleet.engine.declaration import Tell, Verdicts
-from fleet.engine.model import UnitState, Verdict, done, pending, undone
+from fleet.engine.model import TargetState, Verdict, done, pending, undone
 from fleet.steps.base import FAST, HostStep, each
 from fleet.steps.scope import Scope
 
@@ -15,35 +15,35 @@ class SilenceNode(HostStep):
 
     name = "silence"
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look for this run's silences; one whose id was lost in a crash is found by its comment."""
         active = silences_of(self.scope)
 
-        def judge(state: UnitState) -> Verdict:
-            found = active.get(state.unit.name)
+        def judge(state: TargetState) -> Verdict:
+            found = active.get(state.target.name)
             if not found:
                 return pending("not silenced")
             if lacking := found[0].lacking:
                 return undone(f"not silenced at {', '.join(lacking)}")
             return done(silence=found[0].id, alerts_before=self._alerts_before(state))
 
-        return each(units, judge)
+        return each(targets, judge)
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Create a silence for each node, and note which alerts were firing before."""
         config = self.scope.config.alerts
 
-        def create(state: UnitState) -> Verdict:
+        def create(state: TargetState) -> Verdict:
             before = self._alerts_before(state)
-            return done(silence=silence_node(self.scope, state.unit.name, config.silence), alerts_before=before)
+            return done(silence=silence_node(self.scope, state.target.name, config.silence), alerts_before=before)
 
-        return each(units, create)
+        return each(targets, create)
 
-    def _alerts_before(self, state: UnitState) -> list[str]:
+    def _alerts_before(self, state: TargetState) -> list[str]:
         """Return the names of the alerts that fired before; of a resumed run's own work there may be more by now."""
         if "alerts_before" in state.facts:
             return list(state.facts["alerts_before"])
-        return [alert.name for alert in self.scope.silences.alerts([self.scope.hosts[state.unit.name]])]
+        return [alert.name for alert in self.scope.silences.alerts([self.scope.hosts[state.target.name]])]
 
 
 def silence_node(scope: Scope, node: str, duration: float) -> str:
@@ -86,39 +86,39 @@ class Unsilence(HostStep):
     poll = FAST
     gives_back = True
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look for silences of this run that are still active."""
         active = silences_of(self.scope)
-        return each(units, lambda state: undone("still silenced") if state.unit.name in active else done())
+        return each(targets, lambda state: undone("still silenced") if state.target.name in active else done())
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:  # noqa: ARG002
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:  # noqa: ARG002
         """Expire them."""
         active = silences_of(self.scope)
 
-        def expire(state: UnitState) -> Verdict:
-            for silence in active.get(state.unit.name, []):
+        def expire(state: TargetState) -> Verdict:
+            for silence in active.get(state.target.name, []):
                 self.scope.silences.expire(silence.id)
             return done()
 
-        return each(units, expire)
+        return each(targets, expire)
 
 
-def extend(scope: Scope, units: Sequence[UnitState], duration: float) -> Verdicts:
-    """Extend the silences of units in flight. One that has expired meanwhile is replaced, under another id.
+def extend(scope: Scope, targets: Sequence[TargetState], duration: float) -> Verdicts:
+    """Extend the silences of targets in flight. One that has expired meanwhile is replaced, under another id.
 
     Args:
         scope: the scope.
-        units: the units.
+        targets: the units.
         duration: seconds from now.
     """
 
-    def one(state: UnitState) -> Verdict:
+    def one(state: TargetState) -> Verdict:
         silence = state.facts.get("silence")
         if silence is None:
             return done()
         try:
             return done(silence=scope.silences.extend(str(silence), duration))
         except NoSuchSilenceError:
-            return done(silence=silence_node(scope, state.unit.name, duration))
+            return done(silence=silence_node(scope, state.target.name, duration))
 
-    return each(units, one)
+    return each(targets, one)

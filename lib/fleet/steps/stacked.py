@@ -13,7 +13,7 @@ from fleet.adapters.hosts import processes
 from fleet.adapters.load_balancer.model import LoadBalancer
 from fleet.engine.declaration import Bracket, Step, Tell
 from fleet.engine.findings import Finding, ask, note
-from fleet.engine.model import UnitState, Verdict, done
+from fleet.engine.model import TargetState, Verdict, done
 from fleet.execution import Unreachable
 from fleet.steps.balancing import Connections
 from fleet.steps.brackets import depooled
@@ -105,7 +105,7 @@ def of_uses(found: Uses, out: Mapping[str, str], targets: Collection[str]) -> li
 
 
 class Only:
-    """A step that concerns some units only, and is done for the others."""
+    """A step that concerns some targets only, and is done for the others."""
 
     def __init__(self, step: Step, names: Collection[str]) -> None:
         """Restrict a step to the named units."""
@@ -113,15 +113,15 @@ class Only:
         self.wraps = self._step = step
         self._names = names
 
-    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
+    def check(self, targets: Sequence[TargetState]) -> Mapping[str, Verdict]:
         """Look at those that it concerns."""
-        mine = [state for state in units if state.unit.name in self._names]
-        return {**{state.unit.name: done() for state in units}, **(self._step.check(mine) if mine else {})}
+        mine = [state for state in targets if state.target.name in self._names]
+        return {**{state.target.name: done() for state in targets}, **(self._step.check(mine) if mine else {})}
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Mapping[str, Verdict]:
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Mapping[str, Verdict]:
         """Act on those that it concerns."""
-        mine = [state for state in units if state.unit.name in self._names]
-        return {**{state.unit.name: done() for state in units}, **(self._step.apply(mine, tell) if mine else {})}
+        mine = [state for state in targets if state.target.name in self._names]
+        return {**{state.target.name: done() for state in targets}, **(self._step.apply(mine, tell) if mine else {})}
 
 
 class Stacked:

@@ -6,7 +6,7 @@ from fleet.adapters.hosts import services
 from fleet.adapters.hosts.services import ServiceState
 from fleet.engine.declaration import Verdicts
 from fleet.engine.findings import Finding, note, stop
-from fleet.engine.model import UnitState, Verdict, done, failed, pending
+from fleet.engine.model import TargetState, Verdict, done, failed, pending
 from fleet.execution import Result, Unreachable
 from fleet.steps.at_most_once import AtMostOnce, Incarnation
 from fleet.steps.base import POLL, HostStep, each_host
@@ -79,10 +79,10 @@ class Active(HostStep):
         super().__init__(scope)
         self._unit = unit
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask systemd on all hosts at once."""
 
-        def judge(_state: UnitState, service: ServiceState) -> Verdict:
+        def judge(_state: TargetState, service: ServiceState) -> Verdict:
             if why := service.trouble():
                 told = f"{self._unit} {why}"
                 permanent = not service.transitioning and (service.active == "failed" or not service.loaded)
@@ -92,8 +92,8 @@ class Active(HostStep):
                 return failed(f"{self._unit} {why}: run there: {todo}")
             return done()
 
-        answers = services.state(self.scope.remote, self.hosts(units), self._unit)
-        return each_host(self.scope, units, answers, judge)
+        answers = services.state(self.scope.remote, self.hosts(targets), self._unit)
+        return each_host(self.scope, targets, answers, judge)
 
 
 class RestartUnit(AtMostOnce):
@@ -133,9 +133,9 @@ class RestartUnit(AtMostOnce):
         """Order the restart."""
         return services.restart(self.scope.remote, self._unit, ids, reload=reloads(self.scope))
 
-    def safe(self, state: UnitState) -> Verdict:
+    def safe(self, state: TargetState) -> Verdict:
         """Ask the guard once more."""
-        problem = self._guard(self.scope.hosts[state.unit.name])
+        problem = self._guard(self.scope.hosts[state.target.name])
         if not problem:
             return done()
         return pending(f"not now: {problem}") if self._patient else failed(f"not restarted: {problem}")

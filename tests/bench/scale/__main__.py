@@ -104,7 +104,7 @@ def measure(nodes: int, options: argparse.Namespace) -> dict[str, Any]:
         try:
             code = session.wait(timeout=options.most)
         except subprocess.TimeoutExpired:
-            session.send_signal(signal.SIGINT)  # what is in flight goes on to its end
+            session.send_signal(signal.SIGINT)  # what is in flight continues to its end
             code = session.wait(timeout=600)
         after, world_after = plane.use(), use_of(world.pid)
         assert code == 0, (folder / "session.log").read_text()[-3000:] + (folder / "output.log").read_text()[-3000:]

@@ -15,7 +15,7 @@ from fleet.clock import SystemClock
 from fleet.engine import folders, journal, survey
 from fleet.engine.findings import Level
 from fleet.engine.journal import Journal, RunInfo
-from fleet.engine.model import Status, Unit, UnitState
+from fleet.engine.model import Status, Target, TargetState
 from fleet.procedures import preflight
 from support.clusters import cluster
 
@@ -42,7 +42,7 @@ def state_dir(tmp_path):
         names = {"nodes": ["cordon", "drain"]}
         info = RunInfo(run_id, "sre.k8s.reboot-nodes", "lab", "ann@cumin1", "kernel", "T1", ENDED, {"steps": names})
         left = Status.HELD if status == "stopped" else Status.DONE
-        units = [UnitState(Unit("worker1"), Status.DONE, 2), UnitState(Unit("worker2"), left, 1)]
+        units = [TargetState(Target("worker1"), Status.DONE, 2), TargetState(Target("worker2"), left, 1)]
         with closing(Journal.create(tmp_path, info, {"nodes": units}, Clock())) as book:
             book.note("session", "")
             book.set_status(status)
@@ -239,11 +239,11 @@ def test_units_and_statuses_are_whole_where_a_run_is_shown_at_any_width(tmp_path
     steps = ["silence", "cordon", "drain", "reboot", "ready", "uncordon"]
     options = {"steps": {"nodes": steps, "kube-controller-manager": steps}}
     info = RunInfo("r1", "sre.k8s.reboot-nodes", "lab", "ann@cumin1", "kernel", "", ENDED, options)
-    unit = Unit(name, "row-b")
-    states = {stage: [UnitState(unit, Status.HELD, 3)] for stage in options["steps"]}
+    unit = Target(name, "row-b")
+    states = {stage: [TargetState(unit, Status.HELD, 3)] for stage in options["steps"]}
     with closing(Journal.create(tmp_path, info, states, Clock())) as book:
         for step in steps[:3]:
-            book.record("nodes", [UnitState(unit, Status.HELD, 3)], step=step, kind="done")
+            book.record("nodes", [TargetState(unit, Status.HELD, 3)], step=step, kind="done")
         book.set_status("stopped")
     stream = io.StringIO()
     console = Console(file=stream, width=width, force_terminal=True, color_system=None)

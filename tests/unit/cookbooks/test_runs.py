@@ -85,7 +85,7 @@ def test_a_run_is_gone_on_with_as_it_was_begun(name: str, again: str, spicerack:
     told = ", ".join(fixed)
 
     assert refusal(name, spicerack, [again, "r1", *NEW[name]]) == (
-        f"A run is gone on with as it was begun: leave out {told}."
+        f"A run is resumed as it was started: leave out {told}."
     )
 
 

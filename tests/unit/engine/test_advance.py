@@ -20,14 +20,14 @@ STEPS = (
     m.StepSpec("unsilence", 10, gives_back=True),
 )
 SILENCE, CORDON, DRAIN, REBOOT, READY, ALERTS, UNCORDON, UNSILENCE = range(8)
-UNIT = m.Unit("w1", "a")
+UNIT = m.Target("w1", "a")
 RETRY = m.Retry(attempts=3, pause=60, longest=100, keeps=frozenset({"evicted"}))
 STAGE = m.Stage("nodes", (UNIT,), STEPS, retry=RETRY)
 WORD = m.Accepted("ann@here", "known")
 
 
-def at(step: int, **values: object) -> m.UnitState:
-    state = m.UnitState(UNIT, status=m.Status.RUNNING, step=step, phase=m.Phase.VERIFY, deadline=1000.0)
+def at(step: int, **values: object) -> m.TargetState:
+    state = m.TargetState(UNIT, status=m.Status.RUNNING, step=step, phase=m.Phase.VERIFY, deadline=1000.0)
     return replace(state, **values)  # type: ignore[arg-type]
 
 
@@ -71,8 +71,8 @@ def test_pauses_grow_up_to_the_longest():
 
 
 def test_a_released_unit_waits_and_comes_after_the_others():
-    waiting = m.UnitState(UNIT, attempts=1, due=100.0)
-    fresh = m.UnitState(m.Unit("w2", "a"))
+    waiting = m.TargetState(UNIT, attempts=1, due=100.0)
+    fresh = m.TargetState(m.Target("w2", "a"))
     both = decide.decide(STAGE, decide.Progress({"w1": waiting, "w2": fresh}), m.Observation(), 10.0)
     assert both.actions == (decide.Start("w2"),)
     alone = decide.decide(STAGE, decide.Progress({"w1": waiting}), m.Observation(), 10.0)
@@ -84,7 +84,7 @@ def test_a_released_unit_waits_and_comes_after_the_others():
 
 
 def test_a_stopped_run_does_not_wait_for_released_units():
-    waiting = m.UnitState(UNIT, attempts=1, due=100.0)
+    waiting = m.TargetState(UNIT, attempts=1, due=100.0)
     decision = decide.decide(STAGE, decide.Progress({"w1": waiting}, stopping="^C"), m.Observation(), 10.0)
     assert decision.actions == (decide.Finish(False, "^C"),)
 
@@ -109,9 +109,9 @@ def test_a_held_unit_whose_proof_is_accepted_goes_on_behind_it():
 
 
 def test_a_given_up_unit_is_left_alone_and_keeps_nobody():
-    gone = m.UnitState(UNIT, status=m.Status.GIVEN_UP, given_up=m.GivenUp("ann", "broken"))
+    gone = m.TargetState(UNIT, status=m.Status.GIVEN_UP, given_up=m.GivenUp("ann", "broken"))
     assert advance.resume(STAGE, gone, 1.0) == gone
-    other = m.UnitState(m.Unit("w2", "b"))
+    other = m.TargetState(m.Target("w2", "b"))
     decision = decide.decide(STAGE, decide.Progress({"w1": gone, "w2": other}), m.Observation(), 1.0)
     assert decision.actions == (decide.Start("w2"),)
     done = replace(other, status=m.Status.DONE)
@@ -123,7 +123,7 @@ def test_a_given_up_unit_is_left_alone_and_keeps_nobody():
 def test_no_unit_is_tried_more_often_than_allowed(answers, attempts):
     """Whatever its steps answer: drains begin at most ``attempts`` times, and the reboot at most once."""
     stage = replace(STAGE, retry=replace(RETRY, attempts=attempts))
-    state, now, drains, reboots = m.UnitState(UNIT), 0.0, 0, 0
+    state, now, drains, reboots = m.TargetState(UNIT), 0.0, 0, 0
     for answer in answers:
         now += 200.0
         decision = decide.decide(stage, decide.Progress({"w1": state}), m.Observation(), now)
@@ -149,21 +149,21 @@ WORKLOADS = len(STEPS)
 BARRED = replace(STAGE, steps=BARRING, retry=None, limits=m.Limits(max_unavailable=1, max_domains=1, max_failed=1))
 
 
-def decide_at(states: dict[str, m.UnitState], now: float = 2000.0, **options: object) -> decide.Decision:
+def decide_at(states: dict[str, m.TargetState], now: float = 2000.0, **options: object) -> decide.Decision:
     return decide.decide(BARRED, decide.Progress(states, **options), m.Observation(), now)  # type: ignore[arg-type]
 
 
 def test_what_is_held_in_service_takes_no_room_and_counts_as_failed():
     held = at(WORKLOADS, status=m.Status.HELD)
-    waiting = {f"w{n}": m.UnitState(m.Unit(f"w{n}", "b")) for n in (2, 3)}
+    waiting = {f"w{n}": m.TargetState(m.Target(f"w{n}", "b")) for n in (2, 3)}
     assert decide_at({"w1": held, "w2": waiting["w2"]}).actions == (decide.Start("w2"),)
-    both = {"w1": held, "w4": replace(held, unit=m.Unit("w4")), "w3": waiting["w3"]}
+    both = {"w1": held, "w4": replace(held, target=m.Target("w4")), "w3": waiting["w3"]}
     assert decide_at(both).actions == (decide.Finish(False, "2 held, and no more than 1 may fail"),)
 
 
 def test_workloads_are_waited_for_as_long_as_another_node_is_away_that_they_may_need():
     waits = at(WORKLOADS, deadline=900.0)
-    away = replace(at(REBOOT, deadline=9000.0, due=9000.0), unit=m.Unit("w2", "a"))
+    away = replace(at(REBOOT, deadline=9000.0, due=9000.0), target=m.Target("w2", "a"))
     assert decide_at({"w1": waits, "w2": away}).actions == (decide.Wait("w1"),)
     (held,) = (it for it in decide_at({"w1": waits}).actions if isinstance(it, decide.Hold))
     assert held.reason.startswith("workloads: not within 60 s")

@@ -34,7 +34,7 @@ class World:
     def __init__(self, rng: Random, stage: m.Stage, *, trouble: float) -> None:
         self.rng, self.stage, self.trouble = rng, stage, trouble
         self.now = rng.uniform(-1e6, 1e6)
-        self.states = {unit.name: m.UnitState(unit) for unit in stage.units}
+        self.states = {unit.name: m.TargetState(unit) for unit in stage.targets}
         self.jobs: list[tuple[d.Run, str]] = []
         self.boots: Counter[str] = Counter()
         self.noted: dict[str, int] = {}
@@ -46,11 +46,11 @@ class World:
 
     def observe(self) -> None:
         names = [f"other{i}" for i in range(self.rng.randint(0, 2))]
-        names += [unit.name for unit in self.stage.units if self.rng.random() < 0.1]
-        units = {unit.name: unit for unit in self.stage.units}
+        names += [unit.name for unit in self.stage.targets if self.rng.random() < 0.1]
+        units = {unit.name: unit for unit in self.stage.targets}
         absent = {}
         for name in names if self.rng.random() < self.trouble else []:
-            unit = units.get(name, m.Unit(name, self.rng.choice(["a", "b", "c"]), "g0"))
+            unit = units.get(name, m.Target(name, self.rng.choice(["a", "b", "c"]), "g0"))
             if units.get(name) is None or self.states[name].status in (m.Status.PENDING, m.Status.DONE):
                 absent[name] = m.Absent(unit.domain, unit.group, self.rng.random() < 0.5, "others")
         # What this run has cordoned is seen like everything else.
@@ -83,7 +83,7 @@ class World:
             case d.Withdraw(unit, reason):
                 assert reason
                 assert unit not in self.cordoned
-                self.states[unit] = m.UnitState(self.states[unit].unit)
+                self.states[unit] = m.TargetState(self.states[unit].target)
             case d.Run(step, phase, units):
                 if step == CORDON and phase is m.Phase.APPLY:
                     self.check_room(units)
@@ -100,7 +100,7 @@ class World:
     def check_room(self, units: tuple[str, ...]) -> None:
         """The limits, at the moment that counts: when nodes are taken out of service, also after a crash."""
         assert not self.seen.blocked, "cordoned without the lock"
-        known = {unit.name: unit for unit in self.stage.units}
+        known = {unit.name: unit for unit in self.stage.targets}
         absent = self.seen.absent
         groups = {name: gone.group for name, gone in absent.items()}
         groups |= {name: known[name].group for name in self.cordoned.union(units)}
@@ -124,13 +124,13 @@ class World:
             assert not self.seen.blocked, "rebooted without the lock"
 
     def check_starts(self, decision: d.Decision, held_before: int) -> None:
-        starts = [action.unit for action in decision.actions if isinstance(action, d.Start)]
+        starts = [action.target for action in decision.actions if isinstance(action, d.Start)]
         if not starts:
             return
         limits = self.stage.limits
         assert not self.seen.blocked, "started without the lock"
         assert held_before <= limits.max_failed, "started after too many have failed"
-        ours = {s.unit.name: s.unit for s in self.states.values() if s.status in (m.Status.RUNNING, m.Status.HELD)}
+        ours = {s.target.name: s.target for s in self.states.values() if s.status in (m.Status.RUNNING, m.Status.HELD)}
         everyone = {name: gone.group for name, gone in self.seen.absent.items()} | {
             name: unit.group for name, unit in ours.items()
         }
@@ -142,7 +142,7 @@ class World:
         assert len(domains) <= limits.max_domains, "the limit of the domain"
 
     def check_renewals(self, decision: d.Decision) -> None:
-        renewed = {unit for action in decision.actions if isinstance(action, d.Renew) for unit in action.units}
+        renewed = {unit for action in decision.actions if isinstance(action, d.Renew) for unit in action.targets}
         for name, state in self.states.items():
             if state.status in (m.Status.RUNNING, m.Status.HELD) and name not in renewed:
                 ends = state.step == len(STEPS) - 1
@@ -198,7 +198,7 @@ class World:
 @st.composite
 def fleets(draw):
     size = draw(st.integers(1, 12))
-    units = [m.Unit(f"n{i}", draw(st.sampled_from("abc")), draw(st.sampled_from(["g0", "g1"]))) for i in range(size)]
+    units = [m.Target(f"n{i}", draw(st.sampled_from("abc")), draw(st.sampled_from(["g0", "g1"]))) for i in range(size)]
     return stage(
         units,
         max_unavailable=draw(st.integers(1, 5)),
@@ -223,7 +223,7 @@ def test_rules_hold_in_every_history(stage, rng, trouble):
         world.now += rng.choice([0.5, 1, 5, 30, 3600, -3600]) if rng.random() < trouble / 4 else 1
     for state in world.states.values():
         if state.status is m.Status.DONE:
-            assert world.boots[state.unit.name] == 1, "rebooted exactly once"
+            assert world.boots[state.target.name] == 1, "rebooted exactly once"
     if world.finished and world.finished.complete:
         assert all(state.status is m.Status.DONE for state in world.states.values())
 
@@ -240,15 +240,15 @@ def test_a_fleet_without_trouble_is_finished(stage, rng):
         world.finish_some_jobs()
         world.now += 0.5
     assert world.finished == d.Finish(True)
-    assert all(world.boots[unit.name] == 1 for unit in stage.units)
+    assert all(world.boots[unit.name] == 1 for unit in stage.targets)
 
 
 def units(*names, domain="a"):
-    return [m.Unit(name, domain, "g") for name in names]
+    return [m.Target(name, domain, "g") for name in names]
 
 
 def start_all(stage, seen=None, now=0.0):
-    progress = d.Progress({unit.name: m.UnitState(unit) for unit in stage.units})
+    progress = d.Progress({unit.name: m.TargetState(unit) for unit in stage.targets})
     return d.decide(stage, progress, seen or m.Observation(), now)
 
 
@@ -258,15 +258,15 @@ def test_whoever_there_is_room_for_starts(stage, rng):
     """Units that are alike are asked for once; that changes nothing for any of them."""
     absent = {
         unit.name: m.Absent(unit.domain, unit.group, rng.random() < 0.5, "others")
-        for unit in stage.units
+        for unit in stage.targets
         if rng.random() < 0.2
     }
     room = Capacity(stage.limits, (), absent)
-    expected = [unit.name for unit in stage.units if room.take(unit)]
+    expected = [unit.name for unit in stage.targets if room.take(unit)]
     decision = d.decide(
-        stage, d.Progress({unit.name: m.UnitState(unit) for unit in stage.units}), m.Observation(absent), 0.0
+        stage, d.Progress({unit.name: m.TargetState(unit) for unit in stage.targets}), m.Observation(absent), 0.0
     )
-    assert [action.unit for action in decision.actions if isinstance(action, d.Start)] == expected
+    assert [action.target for action in decision.actions if isinstance(action, d.Start)] == expected
 
 
 def test_a_unit_that_others_made_unavailable_takes_a_place_once():
@@ -284,7 +284,7 @@ def test_nothing_starts_beside_a_degraded_domain():
 
 def test_a_run_waits_for_others_only_until_its_deadline():
     fleet = stage(units("w1"), max_unavailable=1, blocked=100)
-    states = {"w1": m.UnitState(fleet.units[0])}
+    states = {"w1": m.TargetState(fleet.targets[0])}
     seen = m.Observation({"x": m.Absent("a", "g", False, "cordoned")})
     waiting = d.decide(fleet, d.Progress(states, 0.0), seen, 99.0)
     assert waiting.actions == ()
@@ -296,7 +296,7 @@ def test_a_run_waits_for_others_only_until_its_deadline():
 
 def test_a_held_unit_that_blocks_the_rest_ends_the_run_at_once():
     fleet = stage([*units("w1", domain="a"), *units("w2", domain="b")], max_unavailable=2, max_failed=1)
-    states = {unit.name: m.UnitState(unit) for unit in fleet.units}
+    states = {unit.name: m.TargetState(unit) for unit in fleet.targets}
     states["w1"] = replace(states["w1"], status=m.Status.HELD, renew_at=1e9)
     decision = d.decide(fleet, d.Progress(states), m.Observation(), 0.0)
     assert decision.actions == (d.Finish(False, "w2: a is being worked on or degraded; 1 domain at a time"),)
@@ -304,7 +304,7 @@ def test_a_held_unit_that_blocks_the_rest_ends_the_run_at_once():
 
 def test_a_call_that_does_not_return_is_given_up():
     fleet = stage(units("w1"))
-    state = replace(a.enter(fleet, m.UnitState(fleet.units[0]), DRAIN, 0.0), busy=True)
+    state = replace(a.enter(fleet, m.TargetState(fleet.targets[0]), DRAIN, 0.0), busy=True)
     assert d.decide(fleet, d.Progress({"w1": state}), m.Observation(), 60.0).actions == (d.Renew(("w1",)),)
     late = d.decide(fleet, d.Progress({"w1": state}), m.Observation(), 60.0 + d.OVERDUE)
     assert d.Hold("w1", "drain: not within 60 s: its call does not return") in late.actions
@@ -312,7 +312,7 @@ def test_a_call_that_does_not_return_is_given_up():
 
 def test_work_for_several_units_is_one_call_unless_it_takes_as_long_as_its_unit_needs():
     fleet = stage(units("w1", "w2"), max_unavailable=2)
-    states = {unit.name: a.enter(fleet, m.UnitState(unit), 0, 0.0) for unit in fleet.units}
+    states = {unit.name: a.enter(fleet, m.TargetState(unit), 0, 0.0) for unit in fleet.targets}
     assert d.decide(fleet, d.Progress(states), m.Observation(), 0.0).actions == (d.Run(0, m.Phase.CHECK, ("w1", "w2")),)
     states = {name: a.enter(fleet, state, DRAIN, 0.0) for name, state in states.items()}
     assert d.decide(fleet, d.Progress(states), m.Observation(), 0.0).actions == (
@@ -334,7 +334,7 @@ def test_work_for_several_units_is_one_call_unless_it_takes_as_long_as_its_unit_
 @pytest.mark.parametrize("status", [m.Status.RUNNING, m.Status.HELD])
 def test_resume_goes_by_the_pivot(status, step, phase, expected):
     fleet = stage(units("w1"))
-    state = replace(m.UnitState(fleet.units[0]), status=status, step=step, phase=phase)
+    state = replace(m.TargetState(fleet.targets[0]), status=status, step=step, phase=phase)
     resumed = a.resume(fleet, state, 5.0)
     assert (resumed.step, resumed.phase) == expected
     assert resumed.status is m.Status.RUNNING
@@ -342,15 +342,15 @@ def test_resume_goes_by_the_pivot(status, step, phase, expected):
 
 
 def test_getting_ready_and_tidying_up_wait_for_nobody():
-    tidy = m.Stage("end", (m.Unit("all"),), STEPS[:1], when=m.When.END)
+    tidy = m.Stage("end", (m.Target("all"),), STEPS[:1], when=m.When.END)
     seen = m.Observation({"x": m.Absent("a", "g", True, "NotReady")}, "lock lost")
-    states = {"all": m.UnitState(tidy.units[0])}
+    states = {"all": m.TargetState(tidy.targets[0])}
     assert d.decide(tidy, d.Progress(states, stopping="interrupted"), seen, 0.0).actions == (d.Start("all"),)
 
 
 def test_a_unit_is_not_closed_when_others_took_its_room_meanwhile():
     fleet = stage(units("w1", "w2"), max_unavailable=1)
-    state = replace(a.enter(fleet, m.UnitState(fleet.units[0]), CORDON, 0.0), phase=m.Phase.APPLY)
+    state = replace(a.enter(fleet, m.TargetState(fleet.targets[0]), CORDON, 0.0), phase=m.Phase.APPLY)
     progress = d.Progress({"w1": state})
     seen = m.Observation({"w2": m.Absent("a", "g", False, "cordoned")})
     withdraw = d.Withdraw("w1", "w2 unavailable, the limit is 1")
@@ -363,16 +363,16 @@ def test_a_unit_is_not_closed_when_others_took_its_room_meanwhile():
 @pytest.mark.parametrize(("step", "phase"), [(DRAIN, m.Phase.VERIFY), (REBOOT, m.Phase.APPLY)])
 def test_a_unit_is_held_at_once_when_the_lock_is_lost_for_good(step, phase):
     fleet = stage(units("w1"))
-    state = replace(a.enter(fleet, m.UnitState(fleet.units[0]), step, 0.0), phase=phase)
+    state = replace(a.enter(fleet, m.TargetState(fleet.targets[0]), step, 0.0), phase=phase)
     lost = m.Observation({}, "lock lost", permanent=True)
     name = STEPS[step].name
     decision = d.decide(fleet, d.Progress({"w1": state}), lost, 0.0)
-    assert decision.actions[0] == d.Hold("w1", f"{name}: not gone on with: lock lost")
+    assert decision.actions[0] == d.Hold("w1", f"{name}: not continued: lock lost")
 
 
 def test_a_unit_that_is_down_is_not_given_up_when_the_lock_is_lost():
     fleet = stage(units("w1"))
-    state = replace(a.enter(fleet, m.UnitState(fleet.units[0]), REBOOT, 0.0), phase=m.Phase.VERIFY)
+    state = replace(a.enter(fleet, m.TargetState(fleet.targets[0]), REBOOT, 0.0), phase=m.Phase.VERIFY)
     lost = m.Observation({}, "lock lost", permanent=True)
     decision = d.decide(fleet, d.Progress({"w1": state}), lost, 0.0)
     assert decision.actions == (d.Run(REBOOT, m.Phase.VERIFY, ("w1",)),)
@@ -389,7 +389,7 @@ NAMES = [step.name for step in STEPS]
     st.lists(st.sampled_from(["bgp baseline", "bgp", "puppet"]), unique=True),
 )
 def test_other_steps_never_bring_a_unit_past_its_pivot_or_back(status, step, phase, gone, more):
-    state = m.UnitState(m.Unit("w1"), status, step if status is not m.Status.DONE else len(NAMES), phase)
+    state = m.TargetState(m.Target("w1"), status, step if status is not m.Status.DONE else len(NAMES), phase)
     now = [*more[:1], *(name for name in NAMES if name not in gone), *more[1:]]
     after = a.translate(state, NAMES, now, "reboot")
     pivot = now.index("reboot")
@@ -401,26 +401,26 @@ def test_other_steps_never_bring_a_unit_past_its_pivot_or_back(status, step, pha
         assert after.step == 0
     else:
         assert after.step == pivot + 1
-    assert (after.status, after.unit, after.facts) == (state.status, state.unit, state.facts)
+    assert (after.status, after.target, after.facts) == (state.status, state.target, state.facts)
 
 
 @pytest.mark.parametrize("status", [m.Status.PENDING, m.Status.RUNNING, m.Status.HELD])
 def test_a_unit_of_a_stage_without_a_pivot_starts_over_when_its_steps_are_others(status):
-    state = m.UnitState(m.Unit("cluster"), status, 2, m.Phase.VERIFY, facts={"ran": True})
+    state = m.TargetState(m.Target("cluster"), status, 2, m.Phase.VERIFY, facts={"ran": True})
     after = a.translate(state, ["a", "b", "c"], ["b", "c"], None)
     assert after == replace(state, step=0, phase=m.Phase.CHECK), "each step looks at the world before it acts"
 
 
 def test_a_unit_of_a_stage_without_a_pivot_that_is_done_stays_done():
-    state = m.UnitState(m.Unit("cluster"), m.Status.DONE, 1)
+    state = m.TargetState(m.Target("cluster"), m.Status.DONE, 1)
     assert a.translate(state, ["a"], ["a", "b", "c"], None) == replace(state, step=3)
 
 
 def test_units_that_wait_at_a_gate_are_asked_together():
-    units = [m.Unit(name) for name in ("w1", "w2", "w3", "w4")]
+    units = [m.Target(name) for name in ("w1", "w2", "w3", "w4")]
     waiting = {"w1": (READY, 10.0), "w2": (READY, 10.9), "w3": (REBOOT, 10.5), "w4": (READY, 10.2)}
     states = {
-        unit.name: m.UnitState(unit, m.Status.RUNNING, step, m.Phase.VERIFY, due=due, deadline=99.0, renew_at=99.0)
+        unit.name: m.TargetState(unit, m.Status.RUNNING, step, m.Phase.VERIFY, due=due, deadline=99.0, renew_at=99.0)
         for unit in units
         for step, due in [waiting[unit.name]]
     }
@@ -430,9 +430,9 @@ def test_units_that_wait_at_a_gate_are_asked_together():
 
 
 def test_what_acts_is_not_tried_again_before_its_time():
-    units = [m.Unit(name) for name in ("w1", "w2")]
+    units = [m.Target(name) for name in ("w1", "w2")]
     states = {
-        unit.name: m.UnitState(unit, m.Status.RUNNING, CORDON, m.Phase.APPLY, due=due, deadline=99.0, renew_at=99.0)
+        unit.name: m.TargetState(unit, m.Status.RUNNING, CORDON, m.Phase.APPLY, due=due, deadline=99.0, renew_at=99.0)
         for unit, due in zip(units, (10.0, 10.5), strict=True)
     }
     decision = d.decide(stage(units, max_unavailable=2), d.Progress(states), m.Observation(), 10.0)
@@ -444,7 +444,7 @@ def test_what_acts_is_not_tried_again_before_its_time():
     [(m.Phase.VERIFY, m.Phase.APPLY), (m.Phase.CHECK, m.Phase.APPLY), (m.Phase.APPLY, m.Phase.APPLY)],
 )
 def test_what_others_have_undone_is_done_again(phase, after):
-    unit = m.Unit("w1")
-    state = m.UnitState(unit, m.Status.RUNNING, CORDON, phase, busy=True, deadline=99.0)
+    unit = m.Target("w1")
+    state = m.TargetState(unit, m.Status.RUNNING, CORDON, phase, busy=True, deadline=99.0)
     again = a.advance(stage([unit]), state, phase, m.undone("it is gone"), 10.0)
     assert (again.status, again.step, again.phase, again.busy) == (m.Status.RUNNING, CORDON, m.Phase.APPLY, False)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fleet.engine.declaration import Bracket, Question, Seen, Specified, Stage, Step, Tell, Verdicts
 from fleet.engine.executor import ABORT, Abort, Execution
-from fleet.engine.model import Accepted, Observation, Phase, Status, StepSpec, Unit, UnitState, done, pending
+from fleet.engine.model import Accepted, Observation, Phase, Status, StepSpec, Target, TargetState, done, pending
 from worlds.timeline import Time
 
 WORD = {"ready": Accepted("ann@here", "it is fine")}
@@ -21,12 +21,12 @@ class Nothing:
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
-        self.asked.append([state.unit.name for state in units])
-        return {state.unit.name: pending("not yet") for state in units}
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
+        self.asked.append([state.target.name for state in targets])
+        return {state.target.name: pending("not yet") for state in targets}
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
-        return {state.unit.name: done() for state in units}
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:
+        return {state.target.name: done() for state in targets}
 
 
 def step(name: str, **spec: Any) -> Specified:
@@ -38,10 +38,10 @@ class Act(Specified):
 
     settles_within = 5.0
 
-    def settle(self, units: Sequence[UnitState], *, over: bool) -> Verdicts:
-        return {state.unit.name: done("settled") if over else pending("on its way") for state in units}
+    def settle(self, targets: Sequence[TargetState], *, over: bool) -> Verdicts:
+        return {state.target.name: done("settled") if over else pending("on its way") for state in targets}
 
-    def touched(self, state: UnitState) -> bool:
+    def touched(self, state: TargetState) -> bool:
         return "ordered" in state.facts
 
 
@@ -74,7 +74,7 @@ def test_an_abort_asks_for_proofs_of_what_it_concerns_only_and_not_for_long():
     proof = step("ready", gate=True)
     stage = Stage("s", list, abort_proofs=[proof], patience=60.0, concerns=lambda state: "ordered" in state.facts)
     (asked,) = stage.abort_steps(None)
-    states = [UnitState(Unit("w1"), facts={"ordered": True}), UnitState(Unit("w2"))]
+    states = [TargetState(Target("w1"), facts={"ordered": True}), TargetState(Target("w2"))]
     verdicts = asked.check(states)
     assert (asked.spec.timeout, proof.spec.timeout) == (60.0, 500.0)
     assert (verdicts["w1"].kind, verdicts["w2"].kind) == ("pending", "done")
@@ -84,22 +84,22 @@ def test_an_abort_asks_for_proofs_of_what_it_concerns_only_and_not_for_long():
 
 STAGE = Stage("s", list, holding=[bracket("cordon")], act=ACT, in_flight=lambda state: "owned" in state.facts)
 STATES = {
-    "running": UnitState(Unit("running"), Status.RUNNING, accepted=WORD),
-    "held": UnitState(Unit("held"), Status.HELD, facts={"x": 1}),
-    "waiting": UnitState(Unit("waiting")),
-    "withdrawn": UnitState(Unit("withdrawn"), facts={"owned": True}),
-    "done": UnitState(Unit("done"), Status.DONE),
-    "given up": UnitState(Unit("given up"), Status.GIVEN_UP, facts={"owned": True}),
+    "running": TargetState(Target("running"), Status.RUNNING, accepted=WORD),
+    "held": TargetState(Target("held"), Status.HELD, facts={"x": 1}),
+    "waiting": TargetState(Target("waiting")),
+    "withdrawn": TargetState(Target("withdrawn"), facts={"owned": True}),
+    "done": TargetState(Target("done"), Status.DONE),
+    "given up": TargetState(Target("given up"), Status.GIVEN_UP, facts={"owned": True}),
 }
 
 
-def of_stage(stage: str) -> dict[str, UnitState]:
+def of_stage(stage: str) -> dict[str, TargetState]:
     return STATES if stage == "s" else {}
 
 
 def test_an_abort_is_about_what_is_in_flight_held_or_owned_still():
     (stage,) = Abort([STAGE], of_stage, Time()).stages
-    assert [unit.name for unit in stage.units] == ["running", "held", "withdrawn"]
+    assert [unit.name for unit in stage.targets] == ["running", "held", "withdrawn"]
     assert stage.name == f"{ABORT}s"
     assert stage.facts["held"] == {"x": 1}
     assert stage.accepted["running"] == WORD
@@ -107,8 +107,8 @@ def test_an_abort_is_about_what_is_in_flight_held_or_owned_still():
 
 def test_an_order_that_may_be_on_its_way_is_waited_for():
     time = Time()
-    ordered = UnitState(Unit("w1"), Status.RUNNING, step=1, phase=Phase.VERIFY)
-    early = UnitState(Unit("w2"), Status.RUNNING, step=1, phase=Phase.CHECK)
+    ordered = TargetState(Target("w1"), Status.RUNNING, step=1, phase=Phase.VERIFY)
+    early = TargetState(Target("w2"), Status.RUNNING, step=1, phase=Phase.CHECK)
     known = {"w1": ordered, "w2": early}
     abort = Abort([STAGE], lambda stage: known if stage == "s" else {}, time)
     settle = abort.effects(f"{ABORT}s", "settle")
@@ -153,18 +153,18 @@ def names_of(stage: Any) -> list[str]:
 
 def test_what_expires_is_renewed_by_its_bracket():
     renewed = replace(
-        STAGE, holding=[bracket("a"), bracket("b", renew=lambda units: {units[0].unit.name: pending("no")})]
+        STAGE, holding=[bracket("a"), bracket("b", renew=lambda units: {units[0].target.name: pending("no")})]
     )
-    states = [UnitState(Unit("w1")), UnitState(Unit("w2"))]
+    states = [TargetState(Target("w1")), TargetState(Target("w2"))]
     verdicts = Execution([renewed], of_stage).renew("s", states)
     assert [verdict.kind for verdict in verdicts.values()] == ["pending", "done"]
 
 
 def test_a_question_ends_the_stages_until_it_is_answered():
-    kept: dict[str, dict[str, UnitState]] = {"a": {}, "b": {}}
+    kept: dict[str, dict[str, TargetState]] = {"a": {}, "b": {}}
     noted: list[str] = []
-    asking = Stage("b", lambda: [Unit("x")], proofs=[step("work")], question=lambda: Question("Sure?", "yes"))
-    first = Stage("a", lambda: [Unit("x")], proofs=[step("work")])
+    asking = Stage("b", lambda: [Target("x")], proofs=[step("work")], question=lambda: Question("Sure?", "yes"))
+    first = Stage("a", lambda: [Target("x")], proofs=[step("work")])
     execution = Execution([first, asking], kept.__getitem__, Observation, [step("end")], noted.append)
     assert execution.outline() == ["a: x: work", '(before the next one "yes" has to be typed)', "b: x: work", "end"]
     assert [stage.name for stage in execution.stages] == ["a"]

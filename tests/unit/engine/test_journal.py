@@ -15,7 +15,7 @@ from fleet.cli import runs
 from fleet.clock import SystemClock
 from fleet.engine import folders, report, schema, survey
 from fleet.engine import journal as j
-from fleet.engine.model import Accepted, GivenUp, Phase, Status, Unit, UnitState
+from fleet.engine.model import Accepted, GivenUp, Phase, Status, Target, TargetState
 from fleet.engine.report import step_times, summary, write_json
 
 STEPS = ["silence", "cordon", "drain", "reboot", "ready", "uncordon"]
@@ -36,8 +36,8 @@ def book(tmp_path, info):
 
 
 def test_what_was_written_is_read_back(tmp_path, book, info):
-    state = UnitState(Unit("w1", "row-a", "g"), Status.RUNNING, 3, Phase.APPLY, "why", {"boot_id": "x", "n": [1]})
-    book.put("nodes", [UnitState(Unit("w2")), state])
+    state = TargetState(Target("w1", "row-a", "g"), Status.RUNNING, 3, Phase.APPLY, "why", {"boot_id": "x", "n": [1]})
+    book.put("nodes", [TargetState(Target("w2")), state])
     book.put("nodes", [replace(state, step=4)])
     book.record("nodes", [replace(state, step=5)], step="reboot", kind="intent")
     book.set_status("stopped")
@@ -47,7 +47,7 @@ def test_what_was_written_is_read_back(tmp_path, book, info):
     assert again.status() == "stopped"
     assert list(again.states("nodes")) == ["w2", "w1"]
     assert again.states("nodes")["w1"] == replace(state, step=5)
-    assert [(e.unit, e.step, e.kind, e.detail) for e in again.events()] == [("w1", "reboot", "intent", "why")]
+    assert [(e.target, e.step, e.kind, e.detail) for e in again.events()] == [("w1", "reboot", "intent", "why")]
     again.close()
 
 
@@ -107,8 +107,8 @@ def test_steps_are_timed_without_the_time_between_sessions():
 
 
 def test_the_report_is_json(book):
-    book.record("nodes", [UnitState(Unit("w1", "row-a"), Status.RUNNING)], step="", kind="start")
-    held = UnitState(Unit("w1", "row-a"), Status.HELD, 2, Phase.APPLY, "drain: blocked by b")
+    book.record("nodes", [TargetState(Target("w1", "row-a"), Status.RUNNING)], step="", kind="start")
+    held = TargetState(Target("w1", "row-a"), Status.HELD, 2, Phase.APPLY, "drain: blocked by b")
     book.record("nodes", [held], step="drain", kind="held")
     data = summary(j.read(book.folder), {"Go on": "cookbook x"})
     path = write_json(book.folder, data)
@@ -135,8 +135,8 @@ def test_a_damaged_journal_is_not_opened(tmp_path):
 
 
 def test_states_and_options_are_rewritten_together(book, info):
-    book.put("nodes", [UnitState(Unit("w1"), Status.HELD, 3)])
-    broken = [UnitState(Unit("w1"), Status.HELD, 4), UnitState(Unit("w2"), facts={"no": object()})]
+    book.put("nodes", [TargetState(Target("w1"), Status.HELD, 3)])
+    broken = [TargetState(Target("w1"), Status.HELD, 4), TargetState(Target("w2"), facts={"no": object()})]
     new = [*STEPS, "new"]
     with pytest.raises(TypeError):
         book.rewrite({"nodes": broken}, {"steps": {"nodes": new}})
@@ -153,7 +153,7 @@ def raw(folder, statement, *values):
 
 
 def test_a_step_has_its_name_in_the_file(book):
-    book.put("nodes", [UnitState(Unit("w1"), Status.RUNNING, 3), UnitState(Unit("w2"), Status.DONE, 6)])
+    book.put("nodes", [TargetState(Target("w1"), Status.RUNNING, 3), TargetState(Target("w2"), Status.DONE, 6)])
     with closing(sqlite3.connect(book.folder / "journal.db")) as db:
         stored = dict(db.execute("SELECT name, json_extract(state, '$.step') FROM unit"))
     assert stored == {"w1": "reboot", "w2": None}
@@ -161,8 +161,8 @@ def test_a_step_has_its_name_in_the_file(book):
 
 
 def test_what_an_operator_decided_is_kept(book):
-    state = UnitState(
-        Unit("w1"),
+    state = TargetState(
+        Target("w1"),
         Status.GIVEN_UP,
         2,
         attempts=3,
@@ -175,17 +175,17 @@ def test_what_an_operator_decided_is_kept(book):
 
 
 def test_a_field_that_is_missing_has_its_default_and_one_that_is_not_known_is_kept(book):
-    book.put("nodes", [UnitState(Unit("w1"), Status.HELD, 3)])
+    book.put("nodes", [TargetState(Target("w1"), Status.HELD, 3)])
     raw(book.folder, """UPDATE unit SET state = '{"status": "held", "step": "reboot", "colour": "red"}'""")
-    assert book.states("nodes")["w1"] == UnitState(Unit("w1"), Status.HELD, 3)
-    book.put("nodes", [UnitState(Unit("w1"), Status.HELD, 4)])
+    assert book.states("nodes")["w1"] == TargetState(Target("w1"), Status.HELD, 3)
+    book.put("nodes", [TargetState(Target("w1"), Status.HELD, 4)])
     with closing(sqlite3.connect(book.folder / "journal.db")) as db:
         stored = json.loads(db.execute("SELECT state FROM unit").fetchone()[0])
     assert (stored["colour"], stored["step"]) == ("red", "ready")
 
 
 def test_steps_of_a_stage_that_is_no_substance_are_those_that_it_was_done_with(book):
-    state = UnitState(Unit("w1"), Status.RUNNING, 1)
+    state = TargetState(Target("w1"), Status.RUNNING, 1)
     book.put("give back", [state], ["puppet on", "uncordon"])
     assert (book.states("give back"), book.steps("give back")) == ({"w1": state}, ["puppet on", "uncordon"])
 
@@ -215,7 +215,7 @@ def test_a_journal_of_a_newer_release_is_refused_and_left_alone(tmp_path, book):
     ],
 )
 def test_a_journal_that_is_not_whole_is_named_and_is_in_doubt(tmp_path, book, statement, why):
-    book.put("nodes", [UnitState(Unit("w1"), Status.HELD, 3)])
+    book.put("nodes", [TargetState(Target("w1"), Status.HELD, 3)])
     book.close()
     raw(book.folder, statement)
     for look in (lambda: j.read(book.folder), lambda: j.Journal.open(tmp_path / "runs", "r1")):
@@ -263,8 +263,8 @@ DAMAGES = [damage_zero, damage_text, damage_half, damage_folder, damage_missing,
 @pytest.fixture
 def a_run(tmp_path, info):
     """Return the folder of a run that has ended in disorder."""
-    with closing(j.Journal.create(tmp_path, replace(info, id=ID), {"nodes": [UnitState(Unit("w1"))]})) as book:
-        book.record("nodes", [UnitState(Unit("w1"), Status.RUNNING, 3)] * 50, step="reboot", kind="intent")
+    with closing(j.Journal.create(tmp_path, replace(info, id=ID), {"nodes": [TargetState(Target("w1"))]})) as book:
+        book.record("nodes", [TargetState(Target("w1"), Status.RUNNING, 3)] * 50, step="reboot", kind="intent")
     return book.folder
 
 
@@ -342,7 +342,7 @@ def test_times_are_those_of_the_clock_that_is_handed_in(tmp_path, info):
     with closing(j.Journal.create(tmp_path, info, {"nodes": []}, SetClock())) as book:
         book.note("session", "")
     with closing(j.Journal.open(tmp_path, "r1", SetClock())) as book:
-        book.record("nodes", [UnitState(Unit("w1"))], step="", kind="start")
+        book.record("nodes", [TargetState(Target("w1"))], step="", kind="start")
         assert [event.at for event in book.events()] == [7.0, 7.0]
 
 
@@ -352,7 +352,7 @@ def test_times_between_events_are_real_ones_though_the_clock_is_set(tmp_path, in
     with closing(j.Journal.create(tmp_path, info, {"nodes": []}, clock)) as book:
         book.note("session", "")
         clock.now, clock.passed = clock.now + 5 + jump, clock.passed + 5
-        book.record("nodes", [UnitState(Unit("w1"))], step="", kind="start")
+        book.record("nodes", [TargetState(Target("w1"))], step="", kind="start")
         clock.now, clock.passed = clock.now + 3, clock.passed + 3
         book.note("end", "")
         assert [event.at for event in book.events()] == [7.0, 12.0, 15.0]

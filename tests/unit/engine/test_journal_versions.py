@@ -47,9 +47,9 @@ def account(units):
     """Return what is known of units, as plain values."""
     return {
         stage: {
-            state.unit.name: {
-                "domain": state.unit.domain,
-                "group": state.unit.group,
+            state.target.name: {
+                "domain": state.target.domain,
+                "group": state.target.group,
                 "status": state.status.value,
                 "step": state.step,
                 "phase": state.phase.value,
@@ -85,7 +85,7 @@ def resumed(stage, states):
     for state in states:
         now = advance.resume(stage, state, 0.0)
         step = stage.steps[now.step].name if now.step < len(stage.steps) else None
-        found[state.unit.name] = [now.status.value, step, now.phase.value]
+        found[state.target.name] = [now.status.value, step, now.phase.value]
     return found
 
 
@@ -98,7 +98,7 @@ def test_it_is_shown_and_stays_as_it_is(old, capsys):
         expected["procedure"],
         expected["status"],
     )
-    assert account(record.units) == expected["units"]
+    assert account(record.targets) == expected["units"]
     assert len(record.events) == expected["events"]
     runs.list_runs(folder.parent, report.console(), as_json=False)
     runs.show(folder.parent, folder.name, report.console(), as_json=False)
@@ -112,11 +112,11 @@ def test_it_is_migrated_when_it_is_opened_and_goes_on_where_it_would_have(old):
         assert account({stage: book.states(stage).values() for stage in expected["units"]}) == expected["units"]
     assert version(folder) == schema.VERSION
     record = j.read(folder)
-    assert (account(record.units), len(record.events)) == (expected["units"], expected["events"])
+    assert (account(record.targets), len(record.events)) == (expected["units"], expected["events"])
     for name, states in expected["resumed"].items():
         stage = stage_of(record, expected, name)
-        assert resumed(stage, record.units.get(name, ())) == states
-        awaited = [state.unit.name for state in record.units.get(name, ()) if advance.awaits_pivot(stage, state)]
+        assert resumed(stage, record.targets.get(name, ())) == states
+        awaited = [state.target.name for state in record.targets.get(name, ()) if advance.awaits_pivot(stage, state)]
         assert awaited == expected["awaits_pivot"][name]
     with closing(sqlite3.connect(folder / "journal.db")) as db:
         stored = db.execute("SELECT json_extract(state, '$.step') FROM unit WHERE stage IN (SELECT name FROM stage)")
@@ -140,7 +140,7 @@ def test_a_migration_that_is_interrupted_leaves_the_journal_as_it_was(tmp_path, 
     folder = tmp_path / said("reboot-in-flight")["id"]
     folder.mkdir()
     (tmp_path / "journal.db").rename(folder / "journal.db")
-    assert account(j.read(folder).units) == said("reboot-in-flight")["units"]
+    assert account(j.read(folder).targets) == said("reboot-in-flight")["units"]
 
 
 def test_a_unit_whose_reboot_was_ordered_is_asked_first_with_other_steps_as_well(tmp_path):
@@ -198,7 +198,7 @@ def test_an_abort_gives_back_what_the_run_owns(old):
         config = cluster.config.model_copy(update={"etcd": EtcdConfig(hosts="etcd[1-3]")})
         cluster = replace(cluster, config=config, run=book.info())
         kind = RestartEtcd() if expected["procedure"] == "sre.etcd.restart" else Plane()
-        stages = {stage.name: [unit.name for unit in stage.units] for stage in kind.abort(cluster, book).stages}
+        stages = {stage.name: [unit.name for unit in stage.targets] for stage in kind.abort(cluster, book).stages}
     of_hosts = {name: units for name, units in expected["gives_back"].items() if name.startswith("abort")}
     assert {name: units for name, units in stages.items() if name.startswith("abort")} == of_hosts
 
@@ -206,7 +206,7 @@ def test_an_abort_gives_back_what_the_run_owns(old):
 def test_what_is_in_flight_or_held_is_known(old):
     folder, expected = old
     is_open = expected["status"] != "done"
-    listed = [[state.unit.name for state in states] for _, states in survey.open_runs(folder.parent)]
+    listed = [[state.target.name for state in states] for _, states in survey.open_runs(folder.parent)]
     stages = expected["pivot"] or [stage for stage in expected["units"] if stage[0].isdigit()]
     left = [
         name
@@ -233,7 +233,7 @@ def killed(tmp_path):
 
 
 def test_a_log_that_a_killed_process_left_is_read_too(killed):
-    assert j.read(killed).units["kube-apiserver"][1].detail == "the last word"
+    assert j.read(killed).targets["kube-apiserver"][1].detail == "the last word"
     assert version(killed) == 0
     with closing(Journal.open(killed.parent, killed.name)) as book:
         assert book.states("kube-apiserver")["cp2"].detail == "the last word"
@@ -247,7 +247,7 @@ def test_a_log_is_read_where_nothing_can_be_written_beside_it(killed):
         db = sqlite3.connect(f"file:{killed}/journal.db?mode=ro", uri=True)
         with closing(db), pytest.raises(sqlite3.OperationalError):
             db.execute("SELECT * FROM unit")
-        assert j.read(killed).units["kube-apiserver"][1].detail == "the last word"
+        assert j.read(killed).targets["kube-apiserver"][1].detail == "the last word"
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 

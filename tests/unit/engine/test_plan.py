@@ -10,7 +10,7 @@ from fleet.clock import SystemClock
 from fleet.engine import journal, report
 from fleet.engine.findings import Level, ask, note, stop
 from fleet.engine.journal import Journal, RunInfo
-from fleet.engine.model import Status, Unit, UnitState
+from fleet.engine.model import Status, Target, TargetState
 from fleet.engine.plan import HostPlan, worst
 
 HOSTILE = "why [/bold] $(reboot) [red]☃"
@@ -92,8 +92,8 @@ class Ticking(SystemClock):
 @pytest.fixture
 def record(tmp_path):
     """Return a run of two sessions; the second stage is held in the second one."""
-    done, waiting = UnitState(Unit("cp1"), Status.DONE, 2), UnitState(Unit("cp1"))
-    held = UnitState(Unit("cp1"), Status.HELD, 0, detail="restart: not within 300 s: [/red]")
+    done, waiting = TargetState(Target("cp1"), Status.DONE, 2), TargetState(Target("cp1"))
+    held = TargetState(Target("cp1"), Status.HELD, 0, detail="restart: not within 300 s: [/red]")
     clock = Ticking()
     book = Journal.create(tmp_path, INFO, {"kube-apiserver": [done], "kube-scheduler": [waiting]}, clock)
     book.record("kube-apiserver", [done], step="", kind="start")

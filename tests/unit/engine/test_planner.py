@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.engine.model import Limits, Unit
+from fleet.engine.model import Limits, Target
 from fleet.engine.planner import estimate, group_limits, natural, order, resolve
 
 units = st.lists(
-    st.builds(Unit, st.from_regex(r"w[0-9]{1,4}", fullmatch=True), st.sampled_from("abc")), unique_by=lambda u: u.name
+    st.builds(Target, st.from_regex(r"w[0-9]{1,4}", fullmatch=True), st.sampled_from("abc")), unique_by=lambda u: u.name
 )
 
 
@@ -61,5 +61,5 @@ def test_groups_have_their_share_but_at_least_one():
     ],
 )
 def test_the_estimate_is_by_domain(sizes, limits, expected):
-    fleet = [Unit(f"{domain}{i}", domain) for domain, size in sizes.items() for i in range(size)]
+    fleet = [Target(f"{domain}{i}", domain) for domain, size in sizes.items() for i in range(size)]
     assert estimate(fleet, limits, 1.0) == expected

@@ -10,7 +10,7 @@ from rich.live import Live
 from fleet.cli import runs
 from fleet.engine import report
 from fleet.engine.journal import Event, Journal, RunInfo
-from fleet.engine.model import Stage, Status, StepSpec, Unit, UnitState
+from fleet.engine.model import Stage, Status, StepSpec, Target, TargetState
 
 HOSTILE = "Puppet: File[/etc/motd] failed [/bold] [red]$(reboot)[/] \x1b[2J ☃"
 
@@ -21,7 +21,7 @@ def text_of(console: Console) -> str:
 
 
 INFO = RunInfo("r1", "sre.k8s.reboot-nodes", "lab", "ann[/]@here", HOSTILE, "", 1000.0, {"steps": {"nodes": ["drain"]}})
-STAGE = Stage("nodes", (Unit("w1", "row-a"),), (StepSpec("drain", 1),))
+STAGE = Stage("nodes", (Target("w1", "row-a"),), (StepSpec("drain", 1),))
 
 
 @pytest.mark.parametrize("status", list(Status))
@@ -29,14 +29,14 @@ def test_the_live_table_shows_any_text(status):
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     with Live(console=console, auto_refresh=False) as live:
         view = report.LiveView(live)
-        view.show(STAGE, {"w1": UnitState(STAGE.units[0], status, detail=HOSTILE)}, HOSTILE)
+        view.show(STAGE, {"w1": TargetState(STAGE.targets[0], status, detail=HOSTILE)}, HOSTILE)
         live.refresh()
     assert "File[/etc/motd] failed [/bold] [red]$(reboot)[/]" in text_of(console)
 
 
 def test_a_large_fleet_shows_what_is_in_flight_first():
     console = Console(file=io.StringIO(), force_terminal=True, width=160, height=100)
-    states = {f"w{i}": UnitState(Unit(f"w{i}")) for i in range(500)}
+    states = {f"w{i}": TargetState(Target(f"w{i}")) for i in range(500)}
     states["w499"] = replace(states["w499"], status=Status.HELD)
     with Live(console=console, auto_refresh=False) as live:
         report.LiveView(live).show(STAGE, states, "")
@@ -47,7 +47,7 @@ def test_a_large_fleet_shows_what_is_in_flight_first():
 
 
 def test_runs_are_listed_and_shown_with_any_text(tmp_path):
-    state = UnitState(STAGE.units[0], Status.HELD, detail=HOSTILE)
+    state = TargetState(STAGE.targets[0], Status.HELD, detail=HOSTILE)
     book = Journal.create(tmp_path, INFO, {"nodes": [state]})
     book.record("nodes", [state], step="drain", kind="held")
     book.set_status("stopped")
@@ -61,7 +61,7 @@ def test_runs_are_listed_and_shown_with_any_text(tmp_path):
 
 
 def test_a_run_that_is_over_names_nothing_to_do(tmp_path):
-    state = UnitState(STAGE.units[0], Status.HELD, detail="given back")
+    state = TargetState(STAGE.targets[0], Status.HELD, detail="given back")
     book = Journal.create(tmp_path, INFO, {"nodes": [state]})
     book.set_status("aborted")
     book.close()

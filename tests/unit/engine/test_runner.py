@@ -35,26 +35,27 @@ class Fake:
     def check(self, units):
         now = time.monotonic()
         return {
-            s.unit.name: m.done() if self.true.get(s.unit.name, 1e18) <= now else m.pending("not yet") for s in units
+            s.target.name: m.done() if self.true.get(s.target.name, 1e18) <= now else m.pending("not yet")
+            for s in units
         }
 
     def apply(self, units, tell):
         for state in units:
-            tell(state.unit.name, "working")
-            if state.unit.name in self.true:
+            tell(state.target.name, "working")
+            if state.target.name in self.true:
                 continue  # An order that is given again finds nothing to do, as on a host that has rebooted.
-            self.log.append((self.name, state.unit.name))
+            self.log.append((self.name, state.target.name))
             if self.broken:
                 raise self.broken
-            self.true[state.unit.name] = time.monotonic() + self.delay
-        return {state.unit.name: m.done() for state in units}
+            self.true[state.target.name] = time.monotonic() + self.delay
+        return {state.target.name: m.done() for state in units}
 
 
 class FakeProcedure:
     def __init__(self, names, effects, *, deadline=30.0, **limits):
         specs = tuple(m.StepSpec(name, deadline, poll=0.01, pivot=name == "reboot") for name in effects)
-        work = m.Stage("nodes", tuple(m.Unit(name) for name in names), specs, m.Limits(**limits))
-        end = m.Stage("end", (m.Unit("all"),), (m.StepSpec("tidy", deadline, poll=0.01),), when=m.When.END)
+        work = m.Stage("nodes", tuple(m.Target(name) for name in names), specs, m.Limits(**limits))
+        end = m.Stage("end", (m.Target("all"),), (m.StepSpec("tidy", deadline, poll=0.01),), when=m.When.END)
         self.stages = (work, end)
         self.log = next(iter(effects.values())).log
         self._effects = {("nodes", name): effect for name, effect in effects.items()}
@@ -133,7 +134,7 @@ def test_every_unit_goes_through_every_step_in_order(book):
     assert run(procedure, book) == ""
     assert log == [*((step, unit) for unit in "abc" for step in ("drain", "reboot")), ("tidy", "all")]
     assert {state.status for state in book.states("nodes").values()} == {m.Status.DONE}
-    kinds = [event.kind for event in book.events() if event.unit == "a" and event.step == "reboot"]
+    kinds = [event.kind for event in book.events() if event.target == "a" and event.step == "reboot"]
     assert kinds == ["pending", "intent", "applied", "done"]
 
 
@@ -187,7 +188,7 @@ def test_an_operator_reads_what_begins_why_it_waits_and_what_an_interrupt_does(b
     assert caplog.messages[0] == "Stage nodes: a, b"
     assert 2 <= caplog.messages.count("a: reboot: not yet") <= (time.monotonic() - begin) / 0.1 + 1
     assert [line for line in caplog.messages if AGAIN in line] == [
-        "interrupted by the operator: nothing new is started, what is in flight goes on; ^C again leaves at once"
+        "interrupted by the operator: nothing new is started, what is in flight continues; ^C again leaves at once"
     ]
 
 
@@ -209,7 +210,7 @@ def test_an_order_that_got_lost_is_told_and_not_taken_for_done(book, caplog):
     caplog.set_level("INFO")
     assert run(procedure, book) == ""
     assert "a: reboot: not yet: starting over" in caplog.messages
-    kinds = [event.kind for event in book.events() if (event.unit, event.step) == ("a", "reboot")]
+    kinds = [event.kind for event in book.events() if (event.target, event.step) == ("a", "reboot")]
     assert kinds.index("over") < kinds.index("done")
     assert kinds.count("done") == 1
 
@@ -240,8 +241,8 @@ def test_the_second_interrupt_leaves(book, caplog):
 
 def test_a_stage_with_other_steps_than_before_goes_on_where_it_was(book):
     """Also one of an abort, whose steps no configuration names: what was ordered is asked for, not ordered again."""
-    ordered = m.UnitState(m.Unit("a"), m.Status.RUNNING, 1, m.Phase.APPLY)
-    book.put("nodes", [ordered, m.UnitState(m.Unit("gone"), m.Status.RUNNING, 1)], ["drain", "reboot"])
+    ordered = m.TargetState(m.Target("a"), m.Status.RUNNING, 1, m.Phase.APPLY)
+    book.put("nodes", [ordered, m.TargetState(m.Target("gone"), m.Status.RUNNING, 1)], ["drain", "reboot"])
     log: list[tuple[str, str]] = []
     names = ("volumes", "drain", "reboot", "ready")
     procedure = FakeProcedure(["a"], {name: Fake(log, name) for name in names})
@@ -253,7 +254,7 @@ def test_a_stage_with_other_steps_than_before_goes_on_where_it_was(book):
 
 
 def test_a_stage_that_had_no_such_act_before_starts_over(book):
-    book.put("nodes", [m.UnitState(m.Unit("a"), m.Status.RUNNING, 1)], ["drain", "uncordon"])
+    book.put("nodes", [m.TargetState(m.Target("a"), m.Status.RUNNING, 1)], ["drain", "uncordon"])
     log: list[tuple[str, str]] = []
     procedure = FakeProcedure(["a"], {name: Fake(log, name) for name in ("drain", "reboot")})
     assert run(procedure, book) == ""
@@ -264,19 +265,19 @@ class Stubborn(Fake):
     """A step that has to act again and again, as a drain whose budgets allow one eviction after the other."""
 
     def check(self, units):
-        again = {s.unit.name: m.undone("more to do") for s in units}
-        return again if len(self.log) < 20 else {s.unit.name: m.done() for s in units}
+        again = {s.target.name: m.undone("more to do") for s in units}
+        return again if len(self.log) < 20 else {s.target.name: m.done() for s in units}
 
     def apply(self, units, tell):
-        self.log += [(self.name, s.unit.name) for s in units]
-        return {s.unit.name: m.done() for s in units}
+        self.log += [(self.name, s.target.name) for s in units]
+        return {s.target.name: m.done() for s in units}
 
 
 def test_a_step_that_acts_again_and_again_is_written_down_once(book):
     log: list[tuple[str, str]] = []
     assert run(FakeProcedure(["a"], {"drain": Stubborn(log, "drain")}), book) == ""
     assert log.count(("drain", "a")) == 20
-    kinds = [event.kind for event in book.events() if (event.unit, event.step) == ("a", "drain")]
+    kinds = [event.kind for event in book.events() if (event.target, event.step) == ("a", "drain")]
     assert kinds.count("intent") == 1
     assert len(kinds) < 6, kinds
 
@@ -301,7 +302,7 @@ class Gate:
         self._is_true = is_true
 
     def check(self, units):
-        return {state.unit.name: m.done() if self._is_true() else m.pending("not yet") for state in units}
+        return {state.target.name: m.done() if self._is_true() else m.pending("not yet") for state in units}
 
     def apply(self, units, tell):
         return {}
@@ -313,7 +314,7 @@ class Gates:
     def __init__(self, clock):
         self._clock, self._true = clock, clock.now + 300.0
         steps = (m.StepSpec("ask", 10.0, batch=False), m.StepSpec("wait", 1000.0, batch=False, gate=True))
-        self.stages = (m.Stage("nodes", (m.Unit("a"), m.Unit("b")), steps, m.Limits(2, 2, 2)),)
+        self.stages = (m.Stage("nodes", (m.Target("a"), m.Target("b")), steps, m.Limits(2, 2, 2)),)
 
     def effects(self, stage, step):
         return Gate(lambda: step == "ask" or self._clock.now > self._true)

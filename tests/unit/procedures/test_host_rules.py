@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fleet.engine.declaration import Stage
 from fleet.engine.journal import Journal
-from fleet.engine.model import Unit, UnitState
+from fleet.engine.model import Target, TargetState
 from fleet.procedures import restart_control_plane
 from fleet.procedures.hosts import HostProcedure
 from fleet.steps.cluster import Cluster
@@ -58,7 +58,7 @@ class Story:
         locks: when, and for how long, the lock cannot be renewed.
         kills: after how many moments each session is killed.
         delay: seconds that orders to restart are on their way.
-        gives_up: whether the run is aborted at last, and not gone on with.
+        gives_up: whether the run is aborted at last, and not continued.
     """
 
     hosts: Sequence[str]
@@ -115,7 +115,7 @@ class Player:
         self.plane = ControlPlane(self.cluster, story.hosts, apiservers=fake, balancer=fake)
         self.runs = Runs(self.plane, story.components)
         states = {
-            stage.key: [UnitState(Unit(host)) for host in story.targets] for stage in self.runs.stages(self.cluster)
+            stage.key: [TargetState(Target(host)) for host in story.targets] for stage in self.runs.stages(self.cluster)
         }
         Journal.create(folder, self.cluster.run, states).close()
         MortalJournal.world = world

@@ -1,4 +1,4 @@
-"""Steps, stages and the way back of all maintenance of hosts: what is taken away is given back, and nothing else."""
+"""Steps, stages and the rollback of all maintenance of hosts: what is taken away is given back, and nothing else."""
 
 from contextlib import closing
 from dataclasses import replace
@@ -11,7 +11,7 @@ from fleet.engine import journal
 from fleet.engine.declaration import Specified, Stage, specs
 from fleet.engine.executor import Abort, Execution, known_of
 from fleet.engine.journal import Journal
-from fleet.engine.model import Kind, Phase, Status, StepSpec, Unit, UnitState, done, pending
+from fleet.engine.model import Kind, Phase, Status, StepSpec, Target, TargetState, done, pending
 from fleet.procedures import hosts
 from fleet.procedures.watching import observe
 from fleet.steps.base import NodeStep
@@ -29,8 +29,8 @@ def world():
     return World(("cp1", "cp2", "cp3"))
 
 
-def unit(name="cp1", **values: Any) -> UnitState:
-    return UnitState(Unit(name), **values)
+def unit(name="cp1", **values: Any) -> TargetState:
+    return TargetState(Target(name), **values)
 
 
 def tell(_unit: str, _line: str) -> None:
@@ -147,12 +147,12 @@ class Fake(NodeStep):
         self.log, self.name, self.ok, self.units = log, name, ok, set()
 
     def check(self, units):
-        return {s.unit.name: done() if s.unit.name in self.units else pending("no") for s in units}
+        return {s.target.name: done() if s.target.name in self.units else pending("no") for s in units}
 
     def apply(self, units, tell):
-        self.log.append((self.name, [s.unit.name for s in units]))
-        self.units |= {s.unit.name for s in units} if self.ok else set()
-        return {s.unit.name: done() for s in units}
+        self.log.append((self.name, [s.target.name for s in units]))
+        self.units |= {s.target.name for s in units} if self.ok else set()
+        return {s.target.name: done() for s in units}
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def maintenance(world, tmp_path):
 
         def order(name):
             log.append(f"order of {name}")
-            return [Unit(host) for host in {"a": ["cp1", "cp2"], "b": ["cp2", "cp1"], "one gone": ["cp1"]}[name]]
+            return [Target(host) for host in {"a": ["cp1", "cp2"], "b": ["cp2", "cp1"], "one gone": ["cp1"]}[name]]
 
         declared = [
             Stage(name, partial(order, name), proofs=[Specified(StepSpec("act", 5.0), Fake(cluster, log, name, ok=ok))])
@@ -219,7 +219,7 @@ def stage_of(cluster) -> Stage:
     )
 
 
-def give_back(world, tmp_path, state: UnitState):
+def give_back(world, tmp_path, state: TargetState):
     """Give back a host from where it stands in a restart of the scheduler."""
     cluster = world.cluster(["cp1"])
     stage = stage_of(cluster)
@@ -227,7 +227,7 @@ def give_back(world, tmp_path, state: UnitState):
     with closing(Journal.create(tmp_path, cluster.run, {"s": [replace(state, step=step)]})) as book:
         states = partial(journal.read_states, book.folder)
         left = carry_out(lambda: Abort([stage], states, world), book, world, cluster)
-        return left, list(journal.read(book.folder).units)
+        return left, list(journal.read(book.folder).targets)
 
 
 @pytest.mark.parametrize("status", [Status.RUNNING, Status.HELD])

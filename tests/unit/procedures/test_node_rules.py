@@ -93,6 +93,7 @@ def play(story: Story, folder: Path, *, tells: bool = False) -> World:
         verb = act.verb if number else "start"
         again = world.abort if verb == "abort" and world.run else world.resume
         code = again(kill=act.kill, way_out=_way_out(world, act.way_out))
+        _forget_what_was_not_recorded(world)
         _judge(world, code)
         world.advance(act.pause)
     heal(world)
@@ -120,6 +121,14 @@ def _way_out(world: World, what: str) -> WayOut:
         return NOTHING
     world.rules.accepted.add((name, gate))
     return WayOut(reason="it is fine", accept=((name, gate),))
+
+
+def _forget_what_was_not_recorded(world: World) -> None:
+    """Take back decisions of an operator whose process was killed before it had written them down."""
+    states = world.states() if world.run else {}
+    rules = world.rules
+    rules.given_up = {name for name in rules.given_up if name in states and states[name].given_up}
+    rules.accepted = {(name, gate) for name, gate in rules.accepted if name in states and gate in states[name].accepted}
 
 
 def _is_over(world: World) -> bool:

@@ -16,7 +16,7 @@ from fleet.adapters.k8s.nodes import OWNER_ANNOTATION
 from fleet.clock import THREADS
 from fleet.config.model import LeaseConfig
 from fleet.engine.findings import Finding, Level, ask, note, stop
-from fleet.engine.model import Limits, Unit
+from fleet.engine.model import Limits, Target
 from fleet.procedures import preflight
 from fleet.procedures.availability import absent, group_of
 from fleet.procedures.inventory import compare, match
@@ -52,7 +52,7 @@ def fleet(*nodes):
 
 
 def units(*names):
-    return [Unit(name, "row-a") for name in names]
+    return [Target(name, "row-a") for name in names]
 
 
 def levels(findings):

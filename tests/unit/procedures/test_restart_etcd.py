@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fleet.engine.findings import Level
 from fleet.engine.journal import Journal
-from fleet.engine.model import Kind, Unit, UnitState
+from fleet.engine.model import Kind, Target, TargetState
 from fleet.procedures.restart_etcd import RestartEtcd, of_members, of_units
 from fleet.steps.cluster import Cluster
 from fleet.steps.etcd import CaughtUp, Etcd, HandOver
@@ -100,7 +100,7 @@ def play(story: Story, folder: Path, patch: pytest.MonkeyPatch) -> None:
             world.fall(host)
 
     patch.setattr(world, "_restart", break_after_restart)
-    waiting = {stage.key: [UnitState(unit) for unit in stage.targets()] for stage in RestartEtcd().stages(cluster)}
+    waiting = {stage.key: [TargetState(unit) for unit in stage.targets()] for stage in RestartEtcd().stages(cluster)}
     Journal.create(folder, cluster.run, waiting).close()
     for kill in (*story.kills, -1):  # the last one lives as long as it has to
         with suppress(Killed):
@@ -132,8 +132,8 @@ def etcd():
     return world, Etcd(world.of(NAMES[:3]))
 
 
-def unit(name: str, **facts: Any) -> UnitState:
-    return UnitState(Unit(name), facts=facts)
+def unit(name: str, **facts: Any) -> TargetState:
+    return TargetState(Target(name), facts=facts)
 
 
 def tell(_unit: str, _line: str) -> None:

@@ -18,12 +18,12 @@ STEPS = {
 HOSTS = {"w1": "w1.example.org", "w2": "w2.example.org"}
 
 
-def states(**found: m.Status) -> dict[str, dict[str, m.UnitState]]:
-    return {"nodes": {name: m.UnitState(m.Unit(name), status=status) for name, status in found.items()}}
+def states(**found: m.Status) -> dict[str, dict[str, m.TargetState]]:
+    return {"nodes": {name: m.TargetState(m.Target(name), status=status) for name, status in found.items()}}
 
 
-def decide(way_out: WayOut, **found: m.Status) -> dict[str, m.UnitState]:
-    return {state.unit.name: state for _, state in changes(way_out, states(**found), STEPS, HOSTS)}
+def decide(way_out: WayOut, **found: m.Status) -> dict[str, m.TargetState]:
+    return {state.target.name: state for _, state in changes(way_out, states(**found), STEPS, HOSTS)}
 
 
 @pytest.mark.parametrize("given", ["w1", "w1.example.org"])
@@ -69,13 +69,13 @@ def test_all_mistakes_are_told_at_once():
 
 def test_the_decision_survives_in_the_journal(tmp_path):
     info = j.RunInfo("r1", "p", "c", "o", "r", "", 0.0, {"steps": {"nodes": [step.name for step in STEPS["nodes"]]}})
-    held = m.UnitState(m.Unit("w1"), status=m.Status.HELD, step=3)
+    held = m.TargetState(m.Target("w1"), status=m.Status.HELD, step=3)
     book = j.Journal.create(tmp_path, info, {"nodes": [held]})
     way_out = WayOut("ann@here", "why", accept=(("w1", "bgp"),))
     for stage, state in changes(way_out, {"nodes": book.states("nodes")}, STEPS, HOSTS):
         book.record(stage, [state], step="", kind="accepted by word")
     book.close()
-    (kept,) = j.read(tmp_path / "r1").units["nodes"]
+    (kept,) = j.read(tmp_path / "r1").targets["nodes"]
     assert kept.accepted == {"bgp": m.Accepted("ann@here", "why")}
 
 
@@ -87,9 +87,9 @@ def test_a_line_for_the_admin_log():
 
 
 def test_a_word_is_for_what_is_in_question_and_not_for_stages_to_come():
-    found = states(w1=m.Status.HELD) | {"later": {"w1": m.UnitState(m.Unit("w1"))}}
+    found = states(w1=m.Status.HELD) | {"later": {"w1": m.TargetState(m.Target("w1"))}}
     way_out = WayOut("ann@here", "why", accept=(("w1", "bgp"),))
     both = STEPS | {"later": STEPS["nodes"]}
     assert [stage for stage, _ in changes(way_out, found, both, HOSTS)] == ["nodes"]
-    waiting = {"nodes": {"w1": m.UnitState(m.Unit("w1"))}}
+    waiting = {"nodes": {"w1": m.TargetState(m.Target("w1"))}}
     assert [stage for stage, _ in changes(way_out, waiting, both, HOSTS)] == ["nodes"]

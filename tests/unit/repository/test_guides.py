@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fleet.engine.model import Kind, Status, Unit, UnitState
+from fleet.engine.model import Kind, Status, Target, TargetState
 from fleet.execution import Result
 from fleet.procedures.nodes import Selection
 from support import guides
@@ -151,7 +151,7 @@ def test_the_guard_is_asked_at_the_moment_of_the_order(procedure: Any, tmp_path:
     world = Nodes(tmp_path, procedure)
     scope = world.cluster("w1")
     stage = procedure(Selection()).stage(replace(scope, run=replace(scope.run, options=world.options)))
-    state = UnitState(Unit("w1"))
+    state = TargetState(Target("w1"))
     assert stage.act.safe(state).kind is Kind.DONE
     world.components.kubelet_begins("w1")
     world.advance(0.5)

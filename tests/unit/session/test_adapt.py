@@ -1,4 +1,4 @@
-"""A run whose configuration was changed meanwhile: what it took can still be given back, or it does not go on."""
+"""A run whose configuration was changed meanwhile: what it took can still be given back, or it does not continue."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -11,7 +11,7 @@ import pytest
 from fleet.config.model import Config
 from fleet.engine.declaration import Bracket, Specified, Stage, Tell, Verdicts
 from fleet.engine.journal import Journal
-from fleet.engine.model import Status, StepSpec, Unit, UnitState, done
+from fleet.engine.model import Status, StepSpec, Target, TargetState, done
 from fleet.procedures.procedure import ClusterProcedure, Proposal, Refused
 from fleet.session import Session
 from fleet.steps.cluster import Cluster
@@ -19,17 +19,17 @@ from support.spicerack import Ann
 from worlds.nodes import World
 from worlds.reinitialize import CONFIG
 
-TAKEN = UnitState(Unit("w1"), Status.HELD, step=3, facts={"taken": True})
+TAKEN = TargetState(Target("w1"), Status.HELD, step=3, facts={"taken": True})
 
 
 class Nothing:
     """Effects that do nothing."""
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
-        return {state.unit.name: done() for state in units}
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
+        return {state.target.name: done() for state in targets}
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
-        return self.check(units)
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:
+        return self.check(targets)
 
 
 def step(name: str) -> Specified:
@@ -62,7 +62,7 @@ class OneStage(ClusterProcedure):
     def stages(self, scope: Cluster) -> Sequence[Stage]:
         return [self._stage]
 
-    def left_on(self, scope: Cluster, state: UnitState) -> Sequence[str]:
+    def left_on(self, scope: Cluster, state: TargetState) -> Sequence[str]:
         raise AssertionError(state)
 
 
@@ -75,7 +75,7 @@ def adapt(tmp_path: Path) -> Callable[..., Mapping[str, Any]]:
         config = Config(state_dir=tmp_path, clusters={"lab": CONFIG})
         return Session(Ann(), config, OneStage(now), unattended=True)
 
-    def play(now: Stage, state: UnitState = TAKEN, *, is_old: bool = False) -> Mapping[str, Any]:
+    def play(now: Stage, state: TargetState = TAKEN, *, is_old: bool = False) -> Mapping[str, Any]:
         run = session(stage())._with_steps(cluster).run
         if is_old:
             run = replace(run, options={"steps": run.options["steps"]})
@@ -87,7 +87,9 @@ def adapt(tmp_path: Path) -> Callable[..., Mapping[str, Any]]:
 
 
 def test_a_run_does_not_go_on_without_the_steps_that_give_back(adapt: Callable[..., Mapping[str, Any]]) -> None:
-    with pytest.raises(Refused, match="has begun with the steps unplug, plug in, which the configuration has no more"):
+    with pytest.raises(
+        Refused, match="has started with the steps unplug, plug in, which the configuration has no more"
+    ):
         adapt(stage(unplugs=False))
 
 
@@ -98,7 +100,7 @@ def test_a_gate_may_go(adapt: Callable[..., Mapping[str, Any]]) -> None:
 
 
 def test_what_was_never_taken_may_go(adapt: Callable[..., Mapping[str, Any]]) -> None:
-    options = adapt(stage(unplugs=False), UnitState(Unit("w1")))
+    options = adapt(stage(unplugs=False), TargetState(Target("w1")))
     assert options["owning"] == {"s": ["hush", "speak"]}
 
 

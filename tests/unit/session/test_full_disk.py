@@ -51,20 +51,20 @@ class Step:
         self.applied = set()
 
     def check(self, units):
-        return {s.unit.name: m.done() if s.unit.name in self.applied else m.pending("not yet") for s in units}
+        return {s.target.name: m.done() if s.target.name in self.applied else m.pending("not yet") for s in units}
 
     def apply(self, units, tell):
         for state in units:
-            self.log.append((self.name, state.unit.name))
-            self.applied.add(state.unit.name)
-        return {state.unit.name: m.done() for state in units}
+            self.log.append((self.name, state.target.name))
+            self.applied.add(state.target.name)
+        return {state.target.name: m.done() for state in units}
 
 
 class Procedure:
     def __init__(self):
         self.log: list[tuple[str, str]] = []
         specs = tuple(m.StepSpec(name, 30.0, poll=0.01, batch=False, pivot=name == "reboot") for name in STEPS)
-        units = tuple(m.Unit(name) for name in ("w1", "w2", "w3"))
+        units = tuple(m.Target(name) for name in ("w1", "w2", "w3"))
         self.stages = (m.Stage("nodes", units, specs, m.Limits(max_unavailable=1)),)
         self._steps = {name: Step(self.log, name) for name in STEPS}
 
@@ -89,7 +89,7 @@ def play(tmp_path, info, full_at):
     FullDisk.full_at = full_at
     cancel = threading.Event()
     procedure = Procedure()
-    units = [m.UnitState(unit) for unit in procedure.stages[0].units]
+    units = [m.TargetState(unit) for unit in procedure.stages[0].targets]
     with closing(FullDisk.create(tmp_path, info, {"nodes": units})) as book:
         with pytest.raises(lost.JournalLost) as caught:
             Runner(procedure, book, LogView(), cancel, queue.SimpleQueue()).run()
@@ -114,7 +114,7 @@ def test_nothing_is_done_that_could_not_be_written_and_what_is_left_is_told(tmp_
     assert f"{tmp_path}/r1/journal.db" in str(error)
     assert [line[: len(begin)] for line, begin in zip(error.left, left, strict=True)] == left
     # The journal has all that was written before, so the run can be resumed.
-    state = j.read(tmp_path / "r1").units["nodes"][0]
+    state = j.read(tmp_path / "r1").targets["nodes"][0]
     assert state.step <= STEPS.index("ready")
     with closing(j.Journal.open(tmp_path, "r1")) as book:
         again = Procedure()
@@ -135,12 +135,12 @@ def test_effects_in_progress_end_within_their_grace_and_are_told_too(tmp_path, i
         """A drain that takes as long as the run lives for one of the nodes."""
 
         def apply(self, units, tell):
-            if units[0].unit.name == "w2":
+            if units[0].target.name == "w2":
                 cancel.wait(10)
             return super().apply(units, tell)
 
     procedure._steps["drain"] = Slow(procedure.log, drain.name)
-    states = {"nodes": [m.UnitState(unit) for unit in procedure.stages[0].units]}
+    states = {"nodes": [m.TargetState(unit) for unit in procedure.stages[0].targets]}
     with closing(FullDisk.create(tmp_path, info, states)) as book, pytest.raises(lost.JournalLost) as caught:
         Runner(procedure, book, LogView(), cancel, queue.SimpleQueue()).run()
     assert [line.split(" (")[0] for line in caught.value.left] == [
@@ -183,7 +183,7 @@ def session(tmp_path, runs, *, dry_run=False):
 def carried_out(tmp_path, info, runs, full_at, verb):
     """Carry out a session on a disk that is full from a certain record on; return its exit code."""
     FullDisk.full_at = full_at
-    states = {"nodes": [m.UnitState(unit) for unit in runs.made.stages[0].units]}
+    states = {"nodes": [m.TargetState(unit) for unit in runs.made.stages[0].targets]}
     cluster = World(["w1"]).cluster(["w1"])
     cluster = replace(cluster, run=info)
     with closing(FullDisk.create(tmp_path, info, states)) as book:
@@ -258,7 +258,7 @@ def test_the_preflight_finds_out_that_a_run_could_not_be_kept(tmp_path, small_fi
 
 @pytest.mark.parametrize("verb", ["resume", "abort"])
 def test_a_dry_run_is_refused_where_the_real_one_would_be(tmp_path, info, small_files, verb):
-    states = {"nodes": [m.UnitState(m.Unit("w1"), m.Status.HELD, 1)]}
+    states = {"nodes": [m.TargetState(m.Target("w1"), m.Status.HELD, 1)]}
     with closing(j.Journal.create(tmp_path, info, states)) as book:
         book.set_status("stopped")
     it = session(tmp_path, Runs(), dry_run=True)

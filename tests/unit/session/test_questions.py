@@ -93,14 +93,14 @@ def test_nobody_is_asked_in_an_unattended_run(session: Callable[..., Session], t
     terminal(AssertionError)
     asked = session(unattended=True)
 
-    assert "has to type 'lab' to go on; resume it on a terminal, without --unattended" in asked._decide(QUESTION)
+    assert "has to type 'lab': resume it on a terminal, without --unattended" in asked._decide(QUESTION)
     assert QUESTION.text in said(asked), "what it is about is told nevertheless"
 
 
 def test_nobody_is_asked_without_a_terminal(session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
 
-    assert "has to type 'lab' to go on" in session()._decide(QUESTION)
+    assert "has to type 'lab'" in session()._decide(QUESTION)
 
 
 def test_without_an_api_nothing_is_known_of_nodes() -> None:

@@ -10,7 +10,7 @@ from fleet.adapters.hosts import probe
 from fleet.adapters.k8s.model import parse_node
 from fleet.clock import CLOCK, Moment
 from fleet.engine.executor import Settled
-from fleet.engine.model import Kind, Unit, UnitState
+from fleet.engine.model import Kind, Target, TargetState
 from fleet.execution import Result
 from fleet.steps.at_most_once import REPLACED
 from fleet.steps.cluster import Cluster
@@ -76,7 +76,7 @@ class Host:
 
 
 def look(step, **facts):
-    return step.check([UnitState(Unit("w1"), facts=facts)])["w1"]
+    return step.check([TargetState(Target("w1"), facts=facts)])["w1"]
 
 
 def test_the_first_look_notes_the_boot():

@@ -15,7 +15,7 @@ from fleet.adapters.k8s.model import parse_node
 from fleet.adapters.k8s.nodes import OWNER_ANNOTATION
 from fleet.clock import CLOCK, Moment
 from fleet.engine.findings import Level
-from fleet.engine.model import Kind, Unit, UnitState
+from fleet.engine.model import Kind, Target, TargetState
 from fleet.errors import FleetError
 from fleet.steps.at_most_once import REPLACED
 from fleet.steps.bgp import DOWN, FACT, Baseline, Proven, Routes, examine
@@ -110,8 +110,8 @@ def ago(seconds: float) -> dict[str, Any]:
     return Moment.now(CLOCK).minus(seconds).stored()
 
 
-def states(**facts: Any) -> list[UnitState]:
-    return [UnitState(Unit(name), facts=facts) for name in ADDRESSES]
+def states(**facts: Any) -> list[TargetState]:
+    return [TargetState(Target(name), facts=facts) for name in ADDRESSES]
 
 
 def noted(routers: Routers) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def noted(routers: Routers) -> dict[str, Any]:
 
 
 def gate(routers: Routers, facts: dict[str, Any], **config: Any) -> Any:
-    return Proven(cluster(routers, **config)).check([UnitState(Unit("w1"), facts=facts)])["w1"]
+    return Proven(cluster(routers, **config)).check([TargetState(Target("w1"), facts=facts)])["w1"]
 
 
 def test_all_nodes_are_judged_by_one_round(routers):
@@ -153,7 +153,7 @@ def test_a_session_that_was_down_when_the_plan_was_agreed_to_is_let_go(routers):
     own = cluster(routers)
     _, facts = examine(own, own.nodes.snapshot(), graceful=False)
     assert facts == {"w1": {DOWN: ["cr2 fd00::1"]}}
-    verdict = Baseline(own, graceful=False).check([UnitState(Unit("w1"), facts=facts["w1"])])["w1"]
+    verdict = Baseline(own, graceful=False).check([TargetState(Target("w1"), facts=facts["w1"])])["w1"]
     assert verdict.kind is Kind.DONE
     routers.restarted()
     routers.changed["cr2", "fd00::1"] = {"state": "Active", "ribs": (), "elapsed": 60}
@@ -208,12 +208,12 @@ def test_prefixes_that_a_router_merely_kept_open_no_gate(routers):
 def test_a_node_that_somebody_has_opened_is_not_waited_for(routers):
     facts = noted(routers) | {REPLACED: ago(10)}
     opened = Proven(cluster(routers, cordoned=False))
-    verdict = opened.check([UnitState(Unit("w1"), facts=facts)])["w1"]
+    verdict = opened.check([TargetState(Target("w1"), facts=facts)])["w1"]
     assert verdict.kind is Kind.FAILED
     assert verdict.detail.startswith("somebody has uncordoned it: it takes pods without proven sessions")
     assert "has not gone down yet" in verdict.detail
     routers.restarted()
-    assert opened.check([UnitState(Unit("w1"), facts=facts)])["w1"].kind is Kind.DONE
+    assert opened.check([TargetState(Target("w1"), facts=facts)])["w1"].kind is Kind.DONE
 
 
 def test_a_session_of_another_node_keeps_no_gate_closed(routers):
@@ -251,7 +251,7 @@ def test_a_router_that_cannot_be_asked_keeps_the_gate_closed_until_it_is_taken_o
     )
     routers.names = ("cr1",)
     only = cluster(routers, routers={"cr1": {}})
-    assert Proven(only).check([UnitState(Unit("w1"), facts=facts)])["w1"].kind is Kind.DONE
+    assert Proven(only).check([TargetState(Target("w1"), facts=facts)])["w1"].kind is Kind.DONE
 
 
 def test_at_a_router_that_is_new_all_sessions_must_be_up(routers):
@@ -288,7 +288,7 @@ def test_prefixes_that_go_with_the_pods_are_not_asked_for_again(routers):
     facts = noted(routers)
     for router in ("cr1", "cr2"):
         routers.changed[router, "10.0.0.1"] = {"ribs": (Rib("inet.0", 1, 1, 1, 0),)}
-    drained = Routes(cluster(routers)).check([UnitState(Unit("w1"), facts=facts)])["w1"]
+    drained = Routes(cluster(routers)).check([TargetState(Target("w1"), facts=facts)])["w1"]
     assert drained.kind is Kind.DONE
     routers.restarted()
     after = {**facts, **drained.facts, REPLACED: ago(10)}
@@ -297,7 +297,7 @@ def test_prefixes_that_go_with_the_pods_are_not_asked_for_again(routers):
         routers.changed["cr2", "10.0.0.1"] |= {"ribs": (Rib("inet.0", count, count, count, 0),)}
         assert gate(routers, after).kind is kind
     routers.broken["cr1"] = "does not answer"
-    assert Routes(cluster(routers)).check([UnitState(Unit("w1"), facts=facts)])["w1"].kind is Kind.PENDING
+    assert Routes(cluster(routers)).check([TargetState(Target("w1"), facts=facts)])["w1"].kind is Kind.PENDING
 
 
 def test_counts_are_read_once_more_after_the_end_of_rib(routers):

@@ -7,13 +7,13 @@ from fleet.adapters.k8s.apiserver import Apiservers
 from fleet.adapters.k8s.model import Node, Taint, parse_node
 from fleet.adapters.k8s.nodes import PENDING_TAINT
 from fleet.adapters.load_balancer.model import ServerState
-from fleet.engine.model import Status, Unit, UnitState
+from fleet.engine.model import Status, Target, TargetState
 from fleet.procedures.restart_control_plane import of_balancer
 from fleet.steps.cleanup import TaintPending
 from fleet.steps.control_plane_health import API, ControlPlane
 from support.clusters import RUN, Nodes, cluster
 
-STAGE = [UnitState(Unit("taint"))]
+STAGE = [TargetState(Target("taint"))]
 
 
 def node(name: str, *taints: Taint) -> Node:
@@ -42,8 +42,8 @@ class Balancer:
 def test_a_taint_that_is_lost_is_set_again():
     taint = Taint(PENDING_TAINT, RUN.id, "PreferNoSchedule")
     nodes = Nodes({"worker1": node("worker1", taint), "worker2": node("worker2")})
-    states = {name: UnitState(Unit(name)) for name in ("worker1", "worker2", "gone")}
-    states["worker3"] = UnitState(Unit("worker3"), Status.DONE)
+    states = {name: TargetState(Target(name)) for name in ("worker1", "worker2", "gone")}
+    states["worker3"] = TargetState(Target("worker3"), Status.DONE)
     step = TaintPending(cluster({}, view=nodes), lambda: states)
     verdict = step.check(STAGE)["taint"]
     assert verdict.undone

@@ -13,7 +13,7 @@ from fleet.clock import SystemClock
 from fleet.engine.declaration import Seen, Stage, specs
 from fleet.engine.findings import Level
 from fleet.engine.journal import Journal, RunInfo
-from fleet.engine.model import Kind, Phase, Status, Unit, UnitState
+from fleet.engine.model import Kind, Phase, Status, Target, TargetState
 from fleet.errors import FleetError
 from fleet.execution import Unreachable
 from fleet.procedures import restart_control_plane
@@ -37,8 +37,8 @@ def plane(world: World, targets=HOSTS, **values: Any) -> ControlPlane:
     return ControlPlane(world.cluster(targets), world.names, **{"apiservers": fake, "balancer": fake, **values})
 
 
-def unit(name="cp1", **facts: Any) -> UnitState:
-    return UnitState(Unit(name), facts=facts)
+def unit(name="cp1", **facts: Any) -> TargetState:
+    return TargetState(Target(name), facts=facts)
 
 
 def tell(_unit: str, _line: str) -> None:
@@ -177,7 +177,7 @@ def test_a_host_that_is_out_is_not_gone_on_with_when_another_one_falls_ill(world
     world.depool("cp1", [LB])
     world.hosts["cp2"].ready = False
     found = look(Connections(plane(world), world))
-    assert (found.kind, found.detail) == (Kind.FAILED, "not gone on with: kube-apiserver on cp2 is not ready: etcd")
+    assert (found.kind, found.detail) == (Kind.FAILED, "not continued: kube-apiserver on cp2 is not ready: etcd")
 
 
 # Back into the load balancer.
@@ -201,14 +201,14 @@ def test_a_host_that_was_out_before_stays_out(world, facts):
     assert (found.kind, found.detail) == (Kind.DONE, "left out of the load balancer, as it was found")
 
 
-def held(phase=Phase.CHECK, step="connections", **facts: Any) -> tuple[Any, UnitState]:
+def held(phase=Phase.CHECK, step="connections", **facts: Any) -> tuple[Any, TargetState]:
     """Return the work on apiservers, and a host that is held at one of its steps."""
     work = restart_control_plane.stages_of(plane(World(HOSTS)), [API])[0]
     index = [spec.name for spec in specs(work.steps)].index(step)
-    return work, UnitState(Unit("cp1"), Status.HELD, index, phase, facts={"pooled_at": [LB], **facts})
+    return work, TargetState(Target("cp1"), Status.HELD, index, phase, facts={"pooled_at": [LB], **facts})
 
 
-def seen(work: Stage, state: UnitState) -> Seen:
+def seen(work: Stage, state: TargetState) -> Seen:
     """Return what is known of a host."""
     return Seen(lambda: {}, lambda: {"cp1": state}, specs(work.steps))
 
@@ -487,7 +487,7 @@ def test_what_an_earlier_session_has_put_back_is_others_affair(tmp_path):
 
 
 def test_proofs_of_an_earlier_session_prove_nothing(world, clock):
-    """A leader that has renewed since a run was held may be dead when it is gone on with."""
+    """A leader that has renewed since a run was held may be dead when it is continued."""
     step = Elected(plane(world), LED[0])
     first = look(step)
     clock(10.0)

@@ -76,8 +76,8 @@ def cluster(api: FakeApi) -> Cluster:
     return clusters.cluster({"w1": "w1"}, api=Api(official.client(api.request)))
 
 
-def state(**facts: Any) -> m.UnitState:
-    return m.UnitState(m.Unit("w1"), status=m.Status.RUNNING, facts=facts)
+def state(**facts: Any) -> m.TargetState:
+    return m.TargetState(m.Target("w1"), status=m.Status.RUNNING, facts=facts)
 
 
 def ask(step: Any, **facts: Any) -> m.Verdict:
@@ -184,10 +184,10 @@ def test_workloads_have_their_ready_pods_again(cluster, api):
 def test_no_further_unit_starts_while_one_waits_for_its_workloads():
     steps = (m.StepSpec("cordon", 10, takes_capacity=True), m.StepSpec("workloads", 60, gate=True, bars=True))
     stage = m.Stage("nodes", (), steps, m.Limits(max_unavailable=5, max_domains=5))
-    waiting = m.UnitState(
-        m.Unit("w1"), m.Status.RUNNING, step=1, phase=m.Phase.VERIFY, detail="1 of 2 Ready", due=50.0, deadline=100.0
+    waiting = m.TargetState(
+        m.Target("w1"), m.Status.RUNNING, step=1, phase=m.Phase.VERIFY, detail="1 of 2 Ready", due=50.0, deadline=100.0
     )
-    states = {"w1": waiting, "w2": m.UnitState(m.Unit("w2"))}
+    states = {"w1": waiting, "w2": m.TargetState(m.Target("w2"))}
     decision = decide.decide(stage, decide.Progress(states), m.Observation(), 10.0)
     assert (decision.actions, decision.blocked) == ((), "w1: workloads: 1 of 2 Ready")
     over = decide.decide(stage, decide.Progress({"w2": states["w2"]}), m.Observation(), 10.0)

@@ -12,7 +12,7 @@ from fleet.adapters.k8s.nodes import PENDING_TAINT, Owner, ownership
 from fleet.engine import plan
 from fleet.engine.findings import Found, Level, merged
 from fleet.engine.journal import Journal
-from fleet.engine.model import Kind, Phase, Status, Unit, UnitState, Verdict
+from fleet.engine.model import Kind, Phase, Status, Target, TargetState, Verdict
 from fleet.procedures import preflight
 from fleet.steps.alerts import Alerts
 from fleet.steps.base import HostStep
@@ -38,20 +38,20 @@ def cluster(world: World) -> Cluster:
     return world.cluster("w1", "w2", "w3")
 
 
-def state(*, phase: Phase = Phase.CHECK, **facts: Any) -> UnitState:
-    return UnitState(Unit("w1", "row-a"), Status.RUNNING, phase=phase, facts=facts)
+def state(*, phase: Phase = Phase.CHECK, **facts: Any) -> TargetState:
+    return TargetState(Target("w1", "row-a"), Status.RUNNING, phase=phase, facts=facts)
 
 
 def tell(unit: str, line: str) -> None:
     """Tell nobody."""
 
 
-def check(step: Any, asked: UnitState | None = None) -> Verdict:
+def check(step: Any, asked: TargetState | None = None) -> Verdict:
     found: Mapping[str, Verdict] = step.check([asked or state()])
     return found["w1"]
 
 
-def act(step: Any, asked: UnitState | None = None) -> Verdict:
+def act(step: Any, asked: TargetState | None = None) -> Verdict:
     found: Mapping[str, Verdict] = step.apply([asked or state()], tell)
     return found["w1"]
 
@@ -68,7 +68,7 @@ def drained(world: World, cluster: Cluster) -> Reboot:
     return Reboot(cluster)
 
 
-def noted(step: Reboot) -> UnitState:
+def noted(step: Reboot) -> TargetState:
     return state(phase=Phase.APPLY, **check(step).facts)
 
 
@@ -199,8 +199,8 @@ class TestWayBack:
         assert [taint.value for taint in nodes.read_node(cluster.api, "w1").taints] == ["r2"]
 
     def test_nodes_that_are_done_are_not_tainted_again(self, world: World, cluster: Cluster) -> None:
-        done = UnitState(Unit("w1"), Status.DONE)
-        step = TaintPending(cluster, lambda: {"w1": done, "w2": UnitState(Unit("w2"))})
+        done = TargetState(Target("w1"), Status.DONE)
+        step = TaintPending(cluster, lambda: {"w1": done, "w2": TargetState(Target("w2"))})
         act(step)
         tainted = {node.name: node.taints for node in nodes.list_nodes(cluster.api)}
         assert [name for name, taints in tainted.items() if any(t.key == PENDING_TAINT for t in taints)] == ["w2"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.adapters.k8s.model import Node, parse_node
-from fleet.engine.model import Kind, Unit, UnitState, Verdict
+from fleet.engine.model import Kind, Target, TargetState, Verdict
 from fleet.execution import Result
 from fleet.steps.cluster import Cluster
 from fleet.steps.ready import Ready
@@ -67,12 +67,12 @@ class World:
 
     def look(self, step: type[Ready | Puppet | Reboot]) -> Verdict:
         """Check a step, and remember what it says."""
-        return self._remember(step(self.cluster).check([UnitState(Unit("w1"), facts=self.facts)])["w1"])
+        return self._remember(step(self.cluster).check([TargetState(Target("w1"), facts=self.facts)])["w1"])
 
     def apply(self) -> Verdict:
         """Run Puppet."""
         return self._remember(
-            Puppet(self.cluster).apply([UnitState(Unit("w1"), facts=self.facts)], lambda *_: None)["w1"]
+            Puppet(self.cluster).apply([TargetState(Target("w1"), facts=self.facts)], lambda *_: None)["w1"]
         )
 
     def _remember(self, verdict: Verdict) -> Verdict:

@@ -6,7 +6,7 @@ import pytest
 
 from fleet.adapters.alertmanager.alertmanager import SilenceError
 from fleet.adapters.alertmanager.silences import Silences
-from fleet.engine.model import Kind, Unit, UnitState, Verdict
+from fleet.engine.model import Kind, Target, TargetState, Verdict
 from fleet.steps.alerts import Alerts
 from fleet.steps.base import HostStep
 from fleet.steps.cluster import Cluster
@@ -15,7 +15,7 @@ from worlds.hosts import World
 from worlds.mesh import InTurn, Mesh, Time
 
 A, B = "http://a", "http://b"
-UNITS = [UnitState(Unit("cp1"))]
+UNITS = [TargetState(Target("cp1"))]
 
 
 @pytest.fixture

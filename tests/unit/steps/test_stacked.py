@@ -15,7 +15,7 @@ from fleet.adapters.k8s import watchdog
 from fleet.adapters.k8s.errors import ApiError
 from fleet.engine.findings import Level
 from fleet.engine.journal import Journal
-from fleet.engine.model import Kind, Unit, UnitState
+from fleet.engine.model import Kind, Target, TargetState
 from fleet.errors import FleetError
 from fleet.execution import Result
 from fleet.procedures.restart_etcd import RestartEtcd
@@ -108,7 +108,7 @@ def cluster(world: Stacked) -> Cluster:
 
 
 def begin(world: Stacked, cluster: Cluster, folder: Path) -> None:
-    waiting = {stage.key: [UnitState(unit) for unit in stage.targets()] for stage in Runs(world).stages(cluster)}
+    waiting = {stage.key: [TargetState(unit) for unit in stage.targets()] for stage in Runs(world).stages(cluster)}
     Journal.create(folder, cluster.run, waiting).close()
 
 
@@ -178,19 +178,19 @@ def test_another_apiserver_that_is_not_well_keeps_a_member_up(world, cluster, tm
 def test_no_work_on_a_member_begins_while_another_apiserver_is_not_well(world, cluster):
     members = Runs(world).stages(cluster)[-1]
     others = next(step for step in members.steps if step.spec.name == "others")
-    assert others.check([UnitState(Unit("etcd2"))])["etcd2"].kind is Kind.DONE
+    assert others.check([TargetState(Target("etcd2"))])["etcd2"].kind is Kind.DONE
     world.hosts["etcd3"].ready = False
-    found = others.check([UnitState(Unit("etcd2"))])["etcd2"]
+    found = others.check([TargetState(Target("etcd2"))])["etcd2"]
     assert (found.kind, found.detail) == (Kind.PENDING, "kube-apiserver on etcd3 is not ready: etcd")
 
 
 def test_a_member_whose_apiserver_somebody_has_put_back_is_not_restarted(world, cluster):
     act = Runs(world).stages(cluster)[-1].act
     assert isinstance(act, RestartUnit)
-    found = act.safe(UnitState(Unit("etcd2")))
+    found = act.safe(TargetState(Target("etcd2")))
     assert (found.kind, "somebody has put etcd2 back into the load balancer" in found.detail) == (Kind.PENDING, True)
     world.pooled.pop("etcd2")
-    assert act.safe(UnitState(Unit("etcd2"))).kind is Kind.DONE
+    assert act.safe(TargetState(Target("etcd2"))).kind is Kind.DONE
 
 
 def test_apiservers_with_all_members_are_left_in_use(world):

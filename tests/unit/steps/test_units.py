@@ -9,7 +9,7 @@ import pytest
 from fleet.adapters.hosts.services import ServiceState
 from fleet.config.scope import SystemdConfig
 from fleet.engine.findings import Level
-from fleet.engine.model import Kind, Phase, Unit, UnitState
+from fleet.engine.model import Kind, Phase, Target, TargetState
 from fleet.execution import Result
 from fleet.procedures.reinitialize.nodes import RestartedAnew
 from fleet.procedures.restart_control_plane import of_targets
@@ -48,8 +48,8 @@ def service(**values: Any) -> ServiceState:
             "systemctl unmask a.service there. Correct it.",
         ),
         (
-            service(load="bad-setting", error="Unit has a bad setting"),
-            "a.service on cp1 has a bad setting: Unit has a bad setting: it could not be started again.",
+            service(load="bad-setting", error="Target has a bad setting"),
+            "a.service on cp1 has a bad setting: Target has a bad setting: it could not be started again.",
             "See systemctl status a.service there. Correct it.",
         ),
         (
@@ -87,7 +87,7 @@ def test_every_preflight_looks_at_the_definition(world):
 def test_a_host_whose_systemd_has_loaded_another_definition_refuses(world):
     world.hosts["cp1"].services[UNIT].stale = True
     world.create(["cp1"], comment="why - T1 - run r1 - cp1", author="ann", duration=9e9, matchers=())
-    state = UnitState(Unit("cp1"), facts={"invocation": f"{1:032x}", "ordered": True})
+    state = TargetState(Target("cp1"), facts={"invocation": f"{1:032x}", "ordered": True})
     act = RestartUnit(cluster(world), UNIT, lambda _host: "", patient=True)
     refused = act.apply([state], lambda *_: None)["cp1"]
     assert refused.kind is Kind.FAILED
@@ -123,7 +123,7 @@ class Answering:
 def test_what_runs_after_the_start_is_what_is_on_disk(world, said, kind, says):
     remote: Any = Answering(**said)
     known = replace(cluster(world), remote=remote)
-    found = Active(known, "a.service").check([UnitState(Unit("cp1"), phase=Phase.VERIFY)])["cp1"]
+    found = Active(known, "a.service").check([TargetState(Target("cp1"), phase=Phase.VERIFY)])["cp1"]
     assert (found.kind, says in found.detail) == (kind, True)
 
 
@@ -131,5 +131,5 @@ def test_what_runs_after_the_start_is_what_is_on_disk(world, said, kind, says):
 def test_a_kubelet_that_is_started_anew_runs_what_is_on_disk(world, said, kind):
     remote: Any = Answering(InvocationID="2" * 32, **said)
     step = RestartedAnew(replace(cluster(world), remote=remote), "kubelet.service", "kubelet")
-    found = step.check([UnitState(Unit("cp1"), phase=Phase.VERIFY, facts={"kubelet": "1" * 32})])["cp1"]
+    found = step.check([TargetState(Target("cp1"), phase=Phase.VERIFY, facts={"kubelet": "1" * 32})])["cp1"]
     assert (found.kind, found.facts.get("new_kubelet")) == (kind, "2" * 32 if kind is Kind.DONE else None)

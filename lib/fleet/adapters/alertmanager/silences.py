@@ -293,7 +293,7 @@ class Silences:
         short = {name: [copy for copy in found if epoch(copy.ends_at) < end] for name, found in have.items()}
         extended = self._post({name: [copy.until(end) for copy in found] for name, found in short.items() if found})
         anew = replace(silence, id="", starts_at=timestamp(min(clocks.values()) - _EARLY)).until(end)
-        # The clock that is furthest behind comes first: once it has begun there, it has begun everywhere.
+        # The clock that is furthest behind comes first: once it has started there, it has started everywhere.
         lacking = sorted((name for name, found in have.items() if not found), key=lambda name: clocks[name])
         first = self._post({name: [anew] for name in lacking[:1] if not ids})
         ids += chain.from_iterable(first.given.values())

@@ -153,7 +153,7 @@ class Connection:
         """Make a connection.
 
         Raises:
-            RouterError: there is none within the time; what was begun is taken down.
+            RouterError: there is none within the time; what was started is taken down.
         """
         started = time.monotonic()
         credentials = self._credentials()

@@ -78,7 +78,7 @@ class ClusterLock:
         """Take the Lease and keep renewing it. One that another run holds is watched until it is known to be alive.
 
         Args:
-            patient: hold it without the Lease as long as the API cannot be asked for it, and go on trying.
+            patient: hold it without the Lease as long as the API cannot be asked for it, and keep trying.
 
         Raises:
             LockTaken: another run holds it, and is alive; the text says which and whose.
@@ -213,7 +213,7 @@ class ClusterLock:
         return lease
 
     def _keep(self) -> bool:
-        """Renew the Lease, or try to take it; return whether there is any use in going on."""
+        """Renew the Lease, or try to take it; return whether there is any use in continuing."""
         if self._released:
             return False
         if self._suspended and not self._trying:

@@ -28,7 +28,7 @@ class NamespaceState:
         there: whether there is such a namespace.
         terminating: whether it is being deleted.
         hanging: what is left in it, is deleted, and waits for finalizers: ``configmaps/thing (example.org/never)``.
-        problems: why Kubernetes cannot go on with it, in Kubernetes' words, such as an API that does not answer.
+        problems: why Kubernetes cannot continue with it, in Kubernetes' words, such as an API that does not answer.
     """
 
     there: bool

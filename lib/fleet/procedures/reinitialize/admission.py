@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fleet.adapters.hosts import defaults, services, textfile
 from fleet.adapters.hosts.textfile import Missing, TextFile
-from fleet.engine.model import UnitState, Verdict, done, pending
+from fleet.engine.model import TargetState, Verdict, done, pending
 from fleet.errors import FleetError
 from fleet.execution import Unreachable
 from fleet.procedures.reinitialize.data import Say, WorldStep
@@ -20,21 +20,23 @@ FLAG = "enable-admission-plugins"
 class AdmissionOpen(WorldStep):
     """The configured admission plugins are not among kube-apiserver's flags; its file of flags is kept beside."""
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Read the file; which plugins are taken out is noted before."""
-        file = read_defaults(self.world, state.unit.name)
+        file = read_defaults(self.world, state.target.name)
         out = [name for name in self.world.config.admission_plugins if name in plugins_of(file.text)]
         known = list(dict.fromkeys([*state.facts.get(PLUGINS, []), *out]))
         if not out:
             return done(f"without {', '.join(known)}" if known else "none of them is in force", **{PLUGINS: known})
         return pending(f"{', '.join(out)} in {self.world.config.apiserver_defaults}", **{PLUGINS: known})
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """Take them out of the file."""
         path, backup = self.world.config.apiserver_defaults, backup_of(self.world)
-        file = read_defaults(self.world, state.unit.name)
+        file = read_defaults(self.world, state.target.name)
         content = defaults.without_plugins(file.text, self.world.config.admission_plugins)
-        textfile.replace(self.cluster.remote, state.unit.name, path, before=file.sha256, content=content, backup=backup)
+        textfile.replace(
+            self.cluster.remote, state.target.name, path, before=file.sha256, content=content, backup=backup
+        )
         say(f"{path} is changed; as it was: {backup}")
         return done()
 
@@ -47,22 +49,22 @@ class AdmissionBack(WorldStep):
         super().__init__(world)
         self._stage = stage
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Read the file, which Puppet may have put right; then the copy of it is of no more use."""
-        taken = taken_out(self.world, self._stage, state.unit.name)
+        taken = taken_out(self.world, self._stage, state.target.name)
         if not taken:
             return done()
         backup = backup_of(self.world)
-        file = read_defaults(self.world, state.unit.name)
+        file = read_defaults(self.world, state.target.name)
         missing = [name for name in taken if name not in plugins_of(file.text)]
-        left = isinstance(read_file(self.world, state.unit.name, backup), TextFile)
+        left = isinstance(read_file(self.world, state.target.name, backup), TextFile)
         if missing:
             return pending(f"{', '.join(missing)} not in {self.world.config.apiserver_defaults}")
         return pending(f"{backup} is there") if left else done()
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """Restore the file to the byte where Puppet did not write it anew; remove the copy."""
-        host, path, backup = state.unit.name, self.world.config.apiserver_defaults, backup_of(self.world)
+        host, path, backup = state.target.name, self.world.config.apiserver_defaults, backup_of(self.world)
         taken = taken_out(self.world, self._stage, host)
         if set(taken) <= set(plugins_of(read_defaults(self.world, host).text)):
             command = f"rm -f -- {shlex.quote(str(backup))}"

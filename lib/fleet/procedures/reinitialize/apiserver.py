@@ -11,7 +11,7 @@ from fleet.adapters.k8s.client import Api, ApiError
 from fleet.adapters.k8s.lock import ClusterLock
 from fleet.adapters.load_balancer.model import LoadBalancer
 from fleet.engine.declaration import Verdicts
-from fleet.engine.model import UnitState, Verdict, done, failed, pending, undone, unknown
+from fleet.engine.model import TargetState, Verdict, done, failed, pending, undone, unknown
 from fleet.errors import FleetError
 from fleet.execution import Unreachable
 from fleet.procedures.reinitialize.admission import FLAG, taken_out
@@ -42,9 +42,9 @@ class Serves(WorldStep):
         self._without = frozenset(without)
         self._admission = admission
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Read with which arguments its process was started."""
-        host = state.unit.name
+        host = state.target.name
         words = processes.arguments(self.cluster.remote, [host], self._unit())[host]
         if isinstance(words, Unreachable):
             return unknown(f"{host} does not answer: {words.reason}")
@@ -61,11 +61,11 @@ class Serves(WorldStep):
             return undone(f"it runs without {', '.join(missing)}")
         return done()
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """Order its start, anew if it runs with other arguments."""
-        orders = {state.unit.name: [self._unit()]}
+        orders = {state.target.name: [self._unit()]}
         results = services.order(self.cluster.remote, "restart", orders, reload=reloads(self.cluster))
-        return of_results(results, [state])[state.unit.name]
+        return of_results(results, [state])[state.target.name]
 
     def _unit(self) -> str:
         return self.world.component_units()[0]
@@ -88,7 +88,7 @@ class OneEtcd(NodeStep):
         self._world = world
         self._store = store
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look once for all units."""
         found = serving(self._world)
         problems = [f"{host} does not answer: {it.reason}" for host, it in found.items() if isinstance(it, Unreachable)]
@@ -98,7 +98,7 @@ class OneEtcd(NodeStep):
                 problems.append(f"{unit} on {host} serves {named(self._world, servers)}: stop it")
         problems += self._idle([host for host, servers in found.items() if servers == ()])
         verdict = pending("; ".join(problems)) if problems else done()
-        return {state.unit.name: verdict for state in units}
+        return {state.target.name: verdict for state in targets}
 
     def _idle(self, hosts: Sequence[str]) -> list[str]:
         """Say what runs, or is about to, on hosts without an apiserver; on the first one controllers follow it."""
@@ -126,7 +126,7 @@ def serving(world: World) -> dict[str, tuple[str, ...] | Unreachable]:
 class Silent(WorldStep):
     """No kube-apiserver answers on any host's own address, whatever its unit is called."""
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Ask all of them."""
         found = self.world.apiservers().examine(self.world.control_plane)
         answering = [host for host, health in found.items() if isinstance(health, Health | Strange)]
@@ -136,9 +136,9 @@ class Silent(WorldStep):
 class Ready(WorldStep):
     """kube-apiserver is ready, asked on the host's own address, and the API's address leads to a ready one."""
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Ask both."""
-        host = state.unit.name
+        host = state.target.name
         found: Health | Unreachable = self.world.apiservers().examine([host])[host]
         if problem := of_health(host, found):
             return pending(problem)
@@ -157,9 +157,9 @@ class Balanced(WorldStep):
         super().__init__(world)
         self._balancer = balancer
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Ask it."""
-        host = state.unit.name
+        host = state.target.name
         server = self._balancer.states([host])[host]
         return done(server.detail) if server.up else pending(server.detail)
 
@@ -167,11 +167,11 @@ class Balanced(WorldStep):
 class Leased(WorldStep):
     """The cluster's Lease is held in the API that there is now."""
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Ask the lock."""
         return undone("not yet") if self._lock().is_suspended else done()
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """Take it."""
         try:
             self._lock().acquire()
@@ -199,23 +199,23 @@ class Marked(WorldStep):
         self._store = store
         self._other = other
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Look for the marker in both; that the other etcd cannot be asked is no objection."""
-        name = marker(self.world, self._store, state.unit.name)
+        name = marker(self.world, self._store, state.target.name)
         key = f"{self.world.config.etcd_prefix}/configmaps/{_NAMESPACE}/{name}"
         with suppress(FleetError):
             if self._read(self._other, key):
                 return failed(f"what the API writes is in {self._other.name}: {key}")
         return done(f"writes to {self._store.name}") if self._read(self._store, key) else undone("no marker yet")
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """Write the marker, through the host's own address."""
-        server = url(state.unit.name, self.cluster.config.control_plane)
+        server = url(state.target.name, self.cluster.config.control_plane)
         api = Api.from_kubeconfig(self.world.config.kubeconfig, server=server)
         path = f"/api/v1/namespaces/{_NAMESPACE}/configmaps"
         data = {"run": self.cluster.run.id, "etcd": json.dumps(list(self._store.config.endpoints))}
         try:
-            name = marker(self.world, self._store, state.unit.name)
+            name = marker(self.world, self._store, state.target.name)
             api.create(path, {"metadata": {"name": name}, "data": data})
         except ApiError as error:
             if error.status == 404:
@@ -233,12 +233,12 @@ class Marked(WorldStep):
 class Unmarked(WorldStep):
     """The markers of the run are gone."""
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Look for them through the API."""
         left = [name for name in self._names() if self._there(name)]
         return undone(f"{', '.join(left)} in {_NAMESPACE}") if left else done()
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """Delete them."""
         for name in self._names():
             try:

@@ -13,7 +13,7 @@ from fleet.adapters.etcd import keys
 from fleet.adapters.k8s import export
 from fleet.config.matchers import parse_matcher
 from fleet.engine.declaration import Tell, Verdicts
-from fleet.engine.model import Kind, UnitState, Verdict, done, failed, pending, undone
+from fleet.engine.model import Kind, TargetState, Verdict, done, failed, pending, undone
 from fleet.errors import FleetError
 from fleet.procedures.reinitialize.world import World
 from fleet.steps.base import NodeStep, each
@@ -25,13 +25,13 @@ EMPTY = "was_empty"
 CALICO, OBJECTS = "calico.json", "objects.jsonl"
 """Files in the run's folder."""
 HOSTS, SERVICES = "hosts", "services"
-"""The units of the stage of silences: all hosts, and those of the configuration, numbered."""
+"""The targets of the stage of silences: all hosts, and those of the configuration, numbered."""
 
 Say = Callable[[str], None]
 
 
 class WorldStep(NodeStep):
-    """Base of the steps: they look at each unit by itself, and act on it."""
+    """Base of the steps: they look at each target by itself, and act on it."""
 
     def __init__(self, world: World) -> None:
         """Work on a world."""
@@ -39,33 +39,33 @@ class WorldStep(NodeStep):
         self.world = world
 
     @abstractmethod
-    def look(self, state: UnitState) -> Verdict:
-        """Say whether the step's promise is true of a unit."""
+    def look(self, state: TargetState) -> Verdict:
+        """Say whether the step's promise is true of a target."""
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
-        """Make it true of a unit."""
+    def act(self, state: TargetState, say: Say) -> Verdict:
+        """Make it true of a target."""
         return done()
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
-        """Look at each unit."""
-        return each(units, self.look)
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
+        """Look at each target."""
+        return each(targets, self.look)
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
-        """Act on each unit."""
-        return each(units, lambda state: self.act(state, partial(tell, state.unit.name)))
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:
+        """Act on each target."""
+        return each(targets, lambda state: self.act(state, partial(tell, state.target.name)))
 
 
 class Exported(WorldStep):
     """What Calico keeps in the old etcd, and all objects outside managed namespaces, are in the run's folder."""
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Look for the files, which have their names only when they are whole."""
         missing = [name for name in (CALICO, OBJECTS) if not self.world.place(name).exists()]
         return (
             pending(f"{' and '.join(missing)} {verb(missing, 'is', 'are')} missing") if missing else done(state.detail)
         )
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """Write them."""
         if not self.world.place(CALICO).exists():
             found = datastore(self.world, new=False).read()
@@ -81,7 +81,7 @@ class Exported(WorldStep):
 class NotMerged(WorldStep):
     """The change of Puppet's code is there, and not merged."""
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Run the configured command."""
         if is_merged(self.world):
             return failed(f"the change {self.world.change} is merged already: hosts take it with their next Puppet run")
@@ -107,9 +107,9 @@ def is_merged(world: World) -> bool:
 class CalicoMoved(WorldStep):
     """The new etcd holds what Calico had in the old one, field by field, and a default profile where one is wanted."""
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Compare both."""
-        # Noted before anything is written: what the run may delete again on the way back.
+        # Noted before anything is written: what the run may delete again on the rollback.
         was_empty = bool(state.facts[EMPTY] if EMPTY in state.facts else is_empty(self.world))
         found = datastore(self.world, new=True).read()
         different = contents.differences(self._wanted(), found)
@@ -117,7 +117,7 @@ class CalicoMoved(WorldStep):
             return Verdict(Kind.PENDING, "; ".join(different[:5]), {EMPTY: was_empty}, undone=True)
         return done(_counts(found), **{EMPTY: was_empty})
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """Create what is missing in the new one."""
         wanted = self._wanted()
         say(_counts(wanted))
@@ -176,23 +176,23 @@ def datastore(world: World, *, new: bool) -> Datastore:
 class Silenced(WorldStep):
     """Alerts are silenced, by silences of this run."""
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Look for this run's silences; one whose id was lost in a crash is found by its comment."""
-        found = silences_about(self.cluster).get(state.unit.name)
+        found = silences_about(self.cluster).get(state.target.name)
         if not found:
             return undone("not silenced")
         return undone(f"not silenced at {', '.join(found[0].lacking)}") if found[0].lacking else done()
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """Create it."""
         silences = dict(self._matchers())
-        hosts = self.world.hosts if state.unit.name == HOSTS else []
+        hosts = self.world.hosts if state.target.name == HOSTS else []
         self.cluster.silences.create(
             hosts,
-            comment=silence_comment(self.cluster, state.unit.name),
+            comment=silence_comment(self.cluster, state.target.name),
             author=self.cluster.run.operator,
             duration=self.cluster.config.alerts.silence,
-            matchers=[parse_matcher(text) for text in silences[state.unit.name]],
+            matchers=[parse_matcher(text) for text in silences[state.target.name]],
         )
         return done()
 
@@ -205,7 +205,7 @@ class Silenced(WorldStep):
 
 
 def silence_units(world: World) -> list[str]:
-    """Return the units of the stage of silences."""
+    """Return the targets of the stage of silences."""
     return [HOSTS, *(f"{SERVICES} {number}" for number, _ in enumerate(world.config.silences, 1))]
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fleet.adapters import commands
 from fleet.adapters.k8s import workloads
 from fleet.adapters.k8s.client import ApiError
-from fleet.engine.model import UnitState, Verdict, done, failed, pending, undone
+from fleet.engine.model import TargetState, Verdict, done, failed, pending, undone
 from fleet.procedures.reinitialize.data import Say, WorldStep, is_merged
 from fleet.procedures.reinitialize.world import World
 from fleet.text import count
@@ -18,12 +18,12 @@ RAN = "ran"
 class Merged(WorldStep):
     """The change of Puppet's code is merged."""
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Run the configured command."""
         # What takes its time to be seen is not merged again: undone would be ordered anew at each look.
         return done() if is_merged(self.world) else pending(f"{self.world.change} is not merged")
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """Merge it, where a command is configured; otherwise the operator was asked for it."""
         return _change(self.world, self.world.config.puppet_change.merge, say)
 
@@ -31,11 +31,11 @@ class Merged(WorldStep):
 class Reverted(WorldStep):
     """The change of Puppet's code is not merged, or reverted."""
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Run the configured command."""
         return pending(f"{self.world.change} is merged") if is_merged(self.world) else done()
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """Revert it, where a command is configured; otherwise the operator was asked for it."""
         return _change(self.world, self.world.config.puppet_change.revert, say)
 
@@ -57,14 +57,14 @@ def _run(world: World, command: str, log: str, say: Say) -> Verdict:
 class Initialized(WorldStep):
     """The cluster is initialised: the command was successful, and the objects exist that it has to make."""
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Ask the API for the objects."""
         missing = [path for path in self.world.config.initialized if not self._there(path)]
         if not state.facts.get(RAN):
             return undone("not initialised yet")
         return pending(f"not there: {', '.join(missing[:5])}") if missing else done()
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """Run the command."""
         return _run(self.world, self.world.fill(self.world.config.initialize), "initialize.log", say)
 
@@ -81,14 +81,14 @@ class Initialized(WorldStep):
 class ComponentsDeployed(WorldStep):
     """The command for the cluster's own workloads was successful, and all of them are Ready."""
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Ask the API for what is not Ready."""
         if not state.facts.get(RAN):
             return undone("not deployed yet")
         left = workloads.unready(self.cluster.api, self.world.config.components.namespaces)
         return pending("; ".join(left[:5])) if left else done()
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """Run the command."""
         return _run(self.world, self.world.fill(self.world.config.components.command), "components.log", say)
 
@@ -101,13 +101,13 @@ class Deployed(WorldStep):
         super().__init__(world)
         self._turn = turn
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Look whether the command was successful in this run."""
         return done() if state.facts.get(RAN) else undone("not deployed yet")
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """Run the command."""
-        name = state.unit.name
+        name = state.target.name
         while not self._turn.acquire(timeout=1.0):
             if self.cluster.cancel.is_set():
                 return pending("interrupted before its turn")
@@ -126,9 +126,9 @@ class Answers(WorldStep):
         super().__init__(world)
         self._turn = turn
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Run the configured check."""
-        check, name = self.world.config.services.check, state.unit.name
+        check, name = self.world.config.services.check, state.target.name
         if check is None:
             return done("no check is configured")
         log = f"check-{name}.log"
@@ -140,7 +140,7 @@ class Answers(WorldStep):
 class AllAnswer(WorldStep):
     """All services answer, asked once more."""
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Run the configured check for each."""
         config = self.world.config.services
         check = config.check
@@ -157,9 +157,9 @@ class AllAnswer(WorldStep):
 
 
 class CommandsEnded(WorldStep):
-    """No command of the run is left that has outlived it: it would go on with the API that it finds."""
+    """No command of the run is left that has outlived it: it would continue with the API that it finds."""
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Look who writes to their files."""
         logs = [self.world.place(name) for name in ("initialize.log", "components.log")]
         logs += [self.world.place(f"deploy-{name}.log") for name in self.world.config.services.names]

@@ -9,7 +9,7 @@ from fleet.adapters.hosts.probe import HostState
 from fleet.adapters.hosts.services import ServiceState
 from fleet.adapters.hosts.textfile import TextFile
 from fleet.engine.declaration import Tell, Verdicts
-from fleet.engine.model import Kind, UnitState, Verdict, done, failed, pending, undone, unknown
+from fleet.engine.model import Kind, TargetState, Verdict, done, failed, pending, undone, unknown
 from fleet.engine.protocols import Effects
 from fleet.errors import FleetError
 from fleet.execution import Result, Unreachable, failures
@@ -24,7 +24,7 @@ ABSENT = "absent"
 STOPPED = "stopped"
 """The fact which units of systemd the run has found active on a host, and stopped."""
 QUIET = ("inactive", "failed")
-"""The states of units that do nothing."""
+"""The states of targets that do nothing."""
 
 
 class Tolerant:
@@ -35,28 +35,30 @@ class Tolerant:
         self._world = world
         self._step = step
 
-    def check(self, units: Sequence[UnitState]) -> Mapping[str, Verdict]:
+    def check(self, targets: Sequence[TargetState]) -> Mapping[str, Verdict]:
         """Check those that answer."""
-        verdicts, there = self._sort(units)
+        verdicts, there = self._sort(targets)
         return {**verdicts, **(self._step.check(there) if there else {})}
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Mapping[str, Verdict]:
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Mapping[str, Verdict]:
         """Act on those that answer."""
-        verdicts, there = self._sort(units)
+        verdicts, there = self._sort(targets)
         return {**verdicts, **(self._step.apply(there, tell) if there else {})}
 
-    def _sort(self, units: Sequence[UnitState]) -> tuple[dict[str, Verdict], list[UnitState]]:
+    def _sort(self, targets: Sequence[TargetState]) -> tuple[dict[str, Verdict], list[TargetState]]:
         world = self._world
         silent = absent(world, world.workers)
         verdicts, there = {}, []
-        for state in units:
-            if state.unit.name not in silent:
+        for state in targets:
+            if state.target.name not in silent:
                 there.append(state)
             elif len(silent) <= world.max_failed:
-                verdicts[state.unit.name] = done("it does not answer, and is left out", **{ABSENT: True})
+                verdicts[state.target.name] = done("it does not answer, and is left out", **{ABSENT: True})
             else:
-                why = f"it does not answer: {silent[state.unit.name]}; {count(world.max_failed, 'worker')} may be away"
-                verdicts[state.unit.name] = unknown(why)
+                why = (
+                    f"it does not answer: {silent[state.target.name]}; {count(world.max_failed, 'worker')} may be away"
+                )
+                verdicts[state.target.name] = unknown(why)
         return verdicts, there
 
 
@@ -74,12 +76,12 @@ class Stopped(NodeStep):
         super().__init__(world.cluster)
         self.world = world
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask systemd; which units were active is noted before they are stopped."""
-        found = states_of(self.world, [state.unit.name for state in units])
+        found = states_of(self.world, [state.target.name for state in targets])
 
-        def judge(state: UnitState) -> Verdict:
-            host = state.unit.name
+        def judge(state: TargetState) -> Verdict:
+            host = state.target.name
             if reason := silent(found[host]):
                 return unknown(f"{host} does not answer: {reason}")
             # A masked one may run. One that is not there is called something else, and runs.
@@ -94,30 +96,30 @@ class Stopped(NodeStep):
             names = ", ".join(dict.fromkeys([*running, *transitioning]))
             return Verdict(Kind.PENDING, f"running: {names}", {STOPPED: stopped}, undone=not transitioning)
 
-        return each(units, judge)
+        return each(targets, judge)
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:
         """Order their stop. The cluster's Lease goes with the API."""
         if self.world.lock:
             self.world.lock.suspend()
-        orders = {state.unit.name: state.facts.get(STOPPED, []) for state in units}
-        return of_results(services.order(self.cluster.remote, "stop", orders, reload=False), units)
+        orders = {state.target.name: state.facts.get(STOPPED, []) for state in targets}
+        return of_results(services.order(self.cluster.remote, "stop", orders, reload=False), targets)
 
 
 class PuppetIdle(NodeStep):
-    """No run of Puppet is in progress: one that was begun before Puppet was disabled goes on to its end."""
+    """No run of Puppet is in progress: one that was started before Puppet was disabled goes on to its end."""
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Look on all hosts at once."""
-        found = puppet.running(self.cluster.remote, self.hosts(units))
+        found = puppet.running(self.cluster.remote, self.hosts(targets))
 
-        def judge(state: UnitState) -> Verdict:
-            runs = found[self.cluster.hosts[state.unit.name]]
+        def judge(state: TargetState) -> Verdict:
+            runs = found[self.cluster.hosts[state.target.name]]
             if runs is None:
                 return unknown("it does not answer")
             return pending("a run of Puppet is in progress") if runs else done()
 
-        return each(units, judge)
+        return each(targets, judge)
 
 
 class Started(NodeStep):
@@ -130,12 +132,12 @@ class Started(NodeStep):
         self._stages = stages
         self._units = units
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask systemd."""
-        found = states_of(self.world, [state.unit.name for state in units])
+        found = states_of(self.world, [state.target.name for state in targets])
 
-        def judge(state: UnitState) -> Verdict:
-            host = state.unit.name
+        def judge(state: TargetState) -> Verdict:
+            host = state.target.name
             if reason := silent(found[host]):
                 return unknown(f"{host} does not answer: {reason}")
             wanted = {unit: _state(found[host], unit) for unit in self._wanted(host)}
@@ -146,13 +148,13 @@ class Started(NodeStep):
             old = [f"{unit} {why}: restart it there" for unit, it in wanted.items() if (why := it.outdated())]
             return pending("; ".join(old)) if old else done()
 
-        return each(units, judge)
+        return each(targets, judge)
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:
         """Order their start."""
-        orders = {state.unit.name: self._wanted(state.unit.name) for state in units}
+        orders = {state.target.name: self._wanted(state.target.name) for state in targets}
         reload = reloads(self.cluster)
-        return of_results(services.order(self.cluster.remote, "start", orders, reload=reload), units)
+        return of_results(services.order(self.cluster.remote, "start", orders, reload=reload), targets)
 
     def _wanted(self, host: str) -> list[str]:
         """Return what was stopped on a host; all that is named where others have stopped it (--from-stage)."""
@@ -188,10 +190,10 @@ def _state(states: _States, unit: str) -> ServiceState:
     return found
 
 
-def of_results(results: Mapping[str, Result], units: Sequence[UnitState]) -> Verdicts:
+def of_results(results: Mapping[str, Result], targets: Sequence[TargetState]) -> Verdicts:
     """Return what came of an order to hosts: one that failed is given again."""
     refused = failures(results)
-    names = [state.unit.name for state in units]
+    names = [state.target.name for state in targets]
     return {name: pending(f"the order was not taken: {refused[name]}") if name in refused else done() for name in names}
 
 
@@ -204,15 +206,15 @@ class Configured(NodeStep):
         self.world = world
         self._store = store
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Read the files, and Puppet's lock."""
-        hosts = [state.unit.name for state in units]
+        hosts = [state.target.name for state in targets]
         problems = endpoint_problems(self.world, hosts, self._store)
         answers = probe.probe(self.cluster.remote, hosts)
         reason = puppet_reason(self.cluster)
 
-        def judge(state: UnitState) -> Verdict:
-            host = state.unit.name
+        def judge(state: TargetState) -> Verdict:
+            host = state.target.name
             answer = answers[host]
             if not isinstance(answer, HostState):
                 return unknown(f"{host} does not answer: {answer.reason}")
@@ -220,11 +222,11 @@ class Configured(NodeStep):
                 return undone("Puppet is disabled by this run")
             return undone(problems[host]) if problems[host] else done(f"uses {self._store.name}")
 
-        return each(units, judge)
+        return each(targets, judge)
 
-    def apply(self, units: Sequence[UnitState], tell: Tell) -> Verdicts:
+    def apply(self, targets: Sequence[TargetState], tell: Tell) -> Verdicts:
         """Enable Puppet where this run has disabled it, and run it."""
-        hosts = [state.unit.name for state in units]
+        hosts = [state.target.name for state in targets]
         for host, problem in endpoint_problems(self.world, hosts, self._store).items():
             if problem:
                 tell(host, f"{problem}: running Puppet")

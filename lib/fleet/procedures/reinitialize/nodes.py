@@ -8,7 +8,7 @@ from fleet.adapters.k8s.client import KubernetesError
 from fleet.adapters.k8s.model import Node
 from fleet.adapters.k8s.nodes import list_nodes
 from fleet.engine.declaration import Verdicts
-from fleet.engine.model import Facts, UnitState, Verdict, done, pending
+from fleet.engine.model import Facts, TargetState, Verdict, done, pending
 from fleet.errors import FleetError
 from fleet.names import known_as
 from fleet.procedures.reinitialize.data import WorldStep
@@ -35,15 +35,15 @@ class BgpBaseline(NodeStep):
         """Look at the nodes of a world."""
         super().__init__(world.cluster)
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask the routers; hosts that are no nodes have none."""
         config, routers = bgp.configured(self.cluster)
         known = nodes_by_host(self.cluster)
         readings = routers.summaries()
         broken = [str(reading) for reading in readings.values() if isinstance(reading, FleetError)]
 
-        def judge(state: UnitState) -> Verdict:
-            node = known.get(state.unit.name)
+        def judge(state: TargetState) -> Verdict:
+            node = known.get(state.target.name)
             if BASELINE in state.facts or node is None:
                 return done()
             if broken:
@@ -51,13 +51,13 @@ class BgpBaseline(NodeStep):
             sessions = bgp.sessions_of(node, config)
             return done("", **{BASELINE: verify.baseline(sessions, readings, config.asn)})
 
-        return each(units, judge)
+        return each(targets, judge)
 
 
 def nodes_by_host(cluster: Cluster) -> dict[str, Node]:
     """Return the nodes as they are now, by the names that Cumin has for their hosts.
 
-    They are listed each time: a watch that was begun before the exchange would tell of the old etcd.
+    They are listed each time: a watch that was started before the exchange would tell of the old etcd.
 
     Raises:
         KubernetesError: the API could not be read.
@@ -80,15 +80,15 @@ class RestartedAnew(RestartUnit):
         self._only = only
         self._before: Mapping[str, Node] = {}
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Compare invocations on the hosts that it is about."""
-        mine = [state for state in units if self._only(state.unit.name)]
+        mine = [state for state in targets if self._only(state.target.name)]
         self._before = self._heartbeats() if any(self.fact not in state.facts for state in mine) else {}
-        return {**{state.unit.name: done() for state in units}, **(super().check(mine) if mine else {})}
+        return {**{state.target.name: done() for state in targets}, **(super().check(mine) if mine else {})}
 
-    def noted(self, state: UnitState) -> Facts:
+    def noted(self, state: TargetState) -> Facts:
         """Remember the last heartbeat that the node's kubelet has sent before it is restarted."""
-        node = self._before.get(state.unit.name)
+        node = self._before.get(state.target.name)
         return {HEARTBEAT: heartbeat(node)} if node else {}
 
     def _heartbeats(self) -> Mapping[str, Node]:
@@ -105,19 +105,19 @@ class RestartedAnew(RestartUnit):
         # Two units of a host are restarted in one stage: each has its own time.
         return done(**{f"new_{self.fact}": life.id, f"{self.fact}_at": life.facts[REPLACED]})
 
-    def silence_again(self, units: Sequence[UnitState]) -> None:
+    def silence_again(self, targets: Sequence[TargetState]) -> None:
         """Do nothing: all hosts are silenced together."""
 
 
 class Registered(NodeStep):
     """The node is registered in the API, Ready, with another heartbeat than before its kubelet's start."""
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """List the nodes."""
         known = nodes_by_host(self.cluster)
 
-        def judge(state: UnitState) -> Verdict:
-            node = known.get(state.unit.name)
+        def judge(state: TargetState) -> Verdict:
+            node = known.get(state.target.name)
             if node is None:
                 return pending("the API does not know it")
             if problem := unready(node, self.cluster.config.domain_label):
@@ -126,7 +126,7 @@ class Registered(NodeStep):
                 return pending("no heartbeat since its kubelet's start")
             return done()
 
-        return each(units, judge)
+        return each(targets, judge)
 
 
 def unready(node: Node, label: str) -> str:
@@ -152,15 +152,15 @@ class SessionsBack(NodeStep):
         self._stage = stage
         self._prefixes = prefixes
 
-    def check(self, units: Sequence[UnitState]) -> Verdicts:
+    def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Ask the routers."""
         config, routers = bgp.configured(self.cluster)
         known = nodes_by_host(self.cluster)
         readings = routers.summaries()
         noted = self._world.facts(self._stage)
 
-        def judge(state: UnitState) -> Verdict:
-            name = state.unit.name
+        def judge(state: TargetState) -> Verdict:
+            name = state.target.name
             baseline = noted.get(name, {}).get(BASELINE)
             if baseline and _was_up(baseline):
                 if not self._prefixes:
@@ -176,7 +176,7 @@ class SessionsBack(NodeStep):
                 left = []
             return pending("; ".join(left)) if left else done()
 
-        return each(units, judge)
+        return each(targets, judge)
 
 
 def _was_up(baseline: Mapping[str, Any]) -> bool:
@@ -199,7 +199,7 @@ class AllSessions(WorldStep):
         super().__init__(world)
         self._left_out = left_out
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Ask the routers."""
         config, routers = bgp.configured(self.cluster)
         facts = self.world.facts(self._left_out)
@@ -223,7 +223,7 @@ class NodesWell(WorldStep):
         super().__init__(world)
         self._left_out = left_out
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """List them."""
         known = nodes_by_host(self.cluster)
         facts = self.world.facts(self._left_out)

@@ -9,7 +9,7 @@ from fleet.adapters.discovery import Discovery
 from fleet.adapters.load_balancer.model import LoadBalancer
 from fleet.engine.declaration import Specified, Stage, Step
 from fleet.engine.executor import ABORT
-from fleet.engine.model import Limits, StepSpec, Unit
+from fleet.engine.model import Limits, StepSpec, Target
 from fleet.engine.protocols import Effects
 from fleet.procedures.reinitialize import deployment, machines, nodes, traffic
 from fleet.procedures.reinitialize.world import CLUSTER, World
@@ -66,7 +66,7 @@ def stage(
         serial: whether one unit at a time goes through them; if one fails, no other one is started.
     """
     limits = Limits() if serial else Limits(max_unavailable=_ALL, max_failed=_ALL)
-    return Stage(key, lambda: [Unit(name) for name in units()], proofs=steps, limits=limits, about=about)
+    return Stage(key, lambda: [Target(name) for name in units()], proofs=steps, limits=limits, about=about)
 
 
 def names(stage: Stage) -> list[str]:
@@ -98,7 +98,7 @@ def gate(name: str, timeout: float, effects: Effects, *, poll: float = POLL) -> 
 
 
 def whole() -> Sequence[str]:
-    """Return the one unit of what is about the cluster as a whole."""
+    """Return the one target of what is about the cluster as a whole."""
     return [CLUSTER]
 
 

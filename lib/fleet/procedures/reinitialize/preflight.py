@@ -89,7 +89,7 @@ def of_earlier_runs(cluster: Cluster, state_dir: Path) -> list[Finding]:
     for record, held in open_runs(state_dir):
         info = record.info
         same = (info.procedure, info.cluster) == (cluster.run.procedure, cluster.name) and record.status == "stopped"
-        if same and not any(state.unit.name in cluster.hosts for state in held):
+        if same and not any(state.target.name in cluster.hosts for state in held):
             again = f"cookbook {info.procedure}"
             todo = f"{again} --resume {info.id}, or {again} --abort {info.id}"
             findings.append(stop(f"Run {info.id} is not over.", todo))
@@ -179,7 +179,7 @@ def of_use(world: World) -> list[Finding]:
     """Find out whether the hosts use the old etcd today: otherwise there would be nothing to go back to."""
     away = absent(world, world.workers)
     problems = endpoint_problems(world, [host for host in world.hosts if host not in away], world.old)
-    todo = "Correct etcd.endpoints (apiserver_defaults, calico.file), or run Puppet there: the way back leads there."
+    todo = "Correct etcd.endpoints (apiserver_defaults, calico.file), or run Puppet there: the rollback leads there."
     return [stop(f"{host}: {problem}.", todo) for host, problem in problems.items() if problem]
 
 
@@ -217,8 +217,8 @@ def of_loss(world: World) -> list[Finding]:
     """Find out whether the old etcd is gone indeed: what answers still is what there is to go back to."""
     view = members.view(world.cluster.remote, world.old.hosts, world.old.config)
     if health.problem(view) == "":
-        return [stop("The old etcd is well.", "Leave out --calico-export: there is no way back with it.")]
-    return [ask("There will be no way back: the old etcd is taken for lost (--calico-export).", "Be sure of that.")]
+        return [stop("The old etcd is well.", "Leave out --calico-export: there is no rollback with it.")]
+    return [ask("There will be no rollback: the old etcd is taken for lost (--calico-export).", "Be sure of that.")]
 
 
 def of_units(world: World) -> list[Finding]:

@@ -13,17 +13,17 @@ def before_the_outage(seen: World) -> Question:
         f"From here on there is an outage of the whole cluster {name}.",
         *((f"Stage 5 deletes the namespaces {', '.join(seen.managed)} with all that is in them.",) if deletes else ()),
         "Stage 7 stops the API.",
-        *(("There is no way back: the old etcd is gone.",) if seen.is_old_gone else ()),
+        *(("There is no rollback: the old etcd is gone.",) if seen.is_old_gone else ()),
     ]
     if not seen.is_old_gone:
         lines.append(
-            f"The way back (--abort {seen.cluster.run.id}) leads to the old etcd, and deploys the services of the"
+            f"The rollback (--abort {seen.cluster.run.id}) leads to the old etcd, and deploys the services of the"
             " managed namespaces anew; there is none any more once stage 19 is done."
         )
     return Question("\n".join(lines), name)
 
 
-def before_the_way_back(seen: World, *, pooled: bool, deleted: bool) -> Question:
+def before_the_rollback(seen: World, *, pooled: bool, deleted: bool) -> Question:
     """Return the question before the cluster leaves the new etcd again.
 
     Args:

@@ -1,4 +1,4 @@
-"""Runs that move a cluster onto a new etcd: what is asked for, the plan, the work and the way back."""
+"""Runs that move a cluster onto a new etcd: what is asked for, the plan, the work and the rollback."""
 
 import logging
 import re
@@ -24,20 +24,20 @@ from fleet.engine.declaration import Question, Stage
 from fleet.engine.executor import ABORT, Execution
 from fleet.engine.findings import Finding
 from fleet.engine.journal import Journal
-from fleet.engine.model import Observation, Status, Unit, UnitState
+from fleet.engine.model import Observation, Status, Target, TargetState
 from fleet.engine.planner import natural
 from fleet.engine.protocols import Lock
 from fleet.engine.protocols import Procedure as Executable
 from fleet.errors import FleetError
 from fleet.procedures.preflight import carry_out, worst_first
 from fleet.procedures.procedure import ClusterProcedure, Proposal, Refused
-from fleet.procedures.reinitialize import parts, preflight, questions, stages, stores, way_back, world
+from fleet.procedures.reinitialize import parts, preflight, questions, rollback, stages, stores, world
 from fleet.procedures.reinitialize.data import is_merged, read_export
 from fleet.procedures.reinitialize.machines import absent
 from fleet.procedures.reinitialize.parts import Edges
+from fleet.procedures.reinitialize.rollback import REVERT
 from fleet.procedures.reinitialize.silences import ANSWER, Silences
 from fleet.procedures.reinitialize.traffic import LEFT_OUT
-from fleet.procedures.reinitialize.way_back import REVERT
 from fleet.procedures.reinitialize.world import World
 from fleet.steps.cluster import Cluster
 
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 _LISTING = 60.0
 """Seconds for the command that lists the managed namespaces."""
 _LEFT_OUT = {LEFT_OUT: True}
-"""The facts of units whose stage was left out."""
+"""The facts of targets whose stage was left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class ReinitializeCluster(ClusterProcedure):
             raise Refused(f"The rollback of run {cluster.run.id} was started: resume it with --abort.")
 
         def ask(part: Stage) -> Question | None:
-            # Once it was typed the outage has begun: it is not asked for again in the middle of it.
+            # Once it was typed the outage has started: it is not asked for again in the middle of it.
             if parts.number(part) >= parts.OUTAGE and not any(event.kind == ANSWER for event in book.events()):
                 return questions.before_the_outage(seen)
             if part.key == parts.MERGE and seen.config.puppet_change.merge is None and not _is_merged(seen):
@@ -172,38 +172,40 @@ class ReinitializeCluster(ClusterProcedure):
         forth = stages.forth(seen, self._edges(cluster))
         yield _execution(seen, forth, book, ask, partial(self.observe, cluster, lock))
 
-    def left_on(self, cluster: Cluster, state: UnitState) -> Sequence[str]:
+    def left_on(self, cluster: Cluster, state: TargetState) -> Sequence[str]:
         """Refuse: a cluster is moved as a whole."""
         raise FleetError(
-            f"{state.unit.name} of run {cluster.run.id} cannot be given up: a cluster is moved as a whole. --max-failed"
-            " leaves workers away, --abort goes back."
+            f"{state.target.name} of run {cluster.run.id} cannot be given up: a cluster is moved as a whole."
+            " --max-failed leaves workers away, --abort goes back."
         )
 
     def abort(self, cluster: Cluster, book: Journal) -> Executable:
         """Return the stages back to the old etcd, as far as the run has left it."""
         seen = self._world(cluster, book.folder)
         edges = self._edges(cluster)
-        begun = max((parts.number(part) for part in stages.forth(seen, edges) if _is_begun(seen, part)), default=-1)
+        reached = max((parts.number(part) for part in stages.forth(seen, edges) if _is_started(seen, part)), default=-1)
         ahead = [part for part in stages.forth(seen, edges) if part.key != parts.LATE and part.targets()]
         if all(seen.is_done(part.key) for part in ahead):
             return self._closed(seen, book)
-        if seen.is_old_gone and begun >= parts.OUTAGE:
-            raise FleetError(f"Run {cluster.run.id} was begun as the old etcd is gone: there is nothing to go back to.")
-        if begun >= parts.API_STOPS:
+        if seen.is_old_gone and reached >= parts.OUTAGE:
+            raise FleetError(
+                f"Run {cluster.run.id} was started as the old etcd is gone: there is nothing to go back to."
+            )
+        if reached >= parts.API_STOPS:
             stores.check_old(seen)
         # Whoever has gone on by hand, or has agreed once that there is more in it, keeps what is in the new etcd.
-        used = stores.is_used_by_others(seen, ours=[seen.first] if begun >= parts.MAY_SERVE else [])
+        used = stores.is_used_by_others(seen, ours=[seen.first] if reached >= parts.MAY_SERVE else [])
         agreed = any(it.kind == ANSWER and it.detail.startswith(ABORT) and it.detail != REVERT for it in book.events())
-        wipes = begun < parts.NEW_DATA and not used and not agreed
+        wipes = reached < parts.NEW_DATA and not used and not agreed
         ordered = any((it.stage, it.step, it.kind) == (parts.NAMESPACES, "delete", "intent") for it in book.events())
         by_hand = any(facts == _LEFT_OUT for facts in seen.facts(parts.NAMESPACES).values())
-        deleted = ordered or (by_hand and begun >= parts.OUTAGE)
-        there = way_back.back(seen, edges, begun=begun, deleted=deleted, wipes=wipes)
+        deleted = ordered or (by_hand and reached >= parts.OUTAGE)
+        there = rollback.back(seen, edges, reached=reached, deleted=deleted, wipes=wipes)
         first = there[0].key if there else ""
 
         def ask(part: Stage) -> Question | None:
-            if part.key == first and (begun >= parts.NEW_DATA or (used and begun >= parts.API_STOPS)):
-                return questions.before_the_way_back(seen, pooled=begun >= parts.HANDS_BACK, deleted=deleted)
+            if part.key == first and (reached >= parts.NEW_DATA or (used and reached >= parts.API_STOPS)):
+                return questions.before_the_rollback(seen, pooled=reached >= parts.HANDS_BACK, deleted=deleted)
             if part.key == REVERT and seen.config.puppet_change.revert is None and _is_merged(seen):
                 text = f"Revert the Puppet change {seen.change} now: hosts take it with their next run."
                 return Question(text, "done")
@@ -219,7 +221,7 @@ class ReinitializeCluster(ClusterProcedure):
         if away:
             todo = "before they are used again run Puppet there, and restart calico-node and kubelet"
             logger.warning("No answer from %s: %s.", ", ".join(sorted(away)), todo)
-        there = way_back.closed(seen, [host for host in late if host not in away])
+        there = rollback.closed(seen, [host for host in late if host not in away])
         return _execution(seen, there, book, lambda _part: None)
 
     def is_offline(self, cluster: Cluster, folder: Path | None) -> bool:
@@ -307,15 +309,17 @@ def _execution(
     return Execution(asking, seen.states, observe, [keeper], partial(book.note, ANSWER), keeper.keep)
 
 
-def _states(part: Stage, first: int) -> list[UnitState]:
+def _states(part: Stage, first: int) -> list[TargetState]:
     units = list(part.targets())
     if parts.number(part) >= first:
-        return [UnitState(unit) for unit in units]
-    done = UnitState(Unit(""), Status.DONE, step=len(part.steps), detail="left out by --from-stage", facts=_LEFT_OUT)
-    return [replace(done, unit=unit) for unit in units]
+        return [TargetState(unit) for unit in units]
+    done = TargetState(
+        Target(""), Status.DONE, step=len(part.steps), detail="left out by --from-stage", facts=_LEFT_OUT
+    )
+    return [replace(done, target=unit) for unit in units]
 
 
-def _is_begun(seen: World, part: Stage) -> bool:
+def _is_started(seen: World, part: Stage) -> bool:
     states = seen.states(part.key).values()
     return any(s.facts != _LEFT_OUT and (s.status is not Status.PENDING or s.facts) for s in states)
 

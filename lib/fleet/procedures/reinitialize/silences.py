@@ -9,7 +9,7 @@ from fleet.adapters.alertmanager.silences import Silence
 from fleet.engine.model import (
     Status,
     StepSpec,
-    UnitState,
+    TargetState,
     Verdict,
     done,
     undone,
@@ -55,7 +55,7 @@ class Silences(WorldStep):
         """What decisions need to know of the step."""
         return StepSpec(SILENCES, CHANGE_DEADLINE)
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Look for silences to end; extending them is done each time."""
         over = self._is_over()
         with self._lock:
@@ -67,7 +67,7 @@ class Silences(WorldStep):
                 self.cluster.silences.extend(silence.id, self.cluster.config.alerts.held_silence)
         return done("they stay, as not all is done") if found else done()
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """End them."""
         for silence in self._found():
             self.cluster.silences.expire(silence.id)
@@ -93,5 +93,5 @@ class Silences(WorldStep):
         for silence in chain.from_iterable(found.values()):
             self.cluster.silences.extend(silence.id, seconds)
         made = [s for s in self.world.states(self._stage).values() if s.status is Status.DONE and not s.facts]
-        if lost := [state for state in made if state.unit.name not in found]:
+        if lost := [state for state in made if state.target.name not in found]:
             Silenced(self.world).apply(lost, lambda _unit, _line: None)

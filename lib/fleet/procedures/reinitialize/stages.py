@@ -75,7 +75,7 @@ def forth(world: World, edges: Edges) -> list[Stage]:
     found += [
         parts.stage(
             parts.NAMESPACES,
-            ["their deletion cannot be undone: what was in them is deployed anew, in stage 18 or on the way back"],
+            ["their deletion cannot be undone: what was in them is deployed anew, in stage 18 or on the rollback"],
             lambda: world.managed,
             (
                 parts.gate(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from fleet.adapters.etcd import health, keys, members
 from fleet.adapters.etcd.keys import Fingerprint
-from fleet.engine.model import UnitState, Verdict, done, pending, undone
+from fleet.engine.model import TargetState, Verdict, done, pending, undone
 from fleet.errors import FleetError
 from fleet.procedures.reinitialize.apiserver import serving
 from fleet.procedures.reinitialize.data import EMPTY, Say, WorldStep
@@ -21,11 +21,11 @@ FINGERPRINT = "fingerprint"
 class Fingerprinted(WorldStep):
     """It is remembered what the old etcd holds, now that nothing writes to it."""
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Look whether it was noted."""
         return done() if FINGERPRINT in state.facts else pending("not yet")
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """Ask a member."""
         host = self.world.old.asked(self.cluster)
         found = keys.fingerprint(self.cluster.remote, host, self.world.old.config)
@@ -45,7 +45,7 @@ class Untouched(WorldStep):
         super().__init__(world)
         self._stage = stage
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Ask the same member again."""
         noted = self.world.facts(self._stage).get(CLUSTER, {}).get(FINGERPRINT)
         if noted is None:
@@ -80,7 +80,7 @@ class StoreWell(WorldStep):
         super().__init__(world)
         self._store = store
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Ask all members."""
         problem = health.problem(members.view(self.cluster.remote, self._store.hosts, self._store.config))
         return pending(problem) if problem else done()
@@ -96,7 +96,7 @@ def check_old(world: World) -> None:
         world.old.asked(world.cluster)
     except FleetError as error:
         raise FleetError(
-            f"{str(error).rstrip('.')}. Nothing was touched: repair it before going back to it, or go on with --resume."
+            f"{str(error).rstrip('.')}. Nothing was touched: repair it before the rollback, or continue with --resume."
         ) from error
 
 
@@ -136,7 +136,7 @@ class Wiped(WorldStep):
         self._stage = stage
         self._prefixes = prefixes
 
-    def look(self, state: UnitState) -> Verdict:
+    def look(self, state: TargetState) -> Verdict:
         """Look for the first key."""
         if not self.world.facts(self._stage).get(CLUSTER, {}).get(EMPTY):
             return done("it is not known to have been empty, and is left as it is")
@@ -149,7 +149,7 @@ class Wiped(WorldStep):
         left = keys.some(self.cluster.remote, self._host(), self.world.new.config, 1)
         return undone(f"{left[0]} is there") if left and left[0].startswith(tuple(self._prefixes)) else done()
 
-    def act(self, state: UnitState, say: Say) -> Verdict:
+    def act(self, state: TargetState, say: Say) -> Verdict:
         """Delete them."""
         for prefix in self._prefixes:
             deleted = keys.delete_prefix(self.cluster.remote, self._host(), self.world.new.config, prefix)

@@ -11,13 +11,13 @@ from fleet.adapters.k8s.apiserver import Apiservers
 from fleet.adapters.k8s.lock import ClusterLock
 from fleet.config.model import COMPONENTS, EtcdConfig, ReinitializeConfig
 from fleet.engine import journal
-from fleet.engine.model import Status, UnitState
+from fleet.engine.model import Status, TargetState
 from fleet.errors import FleetError
 from fleet.steps.cluster import Cluster
 from fleet.steps.control_plane_health import unit_of
 
 CLUSTER = "cluster"
-"""The one unit of the stages that are about the cluster as a whole."""
+"""The one target of the stages that are about the cluster as a whole."""
 DEFAULT_CALICO = "calico-node.service"
 
 
@@ -79,7 +79,7 @@ class World:
 
     @property
     def is_old_gone(self) -> bool:
-        """Whether the old etcd is lost: Calico's data comes from an export then, and there is no way back."""
+        """Whether the old etcd is lost: Calico's data comes from an export then, and there is no rollback."""
         return bool(self.cluster.run.options.get("calico_export"))
 
     @property
@@ -129,15 +129,15 @@ class World:
         return self.folder / name
 
     def facts(self, stage: str) -> Mapping[str, Mapping[str, Any]]:
-        """Return what a stage has learned about its units, from any thread."""
+        """Return what a stage has learned about its targets, from any thread."""
         return {name: state.facts for name, state in self.states(stage).items()}
 
-    def states(self, stage: str) -> Mapping[str, UnitState]:
-        """Return the states of a stage's units, from any thread."""
+    def states(self, stage: str) -> Mapping[str, TargetState]:
+        """Return the states of a stage's targets, from any thread."""
         return {} if self.folder is None else journal.read_states(self.folder, stage)
 
     def is_done(self, stage: str) -> bool:
-        """Return whether all units of a stage are done, and it has any."""
+        """Return whether all targets of a stage are done, and it has any."""
         states = self.states(stage).values()
         return bool(states) and all(state.status is Status.DONE for state in states)
 

@@ -352,4 +352,4 @@ def test_an_etcd_that_is_said_to_be_lost_and_is_well_is_not_given_up(tmp_path):
     again.ill[OLD] = "no leader"
     text = said(again, tmp_path, **lost)
     assert findings(text, "stop") == []
-    assert "There will be no way back: the old etcd is taken for lost (--calico-export)." in findings(text, "ask")
+    assert "There will be no rollback: the old etcd is taken for lost (--calico-export)." in findings(text, "ask")

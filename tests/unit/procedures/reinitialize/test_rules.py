@@ -1,4 +1,4 @@
-"""The rules of a re-initialisation over whole runs: wherever they are killed, and whenever they are gone back from.
+"""The rules of a re-initialisation over whole runs: wherever they are killed, and whenever they are rolled back.
 
 The world itself watches over those that hold at every moment (worlds.reinitialize), among them: the old etcd is not
 written to after stage 7, a stage begins when all before it is done, only managed namespaces are deleted, and only after

@@ -9,7 +9,7 @@ import urllib3
 
 from fleet.adapters.k8s.client import Api
 from fleet.engine import journal
-from fleet.engine.model import Kind, Status, Unit, UnitState
+from fleet.engine.model import Kind, Status, Target, TargetState
 from fleet.procedures.procedure import Refused
 from fleet.procedures.reinitialize.runs import Options
 from fleet.procedures.reinitialize.traffic import NamespaceGone
@@ -39,7 +39,7 @@ def away(world: World, host: str, *, is_away: bool = True) -> Any:
 
 
 def killed_in(world: World, stage: int) -> None:
-    """Let the process be killed soon after a stage has begun."""
+    """Let the process be killed soon after a stage has started."""
     world.at_begin(stage, partial(setattr, world, "moments_left", 5))
 
 
@@ -187,7 +187,7 @@ def test_with_new_data_the_way_back_is_asked_for_and_nothing_is_done_without_an_
     assert not world.going_back
     assert {host: known.files for host, known in world.hosts.items()} == before
     assert "what was created since is lost to the cluster; it stays in new" in world.said.getvalue()
-    assert play.resume() == DONE, "as nothing was gone back from, the run may go on"
+    assert play.resume() == DONE, "as nothing was rolled back, the run may go on"
 
 
 def test_a_run_that_was_gone_back_from_cannot_be_gone_on_with(world, play):
@@ -245,7 +245,7 @@ def test_traffic_that_does_not_go_keeps_the_outage_from_being_asked_for(world, p
     world.broken["idle"] = 1_000_000
     assert play.start() == INCOMPLETE
     assert (play.held(), world.typed) == ({"4 depool": ["shop", "search"]}, [])
-    (silences,) = journal.read(tmp_path / "r1").units["silences"]
+    (silences,) = journal.read(tmp_path / "r1").targets["silences"]
     assert silences.status is Status.DONE, "they were seen to"
 
 
@@ -271,7 +271,9 @@ def test_only_managed_namespaces_are_deleted(world, name):
     store = Store("etcd", section.etcds["new"], ["new"])
     seen = cluster({}, api=Api(official.client(request)))
     there = Everything(seen, section, store, store, ["cp1"], ["w1"], "change-1", managed=["shop"], max_failed=0)
-    found = NamespaceGone(there).apply([UnitState(Unit(name)), UnitState(Unit("shop"))], lambda _unit, _line: None)
+    found = NamespaceGone(there).apply(
+        [TargetState(Target(name)), TargetState(Target("shop"))], lambda _unit, _line: None
+    )
     assert (found[name].kind in (Kind.FAILED, Kind.UNKNOWN), found["shop"].kind) == (True, Kind.DONE)
     assert deleted == ["/api/v1/namespaces/shop"]
 

@@ -1,4 +1,4 @@
-"""The way back of a re-initialisation in a world in memory, where others or the night have changed what there was."""
+"""The rollback of a re-initialisation in a world in memory, where others or the night have changed what there was."""
 
 from functools import partial
 

@@ -15,24 +15,24 @@ REVERT = f"{ABORT}revert"
 """The stage in which the change of Puppet's code is reverted."""
 
 
-def back(world: World, edges: Edges, *, begun: int, deleted: bool, wipes: bool) -> list[Stage]:
+def back(world: World, edges: Edges, *, reached: int, deleted: bool, wipes: bool) -> list[Stage]:
     """Return the stages back to the old etcd.
 
     Args:
         world: the world.
         edges: what is asked and told beside.
-        begun: the number of the last stage that was begun.
+        reached: the number of the last stage that was started.
         deleted: whether a managed namespace was deleted: by the run, or by hand before it (--from-stage).
         wipes: whether what is in the new etcd is of this run alone.
     """
     config, deadlines = world.config, world.cluster.config.deadlines
     timeout = config.command_timeout
-    prefixes = ("/calico", *([config.etcd_prefix] if begun >= parts.MAY_SERVE else []))
+    prefixes = ("/calico", *([config.etcd_prefix] if reached >= parts.MAY_SERVE else []))
     found = []
-    if begun >= parts.NEW_DATA:
+    if reached >= parts.NEW_DATA:
         ended = parts.gate("ended", timeout, deployment.CommandsEnded(world), poll=parts.SLOW)
         found.append(_part("commands", [CLUSTER], ended))
-    if begun >= parts.HANDS_BACK and edges.discovery:
+    if reached >= parts.HANDS_BACK and edges.discovery:
         found.append(
             parts.stage(
                 f"{ABORT}depool",
@@ -41,7 +41,7 @@ def back(world: World, edges: Edges, *, begun: int, deleted: bool, wipes: bool) 
                 parts.depool(world, edges.discovery),
             )
         )
-    if begun >= parts.API_STOPS:
+    if reached >= parts.API_STOPS:
         units = [*world.component_units(), world.calico_unit]
         planes = list(world.control_plane)
         revert = parts.step("revert", timeout, deployment.Reverted(world), poll=parts.SLOW)
@@ -81,23 +81,23 @@ def back(world: World, edges: Edges, *, begun: int, deleted: bool, wipes: bool) 
             ),
             _part("marker", [CLUSTER], parts.step("marker", CHANGE_DEADLINE, apiserver.Unmarked(world))),
         ]
-    elif begun >= parts.PUPPET_GOES:
+    elif reached >= parts.PUPPET_GOES:
         on = machines.Tolerant(world, PuppetOn(world.cluster))
         found.append(_part("Puppet", world.hosts, parts.step("Puppet on", CHANGE_DEADLINE, on)))
     if deleted:
         settled = parts.gate("settled", timeout, traffic.Settled(world), poll=parts.SLOW)
         found += [_part("namespaces", [CLUSTER], settled), parts.deploy(world, f"{ABORT}services")]
-    if begun >= 4 and edges.discovery:
+    if reached >= 4 and edges.discovery:
         found.append(_part("pool", [CLUSTER], *parts.repool(world, edges)))
-    if begun >= 2 and wipes:
+    if reached >= 2 and wipes:
         found.append(
             _part("new etcd", [CLUSTER], parts.step("wipe", timeout, stores.Wiped(world, parts.CALICO, prefixes)))
         )
-    if begun >= parts.PUPPET_GOES:
+    if reached >= parts.PUPPET_GOES:
         names = (f"{ABORT}nodes", f"{ABORT}Puppet", f"{ABORT}disable Puppet")
         steps = (
             parts.returning(world, old=True)
-            if begun >= parts.API_STOPS
+            if reached >= parts.API_STOPS
             else (parts.step("Puppet on", CHANGE_DEADLINE, PuppetOn(world.cluster)),)
         )
         found.append(parts.stage(f"{ABORT}latecomers", (), lambda: _absent(world, names), steps))
