@@ -262,8 +262,14 @@ def heal(world: World) -> None:
             world.machines.come_up_after(name, 20.0)
         if world.kubernetes.find(NODES, name) is None:
             world.components.register(name)
+    uncordon_what_no_run_owns(world)
+    world.advance(700.0)
+
+
+def uncordon_what_no_run_owns(world: World) -> None:
+    """Uncordon what others have cordoned, what was given up, and what a run has left cordoned, as it was found."""
+    for name in world.machines.machines:
         node = world.kubernetes.find(NODES, name)
         owner = ownership(parse_node(node)) if node else None
         if node and (owner is None or owner.given_up):
             _uncordon(world, name, 0.0)
-    world.advance(700.0)

@@ -12,7 +12,7 @@ from fleet.engine import journal
 from fleet.procedures.way_out import NOTHING, WayOut
 from worlds.nodes import World
 from worlds.timeline import RuleBroken, rule
-from worlds.troubles import TROUBLES, Trouble, heal, schedule
+from worlds.troubles import TROUBLES, Trouble, heal, schedule, uncordon_what_no_run_owns
 
 MEMORY = Path("/dev/shm")  # where there is such a folder, as a disk is what takes long
 STORIES = int(os.environ.get("FLEET_STORIES", "450"))
@@ -102,6 +102,7 @@ def play(story: Story, folder: Path, *, tells: bool = False) -> World:
             break
         code = world.abort() if story.end == "abort" and world.run else world.resume()
         _judge(world, code)
+        uncordon_what_no_run_owns(world)
         world.advance(400.0)
     rule(f"it never comes to its end: {world.held() if world.run else 'not even started'}", holds=_is_over(world))
     return world
