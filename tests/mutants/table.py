@@ -487,7 +487,7 @@ MUTANTS = (
     ),
     _of(
         "procedures/roll_hosts.py",
-        "lambda: _of_owners(group),",
+        "lambda: group_preflight.of_owners(group),",
         "lambda: [],",
         f"{_GROUPS}::test_hosts_of_a_cluster_are_refused_with_the_cookbook_that_is_for_them",
     ),

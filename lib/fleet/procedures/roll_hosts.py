@@ -5,7 +5,7 @@ As with nodes, no more hosts are away at once than the limits allow, others' inc
 
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,18 +14,17 @@ from pathlib import Path
 from fleet.adapters.hosts import services
 from fleet.adapters.hosts.services import ServiceState
 from fleet.config.domains import read_domains
-from fleet.config.queries import queries
 from fleet.engine import journal, plan, planner
 from fleet.engine.capacity import Capacity
 from fleet.engine.declaration import Act, Bracket, Stage, Step, Verdicts
 from fleet.engine.executor import Execution, known_of
-from fleet.engine.findings import Finding, Found, ask, note, stop
+from fleet.engine.findings import Finding, Found
 from fleet.engine.journal import Journal
 from fleet.engine.model import Absent, Limits, Observation, Status, Target, TargetState, Verdict, done, pending
 from fleet.engine.protocols import Lock
 from fleet.engine.protocols import Procedure as Executable
 from fleet.errors import FleetError
-from fleet.procedures import preflight
+from fleet.procedures import group_preflight, preflight
 from fleet.procedures.hosts import ABORT_PATIENCE, has_begun, left_on_host
 from fleet.procedures.procedure import GroupProcedure, Nothing, Proposal
 from fleet.steps import brackets, units
@@ -96,7 +95,7 @@ class RollHosts(GroupProcedure):
             raise FleetError(
                 f"--query gives {', '.join(strange)}, which {verb(strange, 'is', 'are')} not in the group"
                 f" {group.name}: its lock and limits are for {config.hosts}."
-                + "".join(f"\n{what}: use {instead}." for what, instead in _owners(group, strange))
+                + "".join(f"\n{what}: use {instead}." for what, instead in group_preflight.owners(group, strange))
             )
         if stray := sorted(set(chosen.exclude) - set(asked)):
             raise FleetError(f"--exclude names what the query does not give: {', '.join(stray)}.")
@@ -162,15 +161,15 @@ class RollHosts(GroupProcedure):
         limits = _limits_of(group)
         look = Look(group)
         checks: list[Callable[[], list[Finding]]] = [
-            lambda: _of_lock(group),
+            lambda: group_preflight.of_lock(group),
             lambda: preflight.of_runs(group, state_dir),
             lambda: preflight.of_held(group, state_dir),
             lambda: preflight.of_ssh(look.hosts()),
             lambda: preflight.of_alerts(group),
             lambda: preflight.of_limits(targets, limits, absent),
-            lambda: _of_owners(group),
-            lambda: _of_away(group, gone),
-            lambda: _of_domains(group),
+            lambda: group_preflight.of_owners(group),
+            lambda: group_preflight.of_away(group, gone),
+            lambda: group_preflight.of_domains(group),
         ]
         found = preflight.with_steps(checks, [step for stage in rounds.values() for step in stage.steps], look)
         seconds = [plan.unit_seconds(state_dir, self.name, group.name, stage.key) for stage in rounds.values()]
@@ -349,58 +348,3 @@ def _away(group: Group) -> Away:
 
 def _absent(group: Group, gone: Away) -> Mapping[str, Absent]:
     return {host: Absent(_target(group, host).domain, "", down=True, why=why) for host, why in gone.items()}
-
-
-def _of_lock(group: Group) -> list[Finding]:
-    if group.lock_store is not None:
-        return []
-    what = "Nothing keeps another run away from these hosts: spicerack has no etcd for locks, or --no-locks was given."
-    return [
-        ask(what, "See etcd_config in spicerack's config.yaml. If you continue, make sure that nobody else starts one.")
-    ]
-
-
-def _of_away(group: Group, gone: Away) -> list[Finding]:
-    """Return which hosts do not serve; of targets without an answer over SSH another look tells."""
-    findings = []
-    for host, why in sorted(gone.items()):
-        if host in group.hosts:
-            todo = "If you continue, it is taken all the same, and has to serve afterwards."
-            findings.append(ask(f"{host} does not serve: {why}.", todo))
-        else:
-            findings.append(note(f"{host} does not serve: {why}. It counts as unavailable, its domain as degraded."))
-    return findings
-
-
-def _of_domains(group: Group) -> list[Finding]:
-    if not group.config.domains:
-        return [note("The group has no file with failure domains: its hosts count as one domain.")]
-    missing = sorted(host for host in group.hosts if not _target(group, host).domain)
-    if not missing:
-        return []
-    what = f"No failure domain is known of {', '.join(missing)}: they count as one domain of their own."
-    return [ask(what, f"Add them to {group.config.domains}.")]
-
-
-_OWNERS = {
-    "hosts.workers": ("workers", "cookbook sre.k8s.reboot-nodes, or sre.k8s.restart-calico"),
-    "hosts.control_plane": ("control-plane hosts", "cookbook sre.k8s.restart-control-plane"),
-    "control_plane.load_balancer.haproxy.hosts": ("load balancers", "by hand, one at a time"),
-    "etcd.hosts": ("members of etcd", "cookbook sre.etcd.restart"),
-}
-"""What the hosts of a cluster's queries are, and what is for them."""
-_OTHER_ETCD = ("members of etcd", "cookbook sre.etcd.restart, once it is the cluster's etcd")
-
-
-def _of_owners(group: Group) -> list[Finding]:
-    """Return which hosts belong to a configured cluster: what is done here knows nothing of pods and quorums."""
-    return [stop(f"{what}.", f"Use what is for them: {instead}.") for what, instead in _owners(group, group.hosts)]
-
-
-def _owners(group: Group, hosts: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Return what hosts are to a configured cluster, and what is for them instead."""
-    for name, config in group.clusters.items():
-        for key, query in queries(config):
-            if both := sorted(set(group.remote.query(query)) & set(hosts)):
-                what, instead = _OWNERS.get(key, _OTHER_ETCD)
-                yield f"{name} has {', '.join(both)} among its {what}", instead
