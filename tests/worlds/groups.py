@@ -76,6 +76,8 @@ class WebHosts(Machines):
         assert isinstance(machine, Web)
         if command == BEFORE:
             return Result(int(machine.is_busy), "a deployment is in progress" if machine.is_busy else "")
+        if command.startswith("tset "):
+            return Result(127, "bash: line 1: tset: command not found")
         if command == AFTER:
             return Result(0 if machine.serves else 7, "" if machine.serves else "connection refused")
         if command.startswith(("disable-puppet ", "enable-puppet ")):

@@ -7,6 +7,7 @@ of this project in the same etcd, which expires unless the run renews it.
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,6 +32,8 @@ _RENEWALS = 4
 """How often a key is renewed before it would expire."""
 _PATIENCE = 4.0
 """Seconds for an answer: python-etcd asks a member four times before the next one, and each has a minute by default."""
+_QUIETING = threading.RLock()
+"""Held by whoever has changed what libraries log: of two at a time one would put back what the other has set."""
 _DEADLINE = 2 / 3
 """The part of its life after which a holder that could not renew it starts nothing new, as with clusters."""
 
@@ -67,15 +70,16 @@ def check(spicerack: Spicerack) -> None:
 
 @contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Keep libraries from telling, in words of their own, what is told here."""
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+    """Keep libraries from telling, in words of their own, what is told here; one thread at a time does so."""
+    with _QUIETING:
+        levels = {name: logging.getLogger(name).level for name in names}
+        for name in names:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
 
 
 def problem(error: Exception) -> str:

@@ -18,10 +18,18 @@ def of_lock(group: Group) -> list[Finding]:
     ]
 
 
-def of_away(group: Group, gone: Away) -> list[Finding]:
-    """Return which hosts do not serve; of targets without an answer over SSH another look tells."""
+def of_away(group: Group, gone: Away, answering: Collection[str]) -> list[Finding]:
+    """Return which hosts do not serve.
+
+    Args:
+        group: the group.
+        gone: why each that does not serve does not.
+        answering: the targets that answer over SSH; another look names the others.
+    """
     findings = []
     for host, why in sorted(gone.items()):
+        if host in group.hosts and host not in answering:
+            continue
         if host in group.hosts:
             todo = "If you continue, it is taken all the same, and has to serve afterwards."
             findings.append(ask(f"{host} does not serve: {why}.", todo))

@@ -168,7 +168,7 @@ class RollHosts(GroupProcedure):
             lambda: preflight.of_alerts(group),
             lambda: preflight.of_limits(targets, limits, absent),
             lambda: group_preflight.of_owners(group),
-            lambda: group_preflight.of_away(group, gone),
+            lambda: group_preflight.of_away(group, gone, look.answering()),
             lambda: group_preflight.of_domains(group),
         ]
         found = preflight.with_steps(checks, [step for stage in rounds.values() for step in stage.steps], look)

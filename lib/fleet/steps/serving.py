@@ -6,11 +6,15 @@ from types import TracebackType
 from fleet import execution
 from fleet.clock import Clock, Repeating, Threads
 from fleet.engine.declaration import Verdicts
+from fleet.engine.findings import Found, stop
 from fleet.engine.model import TargetState, Verdict, done, pending
 from fleet.execution import Runner
 from fleet.steps.base import HostStep, each
+from fleet.steps.look import Look
 from fleet.steps.scope import Scope
 
+_NOT_RUN = (126, 127)
+"""Bash's exit codes for a command that it cannot run, or does not find."""
 Away = Mapping[str, str]
 """Why each host that does not serve does not, in a line."""
 
@@ -49,6 +53,15 @@ class Succeeds(HostStep):
         self.name = name
         self.deadline = deadline
         self.acceptable = acceptable
+
+    def preflight(self, look: Look) -> Found:
+        """Look whether the command can be run at all: what bash does not find never succeeds."""
+        results = self.scope.remote.run(list(look.answering()), self._command, timeout=execution.TIMEOUT, safe=True)
+        lacking = sorted(host for host, result in results.items() if result.exit_code in _NOT_RUN)
+        if not lacking:
+            return Found()
+        what = f"The command {self.name!r} cannot be run on {', '.join(lacking)}: {results[lacking[0]].output}"
+        return Found((stop(what, f"Correct it: {self._command}"),))
 
     def check(self, targets: Sequence[TargetState]) -> Verdicts:
         """Run it on all hosts at once."""

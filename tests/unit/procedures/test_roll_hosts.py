@@ -154,6 +154,17 @@ def test_the_hosts_that_cannot_be_looked_at_any_more_stop_the_run(tmp_path: Path
     assert sum(world.machines.acts.values()) <= 1
 
 
+def test_a_command_that_cannot_be_run_is_found_out_before_anything_is_touched(world: World) -> None:
+    world.selection = Selection(before="tset -e /run/busy")
+    assert world.start() == REFUSED
+    assert not world.machines.acts
+
+
+def test_a_command_that_can_be_run_is_no_reason_to_refuse(world: World) -> None:
+    world.hosts["web1"].is_busy = True
+    assert world.start(dry_run=True) == DONE
+
+
 def test_another_run_on_the_group_is_named(world: World) -> None:
     assert world.locks is not None
     holder = {"run": "r0", "host": "cumin2", "operator": "bob@cumin2", "reason": "disks"}
