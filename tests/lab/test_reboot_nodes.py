@@ -302,7 +302,7 @@ def test_what_colleagues_do_meanwhile_is_noticed(rehearsal, lab):
         outcome = rehearsal.end(process)
     assert outcome.code == 0, outcome.output
     assert second.code == 2, second.output
-    assert "[stop] The cluster is being worked on by run" in second.output
+    assert "[stop] lab is being worked on by run" in second.output
     assert busy.code == 2, busy.output
     assert "is being worked on by another process" in busy.output
     assert len(rehearsal.ended_silences()) >= 2, "it was rebooted without a silence"
