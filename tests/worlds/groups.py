@@ -28,15 +28,14 @@ from fleet.steps.scope import Group
 from worlds.alertmanager import URLS, Alertmanagers, Kept
 from worlds.locks import LockStore
 from worlds.machines import Machine, Machines
-from worlds.nodes import Quiet, Silent
-from worlds.timeline import AtOnce, Events, Killed, MortalJournal, Time, rule
+from worlds.nodes import Book, Passing, Quiet, Silent
+from worlds.timeline import AtOnce, Killed, Time, rule
 
 ROWS = {"web1": "row-a", "web2": "row-a", "web3": "row-b", "web4": "row-b"}
 BEFORE, AFTER = "test ! -e /run/busy", "curl localhost"
 FRESH = 15.0
 """Seconds for which the failure of another host need not be known yet."""
 LOCK = "/spicerack/locks/fleet/web"
-_LONGEST = 4 * 3600.0
 
 
 @dataclass
@@ -98,24 +97,6 @@ def _words(command: str) -> tuple[str, str]:
     """Return a wrapper of Puppet and the reason that it is given."""
     words = shlex.split(command.splitlines()[0])
     return words[0], words[1]
-
-
-class Book(MortalJournal):
-    """The journal, on a machine that does not lose its power."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._db.execute("PRAGMA synchronous=OFF")
-
-
-class _Passing(Events):
-    def __init__(self, world: "World") -> None:
-        super().__init__(world)
-        self._world = world
-
-    def get(self, timeout: float = 0.0) -> Any:
-        rule("the session never ends", holds=self._world.now < self._world.session_began + _LONGEST)
-        return super().get(timeout)
 
 
 class World(Time):
@@ -315,7 +296,7 @@ class Edges:
         self._world = world
         self.clock = world
         self.threads = AtOnce(world)
-        self.events = _Passing(world)
+        self.events = Passing(world)
         self.console = world.console
         self.journal = Book
         Book.world = world

@@ -111,9 +111,9 @@ class Book(MortalJournal):
 
 
 class Passing(Events):
-    """The queue of a session that has to end."""
+    """The queue of a session that has to end, in any world that knows when it began."""
 
-    def __init__(self, world: "World") -> None:
+    def __init__(self, world: Any) -> None:
         super().__init__(world)
         self._world = world
 

@@ -152,7 +152,7 @@ class GroupLock:
 
     ``/spicerack/locks/fleet/web`` is, for as long as its time to live::
 
-        {"run": "20260131-030000-roll-restart-web-4f2a", "host": "cumin1", "operator": "jane@cumin1", "reason": "…"}
+        {"run": "20260131-030000-hosts-roll-restart-web-4f2a", "host": "cumin1", "operator": "jane@cumin1", …}
 
     Args:
         there: the etcd; None where there is none: nothing keeps others away then.

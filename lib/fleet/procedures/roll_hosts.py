@@ -185,7 +185,9 @@ class RollHosts(GroupProcedure):
             what="host",
             guess=self.guess,
         )
-        return Proposal(group, shown, {stage.key: [TargetState(unit) for unit in targets] for stage in rounds.values()})
+        return Proposal(
+            group, shown, {stage.key: [TargetState(target) for target in targets] for stage in rounds.values()}
+        )
 
 
 class RestartHosts(RollHosts):
