@@ -23,7 +23,7 @@ _STYLES = {Level.STOP: "bold red", Level.ASK: "yellow", Level.NOTE: ""}
 
 
 @dataclass(frozen=True, slots=True)
-class NodePlan:
+class RollingPlan:
     """What a run is going to do to nodes, or to other hosts of which several may be away at once.
 
     Attributes:
@@ -33,7 +33,7 @@ class NodePlan:
         limits: how many at once.
         columns: what else is shown of each node, by the heading; "?" for a node that is not in it.
         findings: what the preflight found, worst first.
-        unit_seconds: how long a node took in earlier runs, in a round; None if there is none.
+        target_seconds: how long a node took in earlier runs, in a round; None if there is none.
         what: what is maintained.
         guess: seconds for each as long as no earlier run tells better.
     """
@@ -44,7 +44,7 @@ class NodePlan:
     limits: Limits
     columns: Mapping[str, Mapping[str, str]]
     findings: Sequence[Finding]
-    unit_seconds: float | None
+    target_seconds: float | None
     what: str = "node"
     guess: float = GUESS
 
@@ -66,9 +66,9 @@ class NodePlan:
             f"At once: no more than {limits.max_unavailable} unavailable in all, in {domains};"
             f" no new {self.what} once more than {limits.max_failed} failed."
         )
-        each = self.unit_seconds or self.guess
+        each = self.target_seconds or self.guess
         seconds = len(self.rounds) * planner.estimate(self.targets, limits, each)
-        source = "as in earlier runs" if self.unit_seconds else "a guess: there is no earlier run to go by"
+        source = "as in earlier runs" if self.target_seconds else "a guess: there is no earlier run to go by"
         console.print(f"About {duration(seconds)}, at {duration(each)} a {self.what} ({source}).")
         render_findings(self.findings, console)
 
@@ -125,7 +125,7 @@ def title(run: RunInfo) -> str:
     return f"{run.procedure} on {run.cluster}: {run.reason}{task}"
 
 
-def unit_seconds(state_dir: Path, procedure: str, cluster: str, stage: str, *, last: int = 5) -> float | None:
+def target_seconds(state_dir: Path, procedure: str, cluster: str, stage: str, *, last: int = 5) -> float | None:
     """Return how long a target took in the last runs of a procedure on a cluster: the median, in seconds.
 
     Args:

@@ -193,7 +193,7 @@ def _seconds(state_dir: Path, cluster: Cluster, orders: Mapping[str, Sequence[st
     """Return how long all stages took in earlier runs together; None if one of them is new."""
     total = 0.0
     for stage, order in orders.items():
-        seconds = plan.unit_seconds(state_dir, cluster.run.procedure, cluster.name, stage)
+        seconds = plan.target_seconds(state_dir, cluster.run.procedure, cluster.name, stage)
         if seconds is None:
             return None
         total += seconds * len(order)

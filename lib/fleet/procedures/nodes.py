@@ -133,14 +133,14 @@ class NodeProcedure(ClusterProcedure):
         units = planner.order((unit_of(known[name], label) for name in cluster.hosts), first=degraded)
         steps = self.stage(cluster).steps
         found = preflight.examine(cluster, units, limits, state_dir, steps)
-        shown = plan.NodePlan(
+        shown = plan.RollingPlan(
             title=plan.title(cluster.run),
             targets=units,
             rounds=[("node", [step.spec.name for step in steps])],
             limits=limits,
             columns=found.columns,
             findings=preflight.worst_first([*findings, *found.findings]),
-            unit_seconds=plan.unit_seconds(state_dir, self.name, cluster.name, NODES),
+            target_seconds=plan.target_seconds(state_dir, self.name, cluster.name, NODES),
         )
         states = [TargetState(unit, facts=found.facts.get(unit.name, {})) for unit in units]
         return Proposal(cluster, shown, {NODES: states})

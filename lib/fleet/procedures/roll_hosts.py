@@ -172,16 +172,16 @@ class RollHosts(GroupProcedure):
             lambda: group_preflight.of_domains(group),
         ]
         found = preflight.with_steps(checks, [step for stage in rounds.values() for step in stage.steps], look)
-        seconds = [plan.unit_seconds(state_dir, self.name, group.name, stage.key) for stage in rounds.values()]
+        seconds = [plan.target_seconds(state_dir, self.name, group.name, stage.key) for stage in rounds.values()]
         known_seconds = [one for one in seconds if one is not None]
-        shown = plan.NodePlan(
+        shown = plan.RollingPlan(
             title=plan.title(group.run),
             targets=targets,
             rounds=[(who, [step.spec.name for step in stage.steps]) for who, stage in rounds.items()],
             limits=limits,
             columns=found.columns,
             findings=preflight.worst_first(found.findings),
-            unit_seconds=sum(known_seconds) / len(seconds) if len(known_seconds) == len(seconds) else None,
+            target_seconds=sum(known_seconds) / len(seconds) if len(known_seconds) == len(seconds) else None,
             what="host",
             guess=self.guess,
         )

@@ -15,7 +15,7 @@ from fleet.adapters.k8s.errors import ApiError
 from fleet.engine.declaration import Specified
 from fleet.engine.findings import Finding, Found, Level, ask, merged, note, stop
 from fleet.engine.model import Limits, Target
-from fleet.engine.plan import NodePlan
+from fleet.engine.plan import RollingPlan
 from fleet.procedures import preflight
 from fleet.steps.base import HostStep, NodeStep
 from fleet.steps.bgp import Baseline
@@ -118,7 +118,7 @@ class Unreadable:
 def shown(columns: Mapping[str, Mapping[str, str]], findings: tuple[Finding, ...]) -> str:
     console = Console(file=io.StringIO(), width=200)
     units = [Target(name, "row-a") for name in NODES]
-    NodePlan("title", units, [("node", ["drain"])], Limits(), columns, findings, None).render(console)
+    RollingPlan("title", units, [("node", ["drain"])], Limits(), columns, findings, None).render(console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

@@ -297,8 +297,8 @@ def test_a_plan_goes_by_the_runs_of_its_own_cluster(world: World, cluster: Clust
         world.advance(30.0)
     book.close()
 
-    assert plan.unit_seconds(world.folder, cluster.run.procedure, "lab", "nodes") is None
-    assert plan.unit_seconds(world.folder, cluster.run.procedure, "other-lab", "nodes") is not None
+    assert plan.target_seconds(world.folder, cluster.run.procedure, "lab", "nodes") is None
+    assert plan.target_seconds(world.folder, cluster.run.procedure, "other-lab", "nodes") is not None
 
 
 def test_a_dry_run_touches_nothing(tmp_path: Path) -> None:
